@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sentences on intruders' behaviour, labelled with MITRE ATT&CK tactics."""
+
+from processors import jsonl
+
+# The tactics of the enterprise matrix, in the order of the kill chain.
+TACTICS = (
+    "reconnaissance",
+    "resource-development",
+    "initial-access",
+    "execution",
+    "persistence",
+    "privilege-escalation",
+    "defense-evasion",
+    "credential-access",
+    "discovery",
+    "lateral-movement",
+    "collection",
+    "command-and-control",
+    "exfiltration",
+    "impact",
+)
+
+
+class AttackTacticsProcessor(jsonl.JsonlProcessor):
+  """JSON lines whose labels are the 14 tactics, unless `labels.txt` says."""
+
+  def default_labels(self, data_dir):
+    """Returns the tactics, whatever the train file holds."""
+    return list(TACTICS)
