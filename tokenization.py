@@ -1,0 +1,476 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Text to WordPiece ids, as BERT was trained to read it.
+
+The public names are those of google-research/bert, and so is every id:
+
+    text --BasicTokenizer--> words --WordpieceTokenizer--> pieces --vocab--> ids
+
+What makes it quick is that both tokenizers remember: `BasicTokenizer` what
+becomes of a character, `WordpieceTokenizer` how a word is cut. Both memories
+have a bound and start empty; several threads may use one tokenizer.
+
+A lone surrogate, which no valid text has, is a letter like any other: the word
+that it stands in becomes `[UNK]`, as with the original.
+
+This module does not import tensorflow, unless a vocabulary's path has a scheme
+(`gs://...`).
+"""
+
+import collections
+import io
+import itertools
+import re
+import sys
+import unicodedata
+
+# Case of the published checkpoints, by the name of their directory.
+_IS_LOWER_CASED = {
+    "uncased_L-12_H-768_A-12": True,
+    "uncased_L-24_H-1024_A-16": True,
+    "multilingual_L-12_H-768_A-12": True,
+    "chinese_L-12_H-768_A-12": True,
+    "cased_L-12_H-768_A-12": False,
+    "cased_L-24_H-1024_A-16": False,
+    "multi_cased_L-12_H-768_A-12": False,
+}
+
+# The blocks of Chinese characters (Hangul and Kana are not among them: they are
+# written with spaces, or as longer words).
+_CHINESE_CHARACTER = re.compile(
+    "[\u4e00-\u9fff\u3400-\u4dbf\U00020000-\U0002a6df\U0002a700-\U0002b73f"
+    "\U0002b740-\U0002b81f\U0002b820-\U0002ceaf\uf900-\ufaff"
+    "\U0002f800-\U0002fa1f]")
+
+# What a model needs to be fed: padding, unknown words, and the frame of a text.
+_REQUIRED_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+
+# Bounds of what is remembered; both memories together stay under about 50 MB.
+_MAX_CHARACTERS = 1 << 15
+_MAX_WORDS = 1 << 16
+_MAX_WORD_LENGTH = 32
+
+# In printable ASCII, all that is no letter, digit or space is punctuation.
+_ASCII_WORD = re.compile("[0-9A-Za-z]+|[^0-9A-Za-z ]")
+
+
+def validate_case_matches_checkpoint(do_lower_case, init_checkpoint):
+  """Refuses a case that contradicts the name of a published checkpoint.
+
+  Args:
+    do_lower_case: bool. Whether texts will be lower-cased.
+    init_checkpoint: str or None. Path such as `DIR/bert_model.ckpt`; the name
+      of the directory tells the case. An unknown name is accepted.
+
+  Raises:
+    ValueError: the checkpoint was trained with the other case.
+  """
+  match = re.search(r"([A-Za-z0-9_-]+)/bert_model.ckpt", init_checkpoint or "")
+  model_name = match.group(1) if match else None
+  is_lower_cased = _IS_LOWER_CASED.get(model_name)
+  if is_lower_cased is None or is_lower_cased == bool(do_lower_case):
+    return
+  raise ValueError(
+      "--do_lower_case=%s does not fit --init_checkpoint=%s: %s was trained on "
+      "%s text, so give --do_lower_case=%s (or rename the directory if it "
+      "holds another model)." %
+      (bool(do_lower_case), init_checkpoint, model_name,
+       "lower-cased" if is_lower_cased else "cased", is_lower_cased))
+
+
+def convert_to_unicode(text):
+  """Returns `text` as str: as it is, or from bytes in UTF-8.
+
+  Bytes that are not UTF-8 are left out, as the original does.
+
+  Raises:
+    ValueError: `text` is neither str nor bytes.
+  """
+  if isinstance(text, str):
+    return text
+  if isinstance(text, bytes):
+    return text.decode("utf-8", "ignore")
+  raise ValueError("Expected text as str or bytes, not %s: %.80r." %
+                   (type(text).__name__, text))
+
+
+def printable_text(text):
+  """Returns `text` (str, or bytes in UTF-8) as str, for print and logging."""
+  return convert_to_unicode(text)
+
+
+def load_vocab(vocab_file):
+  """Reads a vocabulary: one token a line, whose id is the line's place.
+
+  Lines end at a line feed only, and white space around a token is dropped. A
+  token that occurs twice has the later id (`validate_vocab` refuses it).
+
+  Args:
+    vocab_file: str. Path of a UTF-8 file, local or known to TensorFlow.
+
+  Returns:
+    OrderedDict from token (str) to id (int), in the order of the file.
+
+  Raises:
+    ValueError: the file cannot be read or is not UTF-8.
+  """
+  vocab = collections.OrderedDict()
+  for number, line in _read_vocab_lines(vocab_file):
+    # Interned, so that pieces of remembered words are these very objects.
+    vocab[sys.intern(line.strip())] = number - 1
+  return vocab
+
+
+def validate_vocab(vocab_file, embedding_size=None, config_file=None):
+  """Refuses a vocabulary that a model cannot be fed with.
+
+  `[PAD]` may have any id: padding is written as id 0, whatever that token is,
+  and the input mask hides it from the model.
+
+  Args:
+    vocab_file: str. Path of the vocabulary.
+    embedding_size: int or None. Rows of the word embedding table (`vocab_size`
+      of the config). None: the length is not checked.
+    config_file: str or None. Where `embedding_size` was read, for the message.
+
+  Returns:
+    int, the number of ids: lines of the file.
+
+  Raises:
+    ValueError: the file cannot be read, is empty or not UTF-8, repeats a line,
+      lacks one of the required tokens, or is longer than the table.
+  """
+  first_seen = {}
+  count = 0
+  lines = _read_vocab_lines(vocab_file)
+  for count, line in lines:
+    if embedding_size is not None and count > embedding_size:
+      count += sum(1 for _ in lines)
+      raise ValueError(
+          "Vocabulary %s has %d tokens, but the word embedding table has %d "
+          "rows (vocab_size of %s): give the vocabulary and the config that "
+          "came with the checkpoint." % (vocab_file, count, embedding_size,
+                                         config_file or "the BERT config"))
+    if count == 1 and line.startswith("\ufeff"):
+      raise ValueError(
+          "%s:1: the vocabulary begins with a byte order mark, which would be "
+          "part of the first token: save it as UTF-8 without one." % vocab_file)
+    token = line.rstrip("\n")
+    if token in first_seen:
+      raise ValueError(
+          "%s:%d: token %r is a duplicate of line %d: use the vocabulary that "
+          "came with the checkpoint, unchanged." %
+          (vocab_file, count, token, first_seen[token]))
+    first_seen[token] = count
+
+  if not count:
+    raise ValueError("Vocabulary %s is empty: it needs one token a line." %
+                     vocab_file)
+  tokens = {token.strip() for token in first_seen}
+  missing = [token for token in _REQUIRED_TOKENS if token not in tokens]
+  if missing:
+    raise ValueError(
+        "Vocabulary %s lacks %s: is it the vocab.txt of a BERT checkpoint?" %
+        (vocab_file, ", ".join(missing)))
+  return count
+
+
+def _read_vocab_lines(vocab_file):
+  """Yields (line number from 1, line as str with its line feed)."""
+  try:
+    with _open_vocab(vocab_file) as reader:
+      for number, line in enumerate(reader, 1):
+        # TensorFlow's line reader, with which the original reads vocabularies,
+        # leaves out every carriage return.
+        line = line.replace(b"\r", b"")
+        if line:
+          yield number, line.decode("utf-8")
+  except UnicodeDecodeError as error:
+    raise ValueError(
+        "%s:%d: byte 0x%02x is not UTF-8: a vocabulary is UTF-8 text with one "
+        "token a line." % (vocab_file, number, error.object[error.start]))
+  except OSError as error:
+    raise ValueError("Vocabulary %s cannot be read (%s): give the path of a "
+                     "vocab.txt." % (vocab_file, error.strerror or error))
+
+
+def _open_vocab(vocab_file):
+  """Opens a local file, or one that TensorFlow knows, to be read as bytes."""
+  if "://" not in str(vocab_file):
+    return open(vocab_file, "rb")
+  import tensorflow as tf  # Late: only paths with a scheme need it.
+  try:
+    with tf.io.gfile.GFile(vocab_file, "rb") as reader:
+      return io.BytesIO(reader.read())
+  except tf.errors.OpError as error:
+    raise OSError(error.message.splitlines()[0])
+
+
+def convert_by_vocab(vocab, items):
+  """Returns the list of what `vocab` (dict) has for each of `items`.
+
+  Raises:
+    KeyError: an item is not in `vocab`.
+  """
+  return [vocab[item] for item in items]
+
+
+def convert_tokens_to_ids(vocab, tokens):
+  """Returns the ids of `tokens`; see `convert_by_vocab`."""
+  return convert_by_vocab(vocab, tokens)
+
+
+def convert_ids_to_tokens(inv_vocab, ids):
+  """Returns the tokens of `ids`; see `convert_by_vocab`."""
+  return convert_by_vocab(inv_vocab, ids)
+
+
+def whitespace_tokenize(text):
+  """Returns the list of words between white space, of str.split()'s kind."""
+  return text.split()
+
+
+class FullTokenizer(object):
+  """Text to WordPiece tokens and ids.
+
+  Attributes:
+    vocab: OrderedDict from token to id. Not to be changed in place.
+    inv_vocab: dict from id to token.
+    basic_tokenizer: `BasicTokenizer`.
+    wordpiece_tokenizer: `WordpieceTokenizer`.
+  """
+
+  def __init__(self, vocab_file, do_lower_case=True):
+    """Reads the vocabulary.
+
+    Args:
+      vocab_file: str. Path of the vocabulary, see `load_vocab`.
+      do_lower_case: bool. Whether to lower-case and to strip accents: as the
+        checkpoint was trained.
+
+    Raises:
+      ValueError: the vocabulary cannot be read.
+    """
+    self.vocab = load_vocab(vocab_file)
+    self.inv_vocab = {index: token for token, index in self.vocab.items()}
+    self.basic_tokenizer = BasicTokenizer(do_lower_case=do_lower_case)
+    self.wordpiece_tokenizer = WordpieceTokenizer(vocab=self.vocab)
+
+  def tokenize(self, text):
+    """Returns the WordPiece tokens of `text` (str or bytes), a list of str."""
+    words = self.basic_tokenizer.tokenize(text)
+    return self.wordpiece_tokenizer.tokenize(" ".join(words))
+
+  def encode(self, text, max_tokens=None):
+    """Returns the ids of a text, without `[CLS]` and `[SEP]`.
+
+    Args:
+      text: str, or bytes in UTF-8.
+      max_tokens: int or None. The first so many ids; None: all.
+
+    Returns:
+      list of int, equal to `convert_tokens_to_ids(tokenize(text))`.
+
+    Raises:
+      KeyError: a word is unknown, and the vocabulary has no `[UNK]`.
+      ValueError: `max_tokens` is negative, or `text` is no text.
+    """
+    if max_tokens is not None and max_tokens < 0:
+      raise ValueError("max_tokens is %d: give a number from 0, or None." %
+                       max_tokens)
+    return self.convert_tokens_to_ids(self.tokenize(text)[:max_tokens])
+
+  def convert_tokens_to_ids(self, tokens):
+    """Returns the ids of `tokens`, a list of int; KeyError if unknown."""
+    return convert_by_vocab(self.vocab, tokens)
+
+  def convert_ids_to_tokens(self, ids):
+    """Returns the tokens of `ids`, a list of str; KeyError if unknown."""
+    return convert_by_vocab(self.inv_vocab, ids)
+
+
+class BasicTokenizer(object):
+  """Text to words: cleans, lower-cases, and cuts at punctuation.
+
+  `_tokenize_in_steps` is the definition. Almost every character fares the same
+  wherever it stands, so `tokenize` asks the steps about each character once,
+  and then replaces all characters of a text in one pass.
+  """
+
+  def __init__(self, do_lower_case=True):
+    """Sets whether to lower-case and to strip accents (bool)."""
+    self.do_lower_case = do_lower_case
+
+  def __setattr__(self, name, value):
+    # A setting that changes makes untrue what was remembered under the old one.
+    self.__dict__[name] = value
+    self.__dict__["_replacements"] = _Memo(self._replacement, _MAX_CHARACTERS)
+
+  def tokenize(self, text):
+    """Returns the words of `text` (str or bytes), a list of str."""
+    text = convert_to_unicode(text)
+    if text.isascii() and text.isprintable():
+      return _ASCII_WORD.findall(text.lower() if self.do_lower_case else text)
+    try:
+      return text.translate(self._replacements).split()
+    except _NeighboursMatter:
+      return self._tokenize_in_steps(text)
+
+  def _tokenize_in_steps(self, text):
+    """Returns the words of `text` (str), from one step after the other."""
+    text = self._clean_text(text)
+    text = self._tokenize_chinese_chars(text)
+    words = []
+    for word in whitespace_tokenize(text):
+      if self.do_lower_case:
+        word = self._run_strip_accents(word.lower())
+      words.extend(self._run_split_on_punc(word))
+    # A word of accents alone is empty by now.
+    return whitespace_tokenize(" ".join(words))
+
+  def _replacement(self, codepoint):
+    """Returns what the steps make of a character within a word, as str."""
+    char = chr(codepoint)
+    if self.do_lower_case and _neighbours_matter(char):
+      raise _NeighboursMatter()
+    return " ".join(self._tokenize_in_steps("0" + char + "0"))[1:-1]
+
+  def _run_strip_accents(self, text):
+    """Returns `text` in canonical decomposition without nonspacing marks."""
+    return "".join(char for char in unicodedata.normalize("NFD", text)
+                   if unicodedata.category(char) != "Mn")
+
+  def _run_split_on_punc(self, text):
+    """Returns the pieces of a word: punctuation characters and runs between."""
+    pieces = []
+    for is_punctuation, run in itertools.groupby(text, _is_punctuation):
+      pieces.extend(run if is_punctuation else ["".join(run)])
+    return pieces
+
+  def _tokenize_chinese_chars(self, text):
+    """Returns `text` with spaces around every Chinese character."""
+    return _CHINESE_CHARACTER.sub(r" \g<0> ", text)
+
+  def _is_chinese_char(self, cp):
+    """Whether code point `cp` (int) lies in a block of Chinese characters."""
+    return _CHINESE_CHARACTER.match(chr(cp)) is not None
+
+  def _clean_text(self, text):
+    """Returns `text` without control characters, and with plain spaces."""
+    return "".join(
+        " " if _is_whitespace(char) else char for char in text
+        if char not in "\0\ufffd" and not _is_control(char))
+
+
+class WordpieceTokenizer(object):
+  """Words to pieces that the vocabulary has."""
+
+  def __init__(self, vocab, unk_token="[UNK]", max_input_chars_per_word=200):
+    """Sets the vocabulary.
+
+    Args:
+      vocab: dict whose keys are the pieces, `##` before those that continue a
+        word; or another container of them. Not to be changed in place.
+      unk_token: str. Stands for a word that cannot be put together.
+      max_input_chars_per_word: int. A word of more characters is unknown.
+    """
+    self.vocab = vocab
+    self.unk_token = unk_token
+    self.max_input_chars_per_word = max_input_chars_per_word
+
+  def __setattr__(self, name, value):
+    # A setting that changes makes untrue what was remembered under the old one.
+    self.__dict__[name] = value
+    self.__dict__["_pieces"] = _Memo(self._split_word, _MAX_WORDS,
+                                     is_worth_keeping=_is_short)
+    if name == "vocab":
+      self.__dict__["_longest_entry"] = max(map(len, value), default=0)
+
+  def tokenize(self, text):
+    """Cuts words into pieces: "unaffable" into "un", "##aff", "##able".
+
+    Args:
+      text: str, or bytes in UTF-8. Words of a `BasicTokenizer`, between spaces.
+
+    Returns:
+      list of str, the pieces of all words.
+    """
+    words = whitespace_tokenize(convert_to_unicode(text))
+    return list(
+        itertools.chain.from_iterable(map(self._pieces.__getitem__, words)))
+
+  def _split_word(self, word):
+    """Returns a tuple of pieces, each the longest that fits where it begins."""
+    if len(word) > self.max_input_chars_per_word:
+      return (self.unk_token,)
+    pieces = []
+    start = 0
+    prefix = ""
+    while start < len(word):
+      end = min(len(word), start + self._longest_entry)
+      while end > start and prefix + word[start:end] not in self.vocab:
+        end -= 1
+      if end == start:
+        return (self.unk_token,)
+      pieces.append(sys.intern(prefix + word[start:end]))
+      start = end
+      prefix = "##"
+    return tuple(pieces)
+
+
+class _Memo(dict):
+  """Values of a function, each worked out when first asked for.
+
+  A full memo forgets all and starts again, so that it follows the texts. Two
+  threads that ask for the same key at most do the same work twice.
+  """
+
+  def __init__(self, function, max_entries, is_worth_keeping=None):
+    """Takes a function of a key, a bound, and which keys to keep (or all)."""
+    super().__init__()
+    self.function = function
+    self.max_entries = max_entries
+    self.is_worth_keeping = is_worth_keeping
+
+  def __missing__(self, key):
+    value = self.function(key)
+    if self.is_worth_keeping is None or self.is_worth_keeping(key):
+      if len(self) >= self.max_entries:
+        self.clear()
+      self[key] = value
+    return value
+
+
+class _NeighboursMatter(Exception):
+  """A text has a character whose fate depends on those around it."""
+
+
+def _neighbours_matter(char):
+  """Whether lower-casing or decomposition looks at what is around `char`."""
+  # The only letter whose lower case depends on its place in the word.
+  if char == "\u03a3":
+    return True
+  # Decomposition sorts marks by class; those that are stripped may stay behind.
+  return any(
+      unicodedata.combining(part) and unicodedata.category(part) != "Mn"
+      for part in unicodedata.normalize("NFD", char.lower()))
+
+
+def _is_short(word):
+  """Whether a word is short enough to be met again, and cheap to remember."""
+  return len(word) <= _MAX_WORD_LENGTH
+
+
+def _is_whitespace(char):
+  """Whether a character separates words."""
+  return char in " \t\n\r" or unicodedata.category(char) == "Zs"
+
+
+def _is_control(char):
+  """Whether a character is dropped: control or format, but no white space."""
+  return char not in "\t\n\r" and unicodedata.category(char) in ("Cc", "Cf")
+
+
+def _is_punctuation(char):
+  """Whether a character is a word of its own: Unicode's P*, ASCII's symbols."""
+  is_ascii_symbol = "!" <= char <= "~" and not char.isalnum()
+  return is_ascii_symbol or unicodedata.category(char).startswith("P")
