@@ -78,7 +78,7 @@ class DelimitedProcessor(base.FileProcessor):
     """See `FileProcessor`."""
     table = self._read_table(path)
     line, header = next(table)
-    text, pair, identifier = self._text_columns(path, header)
+    text, pair, identifier = self.text_columns(path, header)
     label_cells, parse = self._label_reader(path, line, header, part, data_dir)
     for line, row in table:
       try:
@@ -97,7 +97,7 @@ class DelimitedProcessor(base.FileProcessor):
       delimiter = "\t" if path.endswith((".tsv", ".tsv.gz")) else ","
     return read_table(path, delimiter)
 
-  def _text_columns(self, path, header):
+  def text_columns(self, path, header):
     """Returns the positions of text, second text and id, None if absent."""
     positions = []
     for option, defaults in (("text_column", _TEXT_COLUMNS),
@@ -132,7 +132,7 @@ class DelimitedProcessor(base.FileProcessor):
     """
     table = self._read_table(path)
     header = next(table)[1]
-    used = set(self._text_columns(path, header))
+    used = set(self.text_columns(path, header))
     named = self.options["label_column"]
     if named:
       names = [name.strip() for name in named.split(",")]
@@ -184,7 +184,7 @@ class DelimitedProcessor(base.FileProcessor):
               path, " " + list_names(missing) if missing else "",
               list_names(header)))
     if set(names).intersection(
-        header[position] for position in self._text_columns(path, header)
+        header[position] for position in self.text_columns(path, header)
         if position is not None):
       raise ValueError("%s: a column of --label_column=%s is also that of a "
                        "text or an id." % (path, self.options["label_column"]))

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How every script here starts and ends: flags, help, logging, exit status.
+
+A user's mistake raises `ValueError` anywhere and ends here as one sentence on
+stderr with exit status 2; a failure while running ends with 1; an interrupted
+run with 128 + signal number. `--debug` shows the traceback.
+"""
+
+from __future__ import absolute_import
+from __future__ import division
+from __future__ import print_function
+
+import contextlib
+import logging as python_logging
+import os
+import sys
+import textwrap
+import traceback
+import warnings
+
+from absl import flags
+from absl import logging
+
+FLAGS = flags.FLAGS
+
+_FLAG_GROUPS = []
+
+
+class Interrupted(Exception):
+  """The run was asked to stop and has saved what there was to save."""
+
+  def __init__(self, signal_number, message):
+    super(Interrupted, self).__init__(message)
+    self.signal_number = signal_number
+
+
+def quiet_tensorflow():
+  """Keeps TensorFlow's start-up lines off stderr; call before importing it."""
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  # TF 1.15 and the numpy of its day warn about each other at import.
+  warnings.filterwarnings("ignore", category=FutureWarning)
+  warnings.filterwarnings("ignore", category=DeprecationWarning)
+  python_logging.getLogger("tensorflow").setLevel(python_logging.ERROR)
+
+
+@contextlib.contextmanager
+def flag_group(title):
+  """Flags defined inside stand under `title` in `--help`."""
+  before = set(FLAGS)
+  yield
+  _FLAG_GROUPS.append((title, [name for name in FLAGS if name not in before]))
+
+
+def run(main, define_flags, description):
+  """Defines and parses the flags, runs `main(argv)`, exits the process.
+
+  Args:
+    main: function of the arguments that are no flags (argv[0] first).
+    define_flags: function without arguments that defines the script's flags.
+    description: str, what `--help` says first.
+  """
+  define_flags()
+  flags.DEFINE_bool("debug", False,
+                    "Show the traceback of an error, and TensorFlow's log.")
+  FLAGS.set_gnu_getopt(True)
+  if any(arg in ("--help", "-help", "-h", "--helpfull") for arg in sys.argv[1:]):
+    print(format_help(description))
+    sys.exit(0)
+  try:
+    argv = FLAGS(sys.argv)
+  except (flags.Error, EnvironmentError, UnicodeError) as error:
+    _fail("%s (--help lists the flags)" % _sentence(error).rstrip(". "), 2)
+  _set_up_logging()
+  sys.exit(_exit_status(main, argv))
+
+
+def _exit_status(main, argv):
+  """Runs `main` and turns how it ended into an exit status."""
+  try:
+    main(argv)
+    sys.stdout.flush()
+    return 0
+  except Interrupted as interrupted:
+    return _report(interrupted, 128 + interrupted.signal_number)
+  except KeyboardInterrupt:
+    return _report("interrupted", 130)
+  except BrokenPipeError:
+    # The reader of our output has gone (`| head`): that is no error.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+  except ValueError as error:
+    return _report(error, 2)
+  except MemoryError as error:
+    return _report("out of memory; a smaller batch size or max_seq_length "
+                   "needs less (%s)" % error, 1)
+  except Exception as error:  # pylint: disable=broad-except
+    return _report(error, 1)
+
+
+def _report(error, status):
+  if FLAGS.debug and isinstance(error, BaseException):
+    traceback.print_exc()
+  print("%s: %s" % (os.path.basename(sys.argv[0]), _sentence(error)),
+        file=sys.stderr)
+  return status
+
+
+def _fail(message, status):
+  print("%s: %s" % (os.path.basename(sys.argv[0]), message), file=sys.stderr)
+  sys.exit(status)
+
+
+def _sentence(error):
+  text = " ".join(str(error).split())
+  if not isinstance(error, BaseException):
+    return text
+  if isinstance(error, EnvironmentError) and error.strerror:
+    return "%s%s" % (error.strerror,
+                     ": %s" % error.filename if error.filename else "")
+  # What the library raises explains itself; the name helps with the rest.
+  if isinstance(error, (ValueError, Interrupted, flags.Error, RuntimeError)):
+    return text or type(error).__name__
+  return "%s: %s" % (type(error).__name__, text[:600])
+
+
+def _set_up_logging():
+  logging.use_absl_handler()
+  logging.set_verbosity(logging.INFO)
+  logging.get_absl_handler().setFormatter(python_logging.Formatter(
+      "%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+  if not FLAGS.debug:
+    python_logging.getLogger("tensorflow").setLevel(python_logging.ERROR)
+
+
+def format_help(description):
+  """Returns the help text: the description, then the flags by group."""
+  lines = [description.strip()]
+  grouped = set()
+  for _, names in _FLAG_GROUPS:
+    grouped.update(names)
+  for title, names in _FLAG_GROUPS + [("Other", ["flagfile", "debug"])]:
+    lines.extend(["", title + ":"])
+    for name in names:
+      lines.extend(_format_flag(FLAGS[name]))
+  return "\n".join(lines)
+
+
+def _format_flag(flag):
+  default = "" if flag.default is None else "=%s" % (
+      flag.serializer.serialize(flag.default)
+      if flag.serializer and isinstance(flag.default, list)
+      else str(flag.default).lower() if flag.boolean else flag.default)
+  head = "  --%s%s" % (("[no]" if flag.boolean else "") + flag.name, default)
+  return [head] + textwrap.wrap(
+      " ".join((flag.help or "").split()), width=78,
+      initial_indent="      ", subsequent_indent="      ")

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a trained directory holds, written and read in one place.
+
+Beside TensorFlow's checkpoints (`model.ckpt-<step>`, `checkpoint`):
+
+  bert_config.json     the encoder's configuration
+  vocab.txt            the WordPiece vocabulary
+  labels.txt           one label a line, the order of the probabilities
+  model_settings.json  how texts become ids, the head, thresholds, the run
+
+so that prediction and export need the directory and nothing else.
+"""
+
+from __future__ import absolute_import
+from __future__ import division
+from __future__ import print_function
+
+import collections
+import json
+import os
+import re
+import shutil
+
+import tensorflow.compat.v1 as tf
+
+import atomic_files
+import modeling
+import tokenization
+
+BERT_CONFIG_FILE = "bert_config.json"
+VOCAB_FILE = "vocab.txt"
+LABELS_FILE = "labels.txt"
+SETTINGS_FILE = "model_settings.json"
+FORMAT_VERSION = 1
+
+# What a run leaves in its directory before model_settings.json is there, and
+# what an operating system puts into any directory.
+_OWN_FILES = re.compile(
+    r"(bert_config\.json|vocab\.txt|labels\.txt|.*\.tf_record(\..*)?|.*\.tmp|"
+    r"events\.out\.tfevents\..*|lost\+found|\..*)$")
+
+# Settings that make the model what it is: another value is another model.
+MODEL_SETTINGS = ("do_lower_case", "max_seq_length", "pooling", "loss")
+
+TrainedModel = collections.namedtuple(
+    "TrainedModel", ["path", "bert_config", "vocab_file", "labels", "settings"])
+
+
+def write(output_dir, bert_config, vocab_file, labels, settings):
+  """Writes all but the checkpoints; model_settings.json comes last.
+
+  Args:
+    output_dir: str, an existing directory.
+    bert_config: `modeling.BertConfig`.
+    vocab_file: str, path of the vocabulary to copy.
+    labels: list of str.
+    settings: dict that JSON can hold, with the keys of `MODEL_SETTINGS`.
+  """
+  atomic_files.write_text(os.path.join(output_dir, BERT_CONFIG_FILE),
+             bert_config.to_json_string())
+  target = os.path.join(output_dir, VOCAB_FILE)
+  if not (os.path.exists(target) and os.path.samefile(vocab_file, target)):
+    shutil.copyfile(vocab_file, target + ".tmp")
+    atomic_files.replace_file(target + ".tmp", target)
+  atomic_files.write_text(os.path.join(output_dir, LABELS_FILE),
+             "".join(label + "\n" for label in labels))
+  write_settings(output_dir, dict(
+      settings, format_version=FORMAT_VERSION, num_labels=len(labels),
+      vocab_sha256=atomic_files.file_sha256(target)))
+
+
+def write_settings(output_dir, settings):
+  """Writes model_settings.json, JSON with sorted keys."""
+  atomic_files.write_text(os.path.join(output_dir, SETTINGS_FILE), atomic_files.to_json(settings))
+
+
+def read(model_dir):
+  """Reads a trained directory.
+
+  Args:
+    model_dir: str.
+
+  Returns:
+    `TrainedModel(path, bert_config, vocab_file, labels, settings)`.
+
+  Raises:
+    ValueError: the directory or one of its files is missing or broken, or
+      they do not fit each other.
+  """
+  if not os.path.isdir(model_dir):
+    raise ValueError("model_dir %s is not a directory." % model_dir)
+  for name in (SETTINGS_FILE, BERT_CONFIG_FILE, VOCAB_FILE, LABELS_FILE):
+    if not os.path.isfile(os.path.join(model_dir, name)):
+      raise ValueError(
+          "model_dir %s has no %s; is it the --output_dir of a training run of "
+          "run_multilabel_classifier.py?" % (model_dir, name))
+  settings = _read_settings(os.path.join(model_dir, SETTINGS_FILE))
+  labels = read_labels(os.path.join(model_dir, LABELS_FILE))
+  if len(labels) != settings["num_labels"]:
+    raise ValueError("%s has %d labels, but %s says %s." % (
+        os.path.join(model_dir, LABELS_FILE), len(labels), SETTINGS_FILE,
+        settings["num_labels"]))
+  vocab_file = os.path.join(model_dir, VOCAB_FILE)
+  if atomic_files.file_sha256(vocab_file) != settings["vocab_sha256"]:
+    raise ValueError("%s is not the vocabulary that the model was trained with "
+                     "(its sha256 differs from the one in %s)." % (
+                         vocab_file, SETTINGS_FILE))
+  bert_config = modeling.BertConfig.from_json_file(
+      os.path.join(model_dir, BERT_CONFIG_FILE))
+  tokenization.validate_vocab(vocab_file, bert_config.vocab_size)
+  return TrainedModel(model_dir, bert_config, vocab_file, labels, settings)
+
+
+def _read_settings(path):
+  """Reads and checks model_settings.json."""
+  settings = atomic_files.read_json(path)
+  expected = {"do_lower_case": bool, "max_seq_length": int, "pooling": str,
+              "loss": str, "num_labels": int, "vocab_sha256": str,
+              "threshold": (int, float), "format_version": int}
+  for key in sorted(expected):
+    if not isinstance(settings.get(key), expected[key]):
+      raise ValueError("%s: %s is %s; it is missing or of the wrong type." % (
+          path, key, json.dumps(settings.get(key))))
+  if settings["format_version"] > FORMAT_VERSION:
+    raise ValueError("%s is of format %d, written by a newer version of this "
+                     "program (this one reads up to %d)." % (
+                         path, settings["format_version"], FORMAT_VERSION))
+  return settings
+
+
+def read_labels(path):
+  """Reads labels.txt of a trained directory: list of str."""
+  try:
+    with open(path, "rb") as reader:
+      lines = reader.read().decode("utf-8").split("\n")
+  except UnicodeDecodeError as error:
+    raise ValueError("%s is not UTF-8: %s." % (path, error))
+  labels = lines[:-1] if lines[-1] == "" else lines
+  if not labels or "" in labels or len(set(labels)) != len(labels):
+    raise ValueError("%s must hold one label a line, none empty and none "
+                     "twice." % path)
+  return labels
+
+
+def differences(output_dir, bert_config, vocab_file, labels, settings):
+  """Says where a trained directory differs from what a run is asked to do.
+
+  Args:
+    output_dir: str, a directory with a model_settings.json.
+    bert_config: `modeling.BertConfig` of the run.
+    vocab_file: str, vocabulary of the run.
+    labels: list of str, labels of the run.
+    settings: dict of the run's settings; those with a key in it are compared.
+
+  Returns:
+    list of str, one a difference; empty where there is none.
+  """
+  trained = read(output_dir)
+  found = []
+  if trained.labels != list(labels):
+    found.append(_label_difference(trained.labels, list(labels)))
+  old, new = trained.bert_config.to_dict(), bert_config.to_dict()
+  for key in sorted(set(old) | set(new)):
+    if old.get(key) != new.get(key):
+      found.append("bert_config %s (there %s, here %s)" % (
+          key, json.dumps(old.get(key)), json.dumps(new.get(key))))
+  if trained.settings["vocab_sha256"] != atomic_files.file_sha256(vocab_file):
+    found.append("vocabulary (%s is not the one there)" % vocab_file)
+  for key in sorted(settings):
+    if trained.settings.get(key) != settings[key]:
+      found.append("%s (there %s, here %s)" % (
+          key, json.dumps(trained.settings.get(key)),
+          json.dumps(settings[key])))
+  return found
+
+
+def _label_difference(there, here):
+  lost = [label for label in there if label not in set(here)]
+  new = [label for label in here if label not in set(there)]
+  if not lost and not new:
+    return "labels (the same, in another order)"
+  return "labels (%d there, %d here%s%s)" % (
+      len(there), len(here),
+      ", only there: %s" % ", ".join(lost[:3]) if lost else "",
+      ", only here: %s" % ", ".join(new[:3]) if new else "")
+
+
+def is_trained(output_dir):
+  """Whether a run has been started in that directory."""
+  return os.path.isfile(os.path.join(output_dir, SETTINGS_FILE))
+
+
+def check_output_dir(output_dir):
+  """Raises ValueError for a directory that is not ours to write into."""
+  if os.path.exists(output_dir) and not os.path.isdir(output_dir):
+    raise ValueError("output_dir %s is a file; name a directory." % output_dir)
+  if os.path.isdir(output_dir) and not is_trained(output_dir):
+    foreign = sorted(name for name in os.listdir(output_dir)
+                     if not _OWN_FILES.match(name))
+    if foreign:
+      raise ValueError(
+          "output_dir %s is not empty and no training run made it (it holds "
+          "%s); name a new or empty directory." % (
+              output_dir, ", ".join(foreign[:3])))
+  folder = os.path.abspath(output_dir)
+  while not os.path.exists(folder):
+    folder = os.path.dirname(folder)
+  if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
+    raise ValueError("output_dir %s cannot be written: no right to write into "
+                     "%s." % (output_dir, folder))
+
+
+def latest_checkpoint(model_dir):
+  """Returns the prefix of the newest checkpoint, or None."""
+  try:
+    return tf.train.latest_checkpoint(model_dir)
+  except (tf.errors.OpError, ValueError) as error:
+    raise ValueError("%s cannot be read: %s" % (
+        os.path.join(model_dir, "checkpoint"), " ".join(str(error).split())))
