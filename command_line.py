@@ -135,13 +135,12 @@ def _set_up_logging():
 def format_help(description):
   """Returns the help text: the description, then the flags by group."""
   lines = [description.strip()]
-  grouped = set()
-  for _, names in _FLAG_GROUPS:
-    grouped.update(names)
-  for title, names in _FLAG_GROUPS + [("Other", ["flagfile", "debug"])]:
+  for title, names in _FLAG_GROUPS + [("Other", ["debug"])]:
     lines.extend(["", title + ":"])
     for name in names:
       lines.extend(_format_flag(FLAGS[name]))
+  # absl keeps this one apart from the others.
+  lines.extend(["  --flagfile=FILE", "      Read flags from a file, one a line."])
   return "\n".join(lines)
 
 

@@ -358,8 +358,9 @@ def _match_tensors(hf_dir, weights, config):
            expected))
     plan.append((given, name, expected, transposed))
   for name, given in sorted(found.items()):
-    if name not in _BUFFERS and re.match(r"(embeddings|encoder|pooler)\.",
-                                         name):
+    # Without a prefix, a head's tensors stand among the encoder's.
+    if name not in _BUFFERS and (
+        prefix or re.match(r"(embeddings|encoder|pooler)\.", name)):
       raise ValueError(
           "%s: tensor %s is not part of a BERT with this config.json; the "
           "model would give other results without it." % (

@@ -9,6 +9,7 @@ from __future__ import absolute_import
 from __future__ import division
 from __future__ import print_function
 
+import argparse
 import importlib
 import json
 import os
@@ -380,6 +381,13 @@ def test_tensor_that_bert_does_not_have(tmp_path, name):
     fails(hf_dir, tmp_path / "out", name, "not part of a BERT")
 
 
+def test_tensor_that_bert_does_not_have_under_a_prefix(tmp_path):
+  tensors = {"bert." + name: value for name, value in random_tensors().items()}
+  tensors["bert.adapter.weight"] = np.ones([4], np.float32)
+  fails(make_hf_dir(tmp_path / "hf", tensors), tmp_path / "out",
+        "'bert.adapter.weight' is not part of a BERT")
+
+
 def test_one_weight_under_two_names(tmp_path):
   tensors = random_tensors()
   tensors["embeddings.LayerNorm.gamma"] = np.ones([4], np.float32)
@@ -613,15 +621,22 @@ def test_script(tmp_path):
   check_checkpoint(out, random_tensors())
 
 
-@pytest.mark.parametrize("args, words", [
-    ((), "--hf_dir is missing"),
-    (("--hf_dir=a",), "--output_dir is missing"),
-    (("model",), "'model' is not a flag"),
-    (("--hf_dir=nowhere", "--output_dir=out"), "hf_dir nowhere")])
-def test_script_with_wrong_input(args, words):
-  status, stdout, stderr = run_script(*args)
+def test_script_with_wrong_input():
+  status, stdout, stderr = run_script("--hf_dir=nowhere", "--output_dir=out")
   assert (status, stdout) == (2, "")
-  assert words in stderr and len(stderr.splitlines()) == 1
+  assert "hf_dir nowhere is not a folder" in stderr
+  assert len(stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("argv, hf_dir, output_dir, words", [
+    ([""], None, "a", "--hf_dir is missing"),
+    ([""], "a", "", "--output_dir is missing"),
+    (["", "model"], "a", "b", "'model' is not a flag")])
+def test_wrong_flags(monkeypatch, argv, hf_dir, output_dir, words):
+  monkeypatch.setattr(convert_checkpoint, "FLAGS", argparse.Namespace(
+      hf_dir=hf_dir, output_dir=output_dir))
+  with pytest.raises(ValueError, match=words):
+    convert_checkpoint.main(argv)
 
 
 def test_script_help():
