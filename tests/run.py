@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the tests in an environment that it makes itself.
+
+  python3 tests/run.py                     TensorFlow 2.21
+  python3 tests/run.py --tf=1.15           another version: 2.21, 2.15, 1.15
+  python3 tests/run.py --tf=all            one after another
+  python3 tests/run.py tests/x_test.py -k name    whatever pytest takes
+
+A version whose Python is missing on this machine is named and passed over
+with `--tf=all`; the default one must be there. Needs nothing but a Python
+from 3.7 on.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, os.path.join(ROOT, "tools"))
+
+import environment  # pylint: disable=wrong-import-position
+
+
+def run_tests(tf_version, pytest_arguments):
+  """Runs pytest with one TensorFlow from the repository root.
+
+  Args:
+    tf_version: key of `environment.TENSORFLOWS`.
+    pytest_arguments: list of str.
+
+  Returns:
+    pytest's exit status.
+
+  Raises:
+    environment.EnvironmentFailure: the environment cannot be made.
+  """
+  python = environment.ensure("dev", tf_version)
+  environment.say("Testing with TensorFlow %s (%s)" % (
+      tf_version, environment.relative(python)))
+  settings = dict(os.environ)
+  # TensorFlow's start-up notices would bury a failure.
+  settings.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  process = subprocess.Popen(
+      [python, "-m", "pytest"] + pytest_arguments, cwd=ROOT, env=settings,
+      stdin=subprocess.DEVNULL if os.environ.get("CI") else None)
+  try:
+    return process.wait()
+  except KeyboardInterrupt as stop:
+    # Ctrl-C reaches pytest by itself; a second one would cut its summary.
+    if isinstance(stop, environment.Terminated):
+      process.send_signal(signal.SIGINT)
+    process.wait()
+    raise
+
+
+def main(argv=None):
+  parser = argparse.ArgumentParser(
+      description="Runs the tests in an environment that it makes itself; "
+      "other arguments go to pytest.", allow_abbrev=False)
+  parser.add_argument("--tf", default=environment.DEFAULT_TF,
+                      choices=list(environment.TENSORFLOWS) + ["all"],
+                      help="TensorFlow version (default: %(default)s)")
+  options, pytest_arguments = parser.parse_known_args(argv)
+  environment.raise_on_sigterm()
+  versions = (list(environment.TENSORFLOWS) if options.tf == "all"
+              else [options.tf])
+  failed = []
+  for version in versions:
+    try:
+      if run_tests(version, pytest_arguments):
+        failed.append(version)
+    except environment.PythonMissing as error:
+      environment.say(str(error))
+      if options.tf == "all" and version != environment.DEFAULT_TF:
+        environment.say("The tests are not run with TensorFlow %s." % version)
+      else:
+        failed.append(version)
+    except (environment.EnvironmentFailure, OSError) as error:
+      environment.say(str(error))
+      failed.append(version)
+    except KeyboardInterrupt as stop:
+      environment.say("Interrupted.")
+      return environment.stop_status(stop)
+  if failed and len(versions) > 1:
+    environment.say("Failed with TensorFlow %s." % ", ".join(failed))
+  return 1 if failed else 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())
