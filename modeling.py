@@ -155,7 +155,8 @@ class BertConfig(object):
       if not _is_number(value) or not 0 <= value < 1:
         raise ValueError("%s is %s; it must be at least 0 and below 1." % (
             key, json.dumps(value)))
-    if not _is_number(self.initializer_range) or self.initializer_range <= 0:
+    if (not _is_number(self.initializer_range)
+        or not 0 < self.initializer_range < float("inf")):
       raise ValueError("initializer_range is %s; it must be above 0." %
                        json.dumps(self.initializer_range))
     if self.hidden_size % self.num_attention_heads:
@@ -165,7 +166,11 @@ class BertConfig(object):
     if not isinstance(self.gelu_approximate, bool):
       raise ValueError("gelu_approximate is %s; it must be true or false." %
                        json.dumps(self.gelu_approximate))
-    get_activation(self.hidden_act)
+    activation = get_activation(self.hidden_act)
+    if activation is not None and not callable(activation):
+      raise ValueError(
+          "hidden_act is %s; it must be gelu, relu, tanh or linear." %
+          json.dumps(self.hidden_act))
 
   def to_dict(self):
     """Returns the configuration as a dict of its own."""
@@ -191,10 +196,9 @@ def _check_config_keys(json_object):
       ignored.append(key)
       continue
     close = difflib.get_close_matches(key, known, n=1)
-    raise ValueError("unknown key %s%s." % (
-        json.dumps(key), "; did you mean %s?" % close[0] if close else
-        "; a BERT configuration has no such key, remove it if it is not needed"
-    ))
+    raise ValueError("unknown key %s; %s" % (
+        json.dumps(key), "did you mean %s?" % close[0] if close else
+        "a BERT configuration has no such key, remove it if it is not needed."))
   for key, only in (("position_embedding_type", "absolute"),
                     ("layer_norm_eps", LAYER_NORM_EPSILON)):
     if json_object.get(key, only) != only:
@@ -484,11 +488,30 @@ def initialize_from_checkpoint(tvars, init_checkpoint, scope="bert",
           "for%s." % (init_checkpoint, name, list(shapes[name]), name, shape,
                       _shape_hint(name)))
   assignment_map, _ = get_assignment_map_from_checkpoint(tvars, init_checkpoint)
+  _check_tensors(init_checkpoint, {
+      name: variables[name] for name in assignment_map})
   tf.train.init_from_checkpoint(init_checkpoint, assignment_map)
   return CheckpointReport(
       restored=sorted(assignment_map),
       initialized=sorted(set(variables) - set(assignment_map)),
       unused=sorted(set(shapes) - set(assignment_map)))
+
+
+def _check_tensors(checkpoint, variables):
+  """Reads each tensor once: the index alone says nothing of the data files."""
+  reader = tf.train.load_checkpoint(checkpoint)
+  for name in sorted(variables):
+    try:
+      dtype = reader.get_tensor(name).dtype
+    except (tf.errors.OpError, ValueError, LookupError,
+            RuntimeError) as error:
+      raise ValueError("init_checkpoint %s: %s cannot be read, are its data "
+                       "files here and whole? (%s)" % (
+                           checkpoint, name, " ".join(str(error).split())))
+    wanted = variables[name].dtype.base_dtype
+    if dtype != wanted.as_numpy_dtype:
+      raise ValueError("init_checkpoint %s has %s as %s, but %s is asked for." %
+                       (checkpoint, name, dtype, wanted.name))
 
 
 def _shape_hint(name):
