@@ -11,6 +11,7 @@ from __future__ import division
 from __future__ import print_function
 
 import contextlib
+import itertools
 import logging as python_logging
 import os
 import sys
@@ -63,9 +64,12 @@ def run(main, define_flags, description):
   flags.DEFINE_bool("debug", False,
                     "Show the traceback of an error, and TensorFlow's log.")
   FLAGS.set_gnu_getopt(True)
-  if any(arg in ("--help", "-help", "-h", "--helpfull") for arg in sys.argv[1:]):
-    print(format_help(description))
-    sys.exit(0)
+  # What follows a bare -- is no flag.
+  own_arguments = itertools.takewhile(lambda arg: arg != "--", sys.argv[1:])
+  if any(arg in ("--help", "-help", "-h", "--helpfull")
+         for arg in own_arguments):
+    FLAGS.mark_as_parsed()
+    sys.exit(_exit_status(lambda _: print(format_help(description)), None))
   try:
     argv = FLAGS(sys.argv)
   except (flags.Error, EnvironmentError, UnicodeError) as error:
@@ -98,7 +102,7 @@ def _exit_status(main, argv):
 
 
 def _report(error, status):
-  if FLAGS.debug and isinstance(error, BaseException):
+  if FLAGS.debug:
     traceback.print_exc()
   print("%s: %s" % (os.path.basename(sys.argv[0]), _sentence(error)),
         file=sys.stderr)
@@ -118,7 +122,8 @@ def _sentence(error):
     return "%s%s" % (error.strerror,
                      ": %s" % error.filename if error.filename else "")
   # What the library raises explains itself; the name helps with the rest.
-  if isinstance(error, (ValueError, Interrupted, flags.Error, RuntimeError)):
+  if isinstance(error, (ValueError, Interrupted, flags.Error, RuntimeError,
+                        FloatingPointError)):
     return text or type(error).__name__
   return "%s: %s" % (type(error).__name__, text[:600])
 

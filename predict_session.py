@@ -50,6 +50,8 @@ FLAGS = flags.FLAGS
 # Texts in memory at a time when a file is predicted.
 FILE_WINDOW = 1024
 
+TABLE_FLAGS = ("text_column", "text_pair_column", "id_column", "delimiter")
+
 
 class SessionPredictor(object):
   """A trained model in a graph and a session of its own.
@@ -115,6 +117,10 @@ class SessionPredictor(object):
     """
     if isinstance(texts, (str, bytes)):
       raise ValueError("predict takes a list of texts, not one text.")
+    if not hasattr(texts, "__iter__"):
+      raise ValueError("predict takes a list of texts, not %s." %
+                       type(texts).__name__)
+    self._open_session()
     texts = list(texts)
     probabilities = np.zeros([len(texts), len(self.labels)], np.float32)
     for start in range(0, len(texts), input_pipeline.PREDICT_WINDOW):
@@ -131,16 +137,26 @@ class SessionPredictor(object):
 
   def _run(self, batch):
     """One `session.run`: arrays in, probabilities out."""
-    if self._session is None:
-      raise ValueError("this predictor is closed.")
     feed_dict = {
         self._inference.input_ids: batch["input_ids"],
         self._inference.input_mask: batch["input_mask"],
         self._inference.segment_ids: batch["segment_ids"],
     }
-    probabilities, = self._session.run(
-        [self._inference.probabilities], feed_dict=feed_dict)
+    session = self._open_session()
+    try:
+      probabilities, = session.run(
+          [self._inference.probabilities], feed_dict=feed_dict)
+    except (RuntimeError, tf.errors.CancelledError):
+      self._open_session()  # Another thread's close() is no other failure.
+      raise
     return probabilities
+
+  def _open_session(self):
+    """The session; ValueError if there is none any more."""
+    session = self._session
+    if session is None:
+      raise ValueError("this predictor is closed.")
+    return session
 
   def _features(self, number, text):
     """A text, or a pair, as `InputFeatures` without padding."""
@@ -272,18 +288,21 @@ def predict_file(predictor, rows, write, threshold):
   rows = iter(rows)
   done, start = 0, time.time()
   show = sys.stderr.isatty()
-  for window in iter(lambda: list(itertools.islice(rows, FILE_WINDOW)), []):
-    texts = [text_a if text_b is None else (text_a, text_b)
-             for _, text_a, text_b in window]
-    for row, described in zip(
-        window, predictor.describe(predictor.predict(texts), threshold)):
-      write(row, described)
-    done += len(window)
-    if show:
-      sys.stderr.write("\r%s texts, %.0f texts/s\033[K" % (
-          "{:,}".format(done), done / (time.time() - start)))
-  if show:
-    sys.stderr.write("\n")
+  try:
+    for window in iter(lambda: list(itertools.islice(rows, FILE_WINDOW)), []):
+      texts = [text_a if text_b is None else (text_a, text_b)
+               for _, text_a, text_b in window]
+      for row, described in zip(
+          window, predictor.describe(predictor.predict(texts), threshold)):
+        write(row, described)
+      done += len(window)
+      if show:
+        sys.stderr.write("\r%s texts, %.0f texts/s\033[K" % (
+            "{:,}".format(done), done / (time.time() - start)))
+  finally:
+    # What comes next, maybe an error, has a line of its own.
+    if show and done:
+      sys.stderr.write("\n")
 
 
 def json_writer(stream):
@@ -337,14 +356,21 @@ def ask(predictor, threshold):
   is_terminal = sys.stdin.isatty()
   if is_terminal:
     print("A text a line; end with an empty line or Ctrl-D.")
-  while True:
+  for number in itertools.count(1):
     if is_terminal:
       sys.stdout.write("> ")
       sys.stdout.flush()
-    line = sys.stdin.readline()
+    line = sys.stdin.buffer.readline()
+    if is_terminal and not line:
+      sys.stdout.write("\n")
     if not line or (is_terminal and not line.strip()):
       return
-    print_labels(predictor, line.rstrip("\r\n"), threshold)
+    try:
+      text = line.decode("utf-8")  # as files are, whatever the locale
+    except UnicodeDecodeError as error:
+      raise ValueError("standard input:%d: byte 0x%02x is not UTF-8." % (
+          number, line[error.start]))
+    print_labels(predictor, text.rstrip("\r\n"), threshold)
 
 
 def predict_to_file(predictor, flag_values):
@@ -353,18 +379,23 @@ def predict_to_file(predictor, flag_values):
   form = flag_values.input_form or unlabelled.guess_form(path)
   rows = unlabelled.read_texts(
       "/dev/stdin" if path == "-" else path, form,
-      {name: flag_values[name].value for name in (
-          "text_column", "text_pair_column", "id_column", "delimiter")})
+      {name: flag_values[name].value for name in TABLE_FLAGS})
   output_file = flag_values.output_file
   if output_file is None:
     predict_file(predictor, rows, json_writer(sys.stdout.buffer),
                  flag_values.threshold)
     return
-  with open(output_file + ".tmp", "wb") as stream:
-    write = (tsv_writer(stream, predictor.labels)
-             if output_file.endswith(".tsv") else json_writer(stream))
-    predict_file(predictor, rows, write, flag_values.threshold)
-  atomic_files.replace_file(output_file + ".tmp", output_file)
+  temporary = output_file + ".tmp"
+  try:
+    with open(temporary, "wb") as stream:
+      write = (tsv_writer(stream, predictor.labels)
+               if output_file.endswith(".tsv") else json_writer(stream))
+      predict_file(predictor, rows, write, flag_values.threshold)
+  except BaseException:
+    if os.path.exists(temporary):
+      os.remove(temporary)
+    raise
+  atomic_files.replace_file(temporary, output_file)
 
 
 def check_flags(flag_values, texts):
@@ -374,17 +405,40 @@ def check_flags(flag_values, texts):
   if flag_values.threshold is not None and not 0 <= flag_values.threshold <= 1:
     raise ValueError("--threshold is %s; it must be from 0 to 1." %
                      flag_values.threshold)
-  if texts and flag_values.input_file:
-    raise ValueError("give texts or --input_file, not both.")
-  if flag_values.output_file and not flag_values.input_file:
-    raise ValueError("--output_file needs --input_file.")
+  for number, text in enumerate(texts, 1):
+    # How Python marks an argument's bytes that are not UTF-8.
+    if any("\ud800" <= char <= "\udfff" for char in text):
+      raise ValueError("text %d of the command line is not UTF-8." % number)
   path = flag_values.input_file
-  if path and path != "-" and not os.path.isfile(path):
+  if path is None:
+    for name in TABLE_FLAGS + ("input_form", "output_file"):
+      if flag_values[name].value is not None:
+        raise ValueError("--%s needs --input_file." % name)
+    return
+  if texts:
+    raise ValueError("give texts or --input_file, not both.")
+  # A pipe that a shell made, `<(zcat x.gz)`, is no regular file.
+  if path != "-" and (not os.path.exists(path) or os.path.isdir(path)):
     raise ValueError("--input_file %s: there is no such file." % path)
-  if flag_values.output_file and not flag_values.output_file.endswith(
-      (".jsonl", ".tsv")):
+  if flag_values.output_file is not None:
+    check_output_file(flag_values.output_file, path)
+
+
+def check_output_file(output_file, input_file):
+  """Raises ValueError for an --output_file that cannot be written."""
+  if not output_file.endswith((".jsonl", ".tsv")):
     raise ValueError("--output_file %s must end in .jsonl or .tsv." %
-                     flag_values.output_file)
+                     output_file)
+  folder = os.path.dirname(os.path.abspath(output_file))
+  if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
+    raise ValueError("--output_file %s: there is no directory %s that can be "
+                     "written to." % (output_file, folder))
+  if os.path.isdir(output_file):
+    raise ValueError("--output_file %s is a directory." % output_file)
+  if os.path.exists(output_file) and os.path.exists(
+      input_file) and os.path.samefile(input_file, output_file):
+    raise ValueError("--output_file is --input_file %s; name another file." %
+                     input_file)
 
 
 def main(argv):

@@ -33,6 +33,11 @@ def read_texts(path, form, options=None):
   Raises:
     ValueError: the file, or a row of it, is broken; says where.
   """
+  options = {name: value for name, value in (options or {}).items()
+             if value is not None}
+  if options and form not in ("csv", "tsv"):
+    raise ValueError("--%s is for tables, but %s is read as %s: leave it out, "
+                     "or say --input_form." % (min(options), path, form))
   if form == "text":
     for number, line in enumerate(text_lines.read_lines(path), 1):
       yield str(number), line.rstrip("\r\n"), None
@@ -41,7 +46,7 @@ def read_texts(path, form, options=None):
     rows = jsonl.JsonlProcessor().read_rows(path, "test", None)
     rows = ((name, text_a, text_b) for _, name, text_a, text_b, _ in rows)
   else:
-    rows = _table_rows(path, form, options or {})
+    rows = _table_rows(path, form, options)
   for number, (name, text_a, text_b) in enumerate(rows, 1):
     yield name or str(number), text_a, text_b
 

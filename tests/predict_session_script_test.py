@@ -1,0 +1,498 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of the session predictor as a script: arguments, files, pipes.
+
+Most run in children of one process that has imported TensorFlow already,
+which saves its seconds; they end as a script of their own would.
+"""
+
+import csv
+import gzip
+import io
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+import predict_session
+import tiny_bert
+import tiny_model
+
+SCRIPT = os.path.join(tiny_bert.ROOT, "predict_session.py")
+
+# Reads requests, a JSON object a line, and answers each with an exit status.
+SERVER = u"""
+import gc, io, json, os, runpy, sys
+sys.path.insert(0, %r)
+import command_line
+command_line.quiet_tensorflow()
+import predict_session
+gc.freeze()  # a child need not look through all of TensorFlow at its end
+for line in iter(sys.stdin.readline, ""):
+  request = json.loads(line)
+  child = os.fork()
+  if not child:
+    for number, path in enumerate(request["files"]):
+      flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND if number else os.O_RDONLY
+      os.dup2(os.open(path, flags), number)
+    encoding = request["encoding"]
+    sys.stdin = io.TextIOWrapper(open(0, "rb"), encoding=encoding)
+    sys.stdout = io.TextIOWrapper(open(1, "wb"), encoding=encoding)
+    sys.stderr = io.TextIOWrapper(
+        open(2, "wb"), encoding=encoding, line_buffering=True)
+    script = os.path.join(%r, "predict_session.py")
+    sys.argv = [script] + [os.fsdecode(bytes(x)) for x in request["arguments"]]
+    runpy.run_path(script, run_name="__main__")
+  _, status, usage = os.wait4(child, 0)
+  print(os.WEXITSTATUS(status) if os.WIFEXITED(status) else -status,
+        usage.ru_maxrss, flush=True)
+""" % (tiny_bert.ROOT, tiny_bert.ROOT)
+
+
+class Server(object):
+  """Runs the script again and again.
+
+  Attributes:
+    max_kilobytes: int, the most memory that the last run had at a time.
+  """
+
+  def __init__(self, folder, model):
+    self._folder = folder
+    self._model = model
+    self._process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", SERVER], stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, universal_newlines=True)
+
+  def run(self, *arguments, **options):
+    """Runs it: (exit status, stdout, stderr).
+
+    Args:
+      *arguments: str, or bytes.
+      **options: `stdin`, bytes; `stdout`, the path of a pipe to write to;
+        `encoding`, that of the standard streams.
+    """
+    paths = [str(self._folder / name) for name in ("in", "out", "err")]
+    for path, data in zip(paths, (options.get("stdin", b""), b"", b"")):
+      with open(path, "wb") as writer:
+        writer.write(data)
+    arguments = ("--model_dir=" + self._model,) + arguments
+    self._process.stdin.write(json.dumps({
+        "files": [paths[0], options.get("stdout", paths[1]), paths[2]],
+        "encoding": options.get("encoding", "utf-8"),
+        "arguments": [list(argument if isinstance(argument, bytes)
+                           else argument.encode("utf-8"))
+                      for argument in arguments]}) + "\n")
+    self._process.stdin.flush()
+    status, self.max_kilobytes = map(
+        int, self._process.stdout.readline().split())
+    return (status, tiny_bert.read_text(paths[1]),
+            tiny_bert.read_text(paths[2]))
+
+  def close(self):
+    self._process.stdin.close()
+    self._process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+  folder = str(tmp_path_factory.mktemp("script") / "model")
+  tiny_model.make(folder)
+  return folder
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, model):
+  started = Server(tmp_path_factory.mktemp("server"), model)
+  yield started
+  started.close()
+
+
+@pytest.fixture(scope="module")
+def predictor(model):
+  with predict_session.SessionPredictor(model) as loaded:
+    yield loaded
+
+
+def start(model, *arguments, **options):
+  environment = dict(os.environ, **options.pop("env", {}))
+  for name in options.pop("unset", ()):
+    environment.pop(name, None)
+  for name in ("stdin", "stdout", "stderr"):
+    options.setdefault(name, subprocess.PIPE)
+  return subprocess.Popen(
+      [sys.executable, SCRIPT, "--model_dir=" + model] + list(arguments),
+      env=environment, **options)
+
+
+def shown(predictor, text, threshold=None):
+  """What a person reads about a text."""
+  (labels, everything), = predictor.describe(
+      predictor.predict([text]), threshold)
+  lines = [text] + ["  %.3f  %s" % (p, label) for label, p in labels]
+  if not labels:
+    label = max(everything, key=everything.get)
+    lines.append("  no label reaches the threshold (nearest: %.3f  %s)" % (
+        everything[label], label))
+  return u"".join(line + u"\n" for line in lines)
+
+
+def check_records(records, predictor, rows):
+  """Compares JSON records with rows (id, text, pair)."""
+  assert [record["id"] for record in records] == [row[0] for row in rows]
+  texts = [row[1] if row[2] is None else row[1:] for row in rows]
+  for record, row, (labels, everything) in zip(
+      records, rows, predictor.describe(predictor.predict(texts))):
+    assert record["text"] == row[1]
+    assert record.get("text_pair") == row[2]
+    assert record["labels"] == [label for label, _ in labels]
+    assert list(record["probabilities"]) == list(tiny_bert.LABELS)
+    assert record["probabilities"] == pytest.approx(everything, abs=1e-5)
+
+
+def parse(text):
+  return [json.loads(line) for line in text.splitlines()]
+
+
+# Texts as arguments.
+
+
+def test_texts(server, predictor):
+  texts = [u"the apple", u"\u732b \U0001f680", u"", u"w" * 10000]
+  assert server.run(*texts) == (
+      0, u"".join(shown(predictor, text) for text in texts), "")
+
+
+def test_threshold(server, predictor):
+  assert server.run("the apple", "--threshold=0") == (
+      0, shown(predictor, u"the apple", 0), "")
+  assert server.run("the apple", "--threshold=1") == (
+      0, shown(predictor, u"the apple", 1), "")
+  assert "no label reaches the threshold" in shown(predictor, u"the apple", 1)
+
+
+def test_text_that_looks_like_a_flag(server, predictor):
+  assert server.run("--", "--apple", "--help", "-h") == (
+      0, u"".join(shown(predictor, text)
+                  for text in ("--apple", "--help", "-h")), "")
+  status, out, err = server.run("--apple")
+  assert (status, out) == (2, "")
+  assert "Unknown command line flag 'apple'" in err
+
+
+def test_argument_that_is_not_utf8(server):
+  assert server.run("a", b"caf\xe9") == (
+      2, "", "predict_session.py: text 2 of the command line is not UTF-8.\n")
+
+
+def test_help(server):
+  status, out, err = server.run("--help")
+  assert (status, err) == (0, "")
+  for name in ("model_dir", "threshold", "batch_size", "input_file",
+               "input_form", "text_column", "text_pair_column", "id_column",
+               "delimiter", "output_file", "debug"):
+    assert "\n  --" + name in out.replace("--[no]", "--")
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--threshold=1.5", "a"], "--threshold is 1.5"),
+    (["--threshold=nan", "a"], "--threshold is nan"),
+    (["--batch_size=0", "a"], "batch_size is 0"),
+    (["--input_file=nowhere.txt"], "--input_file nowhere.txt"),
+    (["--input_file="], "--input_file "),
+    (["--input_file=/"], "--input_file /"),
+    (["--input_file=-", "a"], "not both"),
+    (["--output_file=x.jsonl", "a"], "--output_file needs --input_file"),
+    (["--text_column=x", "a"], "--text_column needs --input_file"),
+    (["--input_file=-", "--output_file=x.csv"], "must end in .jsonl or .tsv"),
+    (["--input_file=-", "--output_file=/nowhere/x.tsv"], "/nowhere"),
+    (["--input_file=-", "--text_column=x"], "--text_column is for tables"),
+    (["--input_file=-", "--input_form=xml"], "should be one of"),
+    (["--model_dir=", "a"], "--model_dir must be given"),
+    (["--model_dir=/nowhere", "a"], "/nowhere is not a directory"),
+])
+def test_wrong_flags(arguments, message, server):
+  status, out, err = server.run(*arguments)
+  assert (status, out) == (2, "")
+  assert err.count("\n") == 1
+  assert err.startswith("predict_session.py: ")
+  assert message in err
+
+
+# Files.
+
+ROWS = [("1", u"the apple", None), ("2", u"", None),
+        ("3", u"\u732b , \U0001f680", None), ("4", u"we see", None)]
+
+
+def write(path, text):
+  data = text if isinstance(text, bytes) else text.encode("utf-8")
+  path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+  return "--input_file=%s" % path
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "-"])
+def test_lines(name, server, predictor, tmp_path):
+  text = u"".join(row[1] + u"\n" for row in ROWS)
+  if name == "-":
+    status, out, err = server.run("--input_file=-", stdin=text.encode("utf-8"))
+  else:
+    status, out, err = server.run(write(tmp_path / name, text))
+  assert (status, err) == (0, "")
+  check_records(parse(out), predictor, ROWS)
+
+
+@pytest.mark.parametrize("name, delimiter", [("a.tsv", "\t"), ("-", ",")])
+def test_tables(name, delimiter, server, predictor, tmp_path):
+  rows = [("n 1", u"the apple", u"a pear"), ("n 2", u"", u""),
+          ("3", u"\u732b", u"one")]
+  text = delimiter.join(["key", "b", "a"]) + u"\n" + u"".join(
+      delimiter.join([row[0] if row[0] != "3" else "", row[2], row[1]]) + u"\n"
+      for row in rows)
+  flags = ["--text_column=a", "--text_pair_column=b", "--id_column=key"]
+  if name == "-":
+    status, out, err = server.run("--input_file=-", "--input_form=csv", *flags,
+                                  stdin=text.encode("utf-8"))
+  else:
+    status, out, err = server.run(write(tmp_path / name, text), *flags)
+  assert (status, err) == (0, "")
+  check_records(parse(out), predictor, rows)
+
+
+def test_jsonl_to_jsonl(server, predictor, tmp_path):
+  rows = [("x", u"the apple", None), ("2", u"\ufffd\n\u732b", None),
+          ("5", u"a", None)]
+  source = write(tmp_path / "a.jsonl", u'{"id": "x", "text": "the apple"}\n'
+                 u'{"text": "\\ud800\\n\u732b"}\n{"id": 5, "text": "a"}\n')
+  target = tmp_path / "b.jsonl"
+  target.write_text(u"of another run")
+  assert server.run(source, "--output_file=%s" % target) == (0, "", "")
+  check_records(parse(tiny_bert.read_text(target)), predictor, rows)
+  assert sorted(os.listdir(str(tmp_path))) == ["a.jsonl", "b.jsonl"]
+
+
+def test_tsv_output(server, predictor, tmp_path):
+  source = write(tmp_path / "a.csv",
+                 u'id,text\n"tab\there",the apple\n"line\nbreak",\n\u732b,a\n')
+  target = tmp_path / "b.tsv"
+  assert server.run(source, "--output_file=%s" % target) == (0, "", "")
+  with open(str(target), encoding="utf-8", newline="") as reader:
+    table = list(csv.reader(reader, delimiter="\t"))
+  assert table[0] == ["id"] + list(tiny_bert.LABELS)
+  assert [row[0] for row in table[1:]] == ["tab\there", "line\nbreak",
+                                           u"\u732b"]
+  for row, want in zip(table[1:], predictor.predict([u"the apple", u"", u"a"])):
+    assert [float(cell) for cell in row[1:]] == pytest.approx(want, abs=1e-6)
+
+
+def test_many_windows_keep_the_order(server, predictor, tmp_path):
+  texts = [row["text"] for row in tiny_bert.make_rows(2500, 8)]
+  source = write(tmp_path / "a.txt", u"".join(t + u"\n" for t in texts))
+  status, out, err = server.run(source, "--batch_size=100")
+  assert (status, err) == (0, "")
+  check_records(parse(out), predictor,
+                [(str(i + 1), text, None) for i, text in enumerate(texts)])
+
+
+def test_empty_input(server, tmp_path):
+  target = tmp_path / "b.tsv"
+  assert server.run(write(tmp_path / "a.txt", u"")) == (0, "", "")
+  assert server.run(write(tmp_path / "a.jsonl", u""),
+                    "--output_file=%s" % target) == (0, "", "")
+  assert tiny_bert.read_text(target) == u"\t".join(
+      ("id",) + tiny_bert.LABELS) + u"\n"
+
+
+@pytest.mark.parametrize("name, text, where", [
+    ("a.txt", b"a\n" * 3000 + b"b\xff\n", ":3001: byte 0xff"),
+    ("a.csv", u"text,b\n" + u"a,b\n" * 3000 + u"a,b,c\n", ":3002: "),
+    ("a.tsv", u"text\n" + u"a\n" * 3000 + u'"a\n', ":3002: "),
+    ("a.jsonl", u'{"text": "a"}\n' * 3000 + u'{"text": 5}\n', ":3001: "),
+])
+def test_bad_row_leaves_no_file(name, text, where, server, tmp_path):
+  source = write(tmp_path / name, text)
+  target = tmp_path / "b.jsonl"
+  if name == "a.csv":
+    target.write_text(u"of another run")
+  before = sorted(os.listdir(str(tmp_path)))
+  status, out, err = server.run(source, "--output_file=%s" % target)
+  assert (status, out) == (2, "")
+  assert err.startswith("predict_session.py: %s%s" % (source[13:], where))
+  assert err.count("\n") == 1
+  assert sorted(os.listdir(str(tmp_path))) == before
+  if name == "a.csv":
+    assert tiny_bert.read_text(target) == u"of another run"
+
+
+def test_output_file_that_cannot_be(server, tmp_path):
+  source = write(tmp_path / "a.jsonl", u'{"text": "a"}\n')
+  status, _, err = server.run(source, "--output_file=%s" % source[13:])
+  assert (status, err.count("\n")) == (2, 1)
+  assert "--output_file is --input_file" in err
+  assert tiny_bert.read_text(source[13:]) == u'{"text": "a"}\n'
+  (tmp_path / "b.jsonl").mkdir()
+  status, _, err = server.run(
+      source, "--output_file=%s" % (tmp_path / "b.jsonl"))
+  assert (status, err.count("\n")) == (2, 1)
+  assert "is a directory" in err
+
+
+def test_named_pipe_as_input(server, predictor, tmp_path):
+  """As a shell makes one for `--input_file <(command)`."""
+  path = str(tmp_path / "pipe")
+  os.mkfifo(path)
+
+  def feed():
+    with open(path, "wb") as writer:
+      writer.write(b"the apple\na\n")
+
+  thread = threading.Thread(target=feed)
+  thread.start()
+  status, out, err = server.run("--input_file=" + path)
+  thread.join(30)
+  assert (status, err) == (0, "")
+  check_records(parse(out), predictor,
+                [("1", u"the apple", None), ("2", u"a", None)])
+
+
+# The prompt.
+
+
+def test_prompt_through_a_pipe(server, predictor):
+  texts = [u"the apple", u"", u"\u732b", u"last"]
+  assert server.run(stdin=u"the apple\n\n\u732b\r\nlast".encode("utf-8")) == (
+      0, u"".join(shown(predictor, text) for text in texts), "")
+  status, out, err = server.run(stdin=b"a\nb\xff\n")
+  assert (status, out) == (2, shown(predictor, u"a"))
+  assert err == ("predict_session.py: standard input:2: byte 0xff is not "
+                 "UTF-8.\n")
+
+
+def read_until(descriptor, text, seconds=120):
+  """Reads from a terminal until a text comes, and returns all that came."""
+  data, end = b"", time.time() + seconds
+  while text not in data:
+    ready = select.select([descriptor], [], [], max(end - time.time(), 0))[0]
+    assert ready, data
+    data += os.read(descriptor, 4096)
+  return data
+
+
+def test_prompt_on_a_terminal(model, predictor):
+  """Answers come at once; Ctrl-D ends it."""
+  controller, terminal = pty.openpty()
+  process = start(model, stdin=terminal, stdout=terminal)
+  os.close(terminal)
+  try:
+    seen = read_until(controller, b"> ")
+    assert seen == (b"A text a line; end with an empty line or Ctrl-D.\r\n> ")
+    for text in (u"the apple", u"\u732b"):
+      os.write(controller, (text + u"\n").encode("utf-8"))
+      want = shown(predictor, text).replace(u"\n", u"\r\n").encode("utf-8")
+      assert read_until(controller, b"\r\n> ").endswith(want + b"> ")
+    os.write(controller, b"\x04")
+    assert read_until(controller, b"\r\n") == b"\r\n"
+    _, err = process.communicate(timeout=60)
+  finally:
+    os.close(controller)
+    if process.poll() is None:
+      process.kill()
+  assert (process.returncode, err) == (0, b"")
+
+
+def test_empty_line_ends_the_prompt_on_a_terminal(predictor, monkeypatch):
+  class Terminal(io.BytesIO):
+    """Holds bytes, and says that it is a terminal."""
+    encoding = "utf-8"
+
+    def isatty(self):
+      return True
+
+    @property
+    def buffer(self):
+      return self
+
+  out = io.BytesIO()
+  stdin = Terminal(b"the apple\n \nnot read\n")
+  monkeypatch.setattr(sys, "stdin", stdin)
+  monkeypatch.setattr(
+      sys, "stdout", io.TextIOWrapper(out, "utf-8", write_through=True))
+  predict_session.ask(predictor, None)
+  assert out.getvalue().decode("utf-8").endswith(
+      "> " + shown(predictor, u"the apple") + "> ")
+  assert stdin.read() == b"not read\n"
+
+
+# Pipes, signals, encodings, memory.
+
+
+def test_head_ends_quietly(server, tmp_path):
+  source = write(tmp_path / "a.txt", u"the apple\n" * 5000)
+  path = str(tmp_path / "pipe")
+  os.mkfifo(path)
+  first = []
+
+  def read_one_line():
+    with open(path, "rb") as reader:
+      first.append(json.loads(reader.readline().decode("utf-8")))
+
+  thread = threading.Thread(target=read_one_line)
+  thread.start()
+  assert server.run(source, stdout=path) == (0, "", "")
+  thread.join(30)
+  assert [record["id"] for record in first] == ["1"]
+
+
+def test_c_locale(model, predictor):
+  """Chinese in and out where the locale knows ASCII only."""
+  process = start(
+      model, u"\u732b".encode("utf-8"), env={"LC_ALL": "C"},
+      unset=["PYTHONIOENCODING", "PYTHONUTF8", "LANG"])
+  out, err = process.communicate(timeout=120)
+  assert (process.returncode, err) == (0, b"")
+  assert out.decode("utf-8") == shown(predictor, u"\u732b")
+
+
+def test_other_encodings(server, predictor):
+  """What the standard streams are set to changes no text."""
+  assert server.run(stdin=u"\u732b\n".encode("utf-8"),
+                    encoding="latin-1") == (0, shown(predictor, u"\u732b"), "")
+
+
+def test_interrupted_while_it_writes(model, tmp_path):
+  target = tmp_path / "b.jsonl"
+  process = start(model, "--input_file=-", "--output_file=%s" % target)
+  process.stdin.write(b"the apple\n" * 2000)
+  process.stdin.flush()
+  for _ in range(600):
+    if (tmp_path / "b.jsonl.tmp").exists():
+      break
+    time.sleep(0.1)
+  time.sleep(0.5)
+  process.send_signal(signal.SIGINT)
+  err = process.stderr.read()
+  assert process.wait(60) == 130
+  assert err == b"predict_session.py: interrupted\n"
+  assert os.listdir(str(tmp_path)) == []
+  process.stdin.close()
+  process.stdout.close()
+
+
+def test_constant_memory(server, tmp_path):
+  """50,000 texts take hardly more memory than one window of them."""
+  kilobytes = []
+  for count in (1024, 50000):
+    source = write(tmp_path / "a.txt", u"".join(
+        u"the apple number %d\n" % i for i in range(count)))
+    status, _, err = server.run(source, "--batch_size=256",
+                                "--output_file=%s" % (tmp_path / "b.jsonl"))
+    assert (status, err) == (0, "")
+    kilobytes.append(server.max_kilobytes)
+  with open(str(tmp_path / "b.jsonl"), "rb") as lines:
+    assert sum(1 for _ in lines) == 50000
+  assert kilobytes[1] - kilobytes[0] < 20000, kilobytes
