@@ -3,6 +3,7 @@
 
 import gzip
 import io
+import os
 import re
 import zlib
 
@@ -55,14 +56,17 @@ def read_lines(path):
     ValueError: the file cannot be opened or unpacked, or holds a byte that is
       not UTF-8, or a NUL byte.
   """
+  number = 0
   try:
     try:
       with _open_binary(path) as binary:
         # Line ends stay as they are: quoted fields keep their line breaks.
-        for line in io.TextIOWrapper(
-            _NulGuard(binary), "utf-8-sig", newline=""):
+        for number, line in enumerate(io.TextIOWrapper(
+            _NulGuard(binary), "utf-8-sig", newline=""), 1):
           yield line
     except (UnicodeDecodeError, _NulByteError) as error:
+      if not os.path.isfile(path):  # a pipe cannot be read again
+        raise _bad_byte_in_stream(path, number, error)
       raise _bad_byte_error(path) or ValueError("%s: %s." % (path, error))
   except (EOFError, zlib.error) as error:
     raise ValueError("%s: broken gzip data (%s)." % (path, one_line(error)))
@@ -76,7 +80,12 @@ def read_lines(path):
 
 
 class _NulByteError(Exception):
-  pass
+  """Has the `object` and `start` of a UnicodeDecodeError."""
+
+  def __init__(self, data):
+    super(_NulByteError, self).__init__("NUL byte")
+    self.object = data
+    self.start = data.index(b"\0")
 
 
 class _NulGuard(io.BufferedIOBase):
@@ -92,7 +101,7 @@ class _NulGuard(io.BufferedIOBase):
   def read1(self, size=-1):
     data = self._binary.read1(size)
     if b"\0" in data:
-      raise _NulByteError("NUL byte")
+      raise _NulByteError(data)
     return data
 
 
@@ -100,6 +109,15 @@ def _open_binary(path):
   if path.endswith(".gz"):
     return gzip.open(path, "rb")
   return open(path, "rb")
+
+
+def _bad_byte_in_stream(path, lines_before, error):
+  """Returns the error for a bad byte met after so many whole lines."""
+  line = lines_before + 1 + len(
+      re.findall(b"\r\n|\r|\n", error.object[:error.start]))
+  byte = bytearray(error.object)[error.start]
+  return ValueError("%s:%d: byte 0x%02x is not %s." % (
+      path, line, byte, "text" if byte == 0 else "UTF-8"))
 
 
 def _bad_byte_error(path):

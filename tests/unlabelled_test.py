@@ -3,6 +3,8 @@
 
 import gzip
 import itertools
+import os
+import threading
 import tracemalloc
 
 import pytest
@@ -151,3 +153,25 @@ def test_rows_come_as_they_are_read(name, head, row, tmp_path):
   _, peak = tracemalloc.get_traced_memory()
   tracemalloc.stop()
   assert peak < 500000
+
+
+@pytest.mark.parametrize("bad, words", [
+    (b"\xff", "byte 0xff is not UTF-8"), (b"\0", "byte 0x00 is not text")])
+def test_bad_byte_in_a_pipe_names_its_line(bad, words, tmp_path):
+  path = str(tmp_path / "pipe")
+  os.mkfifo(path)
+  lines = [b"line %d\n" % number for number in range(1, 20001)]
+  lines[3000] = b"bad " + bad + b"\n"
+
+  def fill():
+    try:
+      with open(path, "wb") as pipe:
+        pipe.write(b"".join(lines))
+    except BrokenPipeError:
+      pass
+
+  writer = threading.Thread(target=fill)
+  writer.start()
+  message = error_of(path)
+  writer.join()
+  assert message == "%s:3001: %s." % (path, words)
