@@ -21,7 +21,10 @@ import hashlib
 import itertools
 import multiprocessing
 import os
+import signal
 import struct
+import threading
+import time
 import unicodedata
 
 import numpy as np
@@ -182,8 +185,9 @@ def scan_examples(examples, label_list, require_labels):
 def features_fingerprint(scan, label_list, vocab_file, do_lower_case,
                          max_seq_length):
   """Hex digest of all that the features depend on, this program's code too."""
-  parts = [scan.digest, atomic_files.file_sha256(vocab_file), repr(do_lower_case),
-           repr(max_seq_length), unicodedata.unidata_version]
+  parts = [scan.digest, atomic_files.file_sha256(vocab_file),
+           repr(do_lower_case), repr(max_seq_length),
+           unicodedata.unidata_version]
   parts += [label.encode("unicode_escape").decode() for label in label_list]
   for module in (tokenization.__file__, __file__):
     parts.append(atomic_files.file_sha256(module))
@@ -310,6 +314,17 @@ _worker_settings = None
 def _start_worker(settings):
   global _worker_settings
   _worker_settings = settings
+  # Ctrl-C reaches the whole group; the parent alone answers it.
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  threading.Thread(target=_end_with_parent, args=(os.getppid(),),
+                   daemon=True).start()
+
+
+def _end_with_parent(parent):
+  """Ends this process when its parent was killed: nobody else would."""
+  while os.getppid() == parent:
+    time.sleep(1)
+  os._exit(1)  # pylint: disable=protected-access
 
 
 def _work(function, chunk):
@@ -478,9 +493,12 @@ def epoch_batches(lengths, batch_size, seed, epoch):
   Returns:
     list of int arrays; every example is in one of them, one may be smaller.
   """
+  lengths = np.asarray(lengths, np.int64)
   random = np.random.RandomState([seed, epoch])
   order = random.permutation(len(lengths))
-  window = batch_size * TRAIN_WINDOW_BATCHES
+  # Sorted as one window, few examples would be the same batches every epoch.
+  half = -(-len(lengths) // (2 * batch_size))
+  window = batch_size * min(TRAIN_WINDOW_BATCHES, max(half, 1))
   batches = []
   for start in range(0, len(order), window):
     numbers = order[start:start + window]
@@ -494,6 +512,9 @@ def train_batches(records, batch_size, seed, first_step, num_steps,
   """Yields the batches (see `make_batch`) of steps first_step..num_steps-1."""
   full, rest = divmod(len(records), batch_size)
   per_epoch = full + (rest > 0 and not drop_remainder)
+  if not per_epoch:
+    raise ValueError("%d examples make no batch of %d." % (
+        len(records), batch_size))
   epoch, skip = divmod(first_step, per_epoch)
   step = first_step
   while step < num_steps:

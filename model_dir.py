@@ -57,13 +57,13 @@ def write(output_dir, bert_config, vocab_file, labels, settings):
     settings: dict that JSON can hold, with the keys of `MODEL_SETTINGS`.
   """
   atomic_files.write_text(os.path.join(output_dir, BERT_CONFIG_FILE),
-             bert_config.to_json_string())
+                          bert_config.to_json_string())
   target = os.path.join(output_dir, VOCAB_FILE)
   if not (os.path.exists(target) and os.path.samefile(vocab_file, target)):
     shutil.copyfile(vocab_file, target + ".tmp")
     atomic_files.replace_file(target + ".tmp", target)
   atomic_files.write_text(os.path.join(output_dir, LABELS_FILE),
-             "".join(label + "\n" for label in labels))
+                          "".join(label + "\n" for label in labels))
   write_settings(output_dir, dict(
       settings, format_version=FORMAT_VERSION, num_labels=len(labels),
       vocab_sha256=atomic_files.file_sha256(target)))
@@ -71,7 +71,8 @@ def write(output_dir, bert_config, vocab_file, labels, settings):
 
 def write_settings(output_dir, settings):
   """Writes model_settings.json, JSON with sorted keys."""
-  atomic_files.write_text(os.path.join(output_dir, SETTINGS_FILE), atomic_files.to_json(settings))
+  atomic_files.write_text(os.path.join(output_dir, SETTINGS_FILE),
+                          atomic_files.to_json(settings))
 
 
 def read(model_dir):
@@ -118,9 +119,12 @@ def _read_settings(path):
               "loss": str, "num_labels": int, "vocab_sha256": str,
               "threshold": (int, float), "format_version": int}
   for key in sorted(expected):
-    if not isinstance(settings.get(key), expected[key]):
+    value = settings.get(key)
+    # bool is an int to Python.
+    if not isinstance(value, expected[key]) or (
+        isinstance(value, bool) and expected[key] is not bool):
       raise ValueError("%s: %s is %s; it is missing or of the wrong type." % (
-          path, key, json.dumps(settings.get(key))))
+          path, key, json.dumps(value)))
   if settings["format_version"] > FORMAT_VERSION:
     raise ValueError("%s is of format %d, written by a newer version of this "
                      "program (this one reads up to %d)." % (
@@ -192,8 +196,13 @@ def is_trained(output_dir):
 
 def check_output_dir(output_dir):
   """Raises ValueError for a directory that is not ours to write into."""
-  if os.path.exists(output_dir) and not os.path.isdir(output_dir):
+  # lexists: a link to nothing is in the way, too.
+  if os.path.lexists(output_dir) and not os.path.isdir(output_dir):
     raise ValueError("output_dir %s is a file; name a directory." % output_dir)
+  if re.search(r"[*?\[\]\\]", output_dir):
+    raise ValueError(
+        "output_dir %s has one of the characters * ? [ ] \\ in its name, which "
+        "TensorFlow takes for a pattern; name another directory." % output_dir)
   if os.path.isdir(output_dir) and not is_trained(output_dir):
     foreign = sorted(name for name in os.listdir(output_dir)
                      if not _OWN_FILES.match(name))
@@ -211,9 +220,48 @@ def check_output_dir(output_dir):
 
 
 def latest_checkpoint(model_dir):
-  """Returns the prefix of the newest checkpoint, or None."""
+  """Returns the prefix of the newest checkpoint, or None if there is none.
+
+  Raises:
+    ValueError: the file `checkpoint` cannot be read, or names one that is not
+      there; training must not begin anew because of that.
+  """
+  state_file = os.path.join(model_dir, "checkpoint")
+  if not os.path.exists(state_file):
+    return _newest_checkpoint(model_dir)
   try:
-    return tf.train.latest_checkpoint(model_dir)
-  except (tf.errors.OpError, ValueError) as error:
-    raise ValueError("%s cannot be read: %s" % (
-        os.path.join(model_dir, "checkpoint"), " ".join(str(error).split())))
+    state = tf.train.get_checkpoint_state(model_dir)
+  except ValueError:
+    state = None
+  if state is None or not state.model_checkpoint_path:
+    raise ValueError("%s is broken; remove it to go on from the newest "
+                     "checkpoint there." % state_file)
+  for suffix in (".index", ".data-00000-of-00001"):
+    if not os.path.isfile(state.model_checkpoint_path + suffix):
+      raise ValueError(
+          "%s names the checkpoint %s, but %s%s is missing; bring it back, or "
+          "remove %s to go on from the newest checkpoint there." % (
+              state_file, os.path.basename(state.model_checkpoint_path),
+              state.model_checkpoint_path, suffix, state_file))
+  return state.model_checkpoint_path
+
+
+def _newest_checkpoint(model_dir):
+  """The whole checkpoint of the highest step, without the state file."""
+  for prefix in reversed(list_checkpoints(model_dir)):
+    try:
+      tf.train.load_checkpoint(prefix)
+      return prefix
+    except (tf.errors.OpError, ValueError, RuntimeError):
+      pass  # A kill cut it off before the state file named it.
+  return None
+
+
+def list_checkpoints(model_dir):
+  """Returns the prefixes of the checkpoints that are there, oldest first."""
+  names = os.listdir(model_dir) if os.path.isdir(model_dir) else []
+  matches = [re.match(r"(model\.ckpt-(\d+))\.index$", name) for name in names]
+  prefixes = [os.path.join(model_dir, match.group(1)) for match in sorted(
+      filter(None, matches), key=lambda match: int(match.group(2)))]
+  return [prefix for prefix in prefixes
+          if os.path.isfile(prefix + ".data-00000-of-00001")]

@@ -69,7 +69,7 @@ _TPU_FLAGS = ("use_tpu", "tpu_name", "tpu_zone", "gcp_project", "master",
 _RUN_SETTINGS = (
     "train_batch_size", "learning_rate", "head_learning_rate",
     "num_train_epochs", "warmup_proportion", "random_seed",
-    "init_bias_from_prior", "use_one_hot_embeddings")
+    "init_bias_from_prior", "use_one_hot_embeddings", "adam_bias_correction")
 
 
 def define_flags():
@@ -136,6 +136,10 @@ def define_flags():
     flags.DEFINE_bool(
         "init_bias_from_prior", False, "Start output_bias at the log-odds of "
         "each label's frequency in train, not at 0.")
+    flags.DEFINE_bool(
+        "adam_bias_correction", True, "Correct the bias of Adam's moments, as "
+        "PyTorch's AdamW does. False: as google-research/bert, whose first "
+        "hundreds of steps are up to six times as long at the same rate.")
     flags.DEFINE_float("num_train_epochs", 3.0, "Passes over train.")
     flags.DEFINE_float("warmup_proportion", 0.1,
                        "Share of the steps (0 to 1) with linear warmup.")
@@ -198,7 +202,7 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
                      num_train_steps, num_warmup_steps, use_tpu,
                      use_one_hot_embeddings, pooling="pooler",
                      head_learning_rate=None, output_bias=None,
-                     random_seed=None):
+                     random_seed=None, adam_bias_correction=False):
   """Makes the function that builds the model's graph.
 
   Args:
@@ -214,6 +218,7 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
     head_learning_rate: float, peak of `output_*`; default `learning_rate`.
     output_bias: list of float, initial `output_bias`; default zeros.
     random_seed: int, seed of the dropout masks; None: TensorFlow's own.
+    adam_bias_correction: bool, see `optimization.AdamWeightDecayOptimizer`.
 
   Returns:
     Function of (features, mode, params) to `training.ModelSpec`.
@@ -249,7 +254,8 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
       raise ValueError("TPUs are not supported; use_tpu must be False.")
     step = optimization.create_train_op(
         loss, learning_rate, num_train_steps, num_warmup_steps,
-        learning_rate_scale if head_learning_rate else None)
+        learning_rate_scale if head_learning_rate else None,
+        adam_bias_correction)
     return training.ModelSpec(mode, loss, step.train_op, step.learning_rate,
                               step.grad_norm, None)
 
@@ -274,6 +280,10 @@ def choose_model(flag_values):
   if flag_values.do_train:
     settings, trained = {}, None
   else:
+    if not model_dir.is_trained(flag_values.output_dir) or (
+        model_dir.latest_checkpoint(flag_values.output_dir) is None):
+      raise ValueError("output_dir %s has no trained model; train first "
+                       "(--do_train)." % flag_values.output_dir)
     trained = model_dir.read(flag_values.output_dir)
     settings = trained.settings
 
@@ -477,7 +487,8 @@ def make_run(model, label_list, parts, records, flag_values):
       pooling=model.pooling,
       head_learning_rate=flag_values.head_learning_rate,
       output_bias=output_bias,
-      random_seed=flag_values.random_seed)
+      random_seed=flag_values.random_seed,
+      adam_bias_correction=flag_values.adam_bias_correction)
   return training.Run(
       model_fn, flag_values.output_dir, train_input_fn,
       flag_values.train_batch_size, flag_values.random_seed,
@@ -539,7 +550,8 @@ def predict(run, part, record_file, label_list, flag_values):
     for window in training.predict(
         run, records, flag_values.predict_batch_size, len(label_list)):
       above = multilabel_thresholds.apply_thresholds(window, threshold)
-      for example, row, chosen in zip(examples, window, above):
+      # The window goes first: it ends the loop before an example is taken.
+      for row, chosen, example in zip(window, above, examples):
         table.write(u"\t".join("%.8g" % value for value in row) + u"\n")
         lines.write(prediction_line(example, row, chosen, label_list))
   for path in paths:
@@ -559,7 +571,8 @@ def prediction_line(example, probabilities, chosen, label_list):
       ("probabilities", collections.OrderedDict(
           (label, round(float(value), 6))
           for label, value in zip(label_list, probabilities)))])
-  line = json.dumps(record, ensure_ascii=False)
+  # An id of a program's own examples may be of any type.
+  line = json.dumps(record, ensure_ascii=False, default=str)
   # A lone surrogate, which a program's own examples may hold, is no UTF-8.
   return line.encode("utf-8", "replace").decode("utf-8") + u"\n"
 
@@ -570,13 +583,12 @@ def main(argv):
                      argv[1])
   tf.disable_v2_behavior()
   check_flags(FLAGS)
-  if FLAGS.do_train:
-    model_dir.check_output_dir(FLAGS.output_dir)
   model = choose_model(FLAGS)
+  model_dir.check_output_dir(FLAGS.output_dir)
   processor = make_processor(FLAGS)
   label_list = choose_labels(processor, FLAGS)
   if FLAGS.do_train and FLAGS.init_checkpoint:
-    check_init_checkpoint(model, FLAGS.init_checkpoint)
+    check_init_checkpoint(model, len(label_list), FLAGS.init_checkpoint)
   parts = read_parts(processor, label_list, model, FLAGS)
   prepare_output_dir(model, label_list, parts, FLAGS)
 
@@ -592,11 +604,11 @@ def main(argv):
       predict(run, parts["test"], records["test"], label_list, FLAGS)
 
 
-def check_init_checkpoint(model, init_checkpoint):
+def check_init_checkpoint(model, num_labels, init_checkpoint):
   """Raises ValueError, before any work, if the checkpoint does not fit."""
   with tf.Graph().as_default():
-    ids = tf.zeros([1, 1], tf.int32)
-    modeling.BertModel(model.bert_config, False, ids, scope="bert")
+    multilabel_model.create_inference_graph(model.bert_config, num_labels,
+                                            model.pooling)
     modeling.initialize_from_checkpoint(
         tf.trainable_variables(), init_checkpoint,
         not_needed=() if model.pooling == "pooler" else ("bert/pooler/",))

@@ -12,6 +12,8 @@ from __future__ import print_function
 
 import collections
 import os
+import re
+import shutil
 import signal
 import sys
 import time
@@ -22,6 +24,7 @@ import tensorflow.compat.v1 as tf
 
 import command_line
 import input_pipeline
+import model_dir
 import modeling
 
 CHECKPOINT_PREFIX = "model.ckpt"
@@ -59,11 +62,13 @@ class Run(object):
       ValueError: there is nothing to train and no checkpoint either.
     """
     self._output_dir = output_dir
-    self.checkpoint = tf.train.latest_checkpoint(output_dir)
+    self.checkpoint = model_dir.latest_checkpoint(output_dir)
     first_step = checkpoint_step(self.checkpoint)
     if self.checkpoint is None and train_input_fn is None:
       raise ValueError("output_dir %s has no checkpoint; train first "
                        "(--do_train)." % output_dir)
+    if train_input_fn is not None:
+      _remove_unfinished_checkpoints(output_dir)
     self.graph = tf.Graph()
     with self.graph.as_default():
       tf.set_random_seed(random_seed)
@@ -93,20 +98,32 @@ class Run(object):
 
   def _restore(self):
     """Restores every variable of the graph; the step comes with them."""
-    if self.train_spec is None:
-      # The optimizer's slots are not in this graph, so they are not read.
-      tf.train.Saver(tf.global_variables()).restore(
-          self.session, self.checkpoint)
-      return
+    shapes = modeling.read_checkpoint_shapes(self.checkpoint)
+    for variable in tf.global_variables():
+      # Resource variables would take a tensor of any shape.
+      name, shape = variable.op.name, variable.shape.as_list()
+      if shapes.get(name) != shape:
+        raise ValueError(
+            "checkpoint %s does not fit this model: %s has shape %s there and "
+            "%s here." % (self.checkpoint, name, shapes.get(name, "none"),
+                          shape))
     try:
       self._saver.restore(self.session, self.checkpoint)
-    except (tf.errors.NotFoundError, tf.errors.InvalidArgumentError) as error:
-      raise ValueError("checkpoint %s does not fit this model: %s" % (
+    except tf.errors.OpError as error:
+      raise ValueError("checkpoint %s cannot be read: %s" % (
           self.checkpoint, str(error).split("\n")[0]))
-    # Otherwise the checkpoints of before would never be removed.
-    self._saver.recover_last_checkpoints(
-        tf.train.get_checkpoint_state(
-            self._output_dir).all_model_checkpoint_paths)
+    if self.train_spec is not None:
+      self._take_over_checkpoints(checkpoint_step(self.checkpoint))
+
+  def _take_over_checkpoints(self, step):
+    """Lets the saver remove the checkpoints of before, as it does its own."""
+    # What the directory holds: a kill may come between saving and removing.
+    prefixes = [prefix for prefix in model_dir.list_checkpoints(
+        self._output_dir) if checkpoint_step(prefix) <= step]
+    most = self._saver.saver_def.max_to_keep
+    for prefix in prefixes[:-most] if most else []:
+      tf.train.remove_checkpoint(prefix)
+    self._saver.recover_last_checkpoints(prefixes[-most:])
 
   def save(self, step):
     """Writes a checkpoint; TensorFlow renames it into place when complete."""
@@ -126,6 +143,16 @@ class Run(object):
 
   def __exit__(self, *unused_args):
     self.close()
+
+
+def _remove_unfinished_checkpoints(output_dir):
+  """Removes what a kill left of checkpoints; each may be as big as a whole."""
+  for name in os.listdir(output_dir):
+    path = os.path.join(output_dir, name)
+    if re.match(r"model\.ckpt-\d+\.\S+\.tempstate\d+$", name):
+      os.remove(path)
+    elif re.match(r"model\.ckpt-\d+_temp(_\w+)?$", name):
+      shutil.rmtree(path)
 
 
 def checkpoint_step(checkpoint):
@@ -150,7 +177,7 @@ def train(run, num_train_steps, save_checkpoints_steps, log_steps, batch_size):
   """Trains from the step of the run's checkpoint to `num_train_steps`.
 
   Args:
-    run: `Run` with a training tower.
+    run: `Run`; without a training tower there is nothing to do.
     num_train_steps: int.
     save_checkpoints_steps: int, steps between checkpoints.
     log_steps: int, steps between log lines and TensorBoard points.
@@ -162,6 +189,8 @@ def train(run, num_train_steps, save_checkpoints_steps, log_steps, batch_size):
     command_line.Interrupted: SIGINT or SIGTERM came; a checkpoint is written.
   """
   spec = run.train_spec
+  if spec is None:  # the run had been finished before
+    return
   fetches = {"train_op": spec.train_op, "loss": spec.loss,
              "learning_rate": spec.learning_rate, "grad_norm": spec.grad_norm,
              "num_tokens": run._num_tokens, "shape": run._batch_shape}
@@ -178,10 +207,11 @@ def train(run, num_train_steps, save_checkpoints_steps, log_steps, batch_size):
       if not np.isfinite(values["loss"]) or not np.isfinite(
           values["grad_norm"]):
         raise FloatingPointError(
-            "training diverged at step %d: loss %s, gradient norm %s; the last "
-            "checkpoint is of step %d; try a lower --learning_rate." % (
+            "training diverged at step %d: loss %s, gradient norm %s; %s; try "
+            "a lower --learning_rate." % (
                 step, values["loss"], values["grad_norm"],
-                run.checkpoint_step))
+                "no checkpoint is saved" if run.checkpoint is None else
+                "the last checkpoint is of step %d" % run.checkpoint_step))
       step += 1
       progress.update(step, values)
       if step % log_steps == 0 or step == num_train_steps:
@@ -190,7 +220,7 @@ def train(run, num_train_steps, save_checkpoints_steps, log_steps, batch_size):
           stop.signal_number):
         writer.flush()
         run.save(step)
-      if stop.signal_number and step < num_train_steps:
+      if stop.signal_number:
         raise command_line.Interrupted(
             stop.signal_number,
             "stopped by signal %d; the checkpoint of step %d of %d is saved, "
@@ -328,7 +358,7 @@ def evaluate(run, records, batch_size, num_labels):
       losses, values = run.session.run(
           [run.inference.per_example_loss, run.inference.probabilities],
           feed_dict(run.inference, batch))
-      probabilities[start + numbers] = values
+      probabilities[start + numbers] = _check_finite(run, values)
       labels[start + numbers] = batch["label_ids"] > 0.5
       total_loss += float(np.sum(losses, dtype=np.float64))
   return total_loss / len(records), labels, probabilities
@@ -342,9 +372,19 @@ def predict(run, records, batch_size, num_labels):
   for _, size, batches in input_pipeline.predict_windows(records, batch_size):
     window = np.zeros([size, num_labels], np.float32)
     for numbers, batch in batches:
-      window[numbers] = run.session.run(
-          run.inference.probabilities, feed_dict(run.inference, batch))
+      window[numbers] = _check_finite(run, run.session.run(
+          run.inference.probabilities, feed_dict(run.inference, batch)))
     yield window
+
+
+def _check_finite(run, probabilities):
+  """Returns the probabilities; FloatingPointError if one is no number."""
+  if not np.all(np.isfinite(probabilities)):
+    raise FloatingPointError(
+        "the model of step %d gives probabilities that are not finite; its "
+        "training diverged, try a lower --learning_rate." %
+        run.checkpoint_step)
+  return probabilities
 
 
 def feed_dict(inference, batch):

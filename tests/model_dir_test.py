@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of what a trained directory holds, and of what is refused there."""
+
+import json
+import os
+import shutil
+
+import pytest
+
+import atomic_files
+import model_dir
+import modeling
+import tiny_bert
+
+SETTINGS = {"do_lower_case": True, "max_seq_length": 32, "pooling": "mean",
+            "loss": "sigmoid", "threshold": 0.5, "run": {"learning_rate": 0.1}}
+LABELS = [u"\u52a8\u7269", "a = b", "tab\there", "comma, too"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+  """A folder with BERT, to copy checkpoints from."""
+  return tiny_bert.make_bert(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture
+def bert(tmp_path):
+  """(config, path of the vocabulary), without a checkpoint."""
+  tokens = tiny_bert.vocabulary()
+  tiny_bert.write_text(tmp_path / "bert_vocab.txt",
+                       u"".join(token + u"\n" for token in tokens))
+  return (modeling.BertConfig.from_dict(
+      dict(tiny_bert.CONFIG, vocab_size=len(tokens))),
+          str(tmp_path / "bert_vocab.txt"))
+
+
+@pytest.fixture
+def trained(tmp_path, bert):
+  folder = tmp_path / "trained"
+  folder.mkdir()
+  model_dir.write(str(folder), bert[0], bert[1], LABELS, SETTINGS)
+  return folder
+
+
+def change_settings(folder, **changes):
+  path = folder / "model_settings.json"
+  settings = json.loads(tiny_bert.read_text(path))
+  settings.update(changes)
+  for key in [key for key in settings if settings[key] == "absent"]:
+    del settings[key]
+  tiny_bert.write_text(path, json.dumps(settings))
+
+
+def error_of(function, *args):
+  with pytest.raises(ValueError) as raised:
+    function(*args)
+  message = str(raised.value)
+  assert "\n" not in message and message
+  return message
+
+
+def test_what_is_written_is_read(trained, bert):
+  found = model_dir.read(str(trained))
+  assert found.path == str(trained)
+  assert found.labels == LABELS
+  assert found.vocab_file == str(trained / "vocab.txt")
+  assert found.bert_config.to_dict() == bert[0].to_dict()
+  for key in SETTINGS:
+    assert found.settings[key] == SETTINGS[key]
+  assert sorted(os.listdir(str(trained))) == [
+      "bert_config.json", "labels.txt", "model_settings.json", "vocab.txt"]
+
+
+def test_the_files_as_others_read_them(trained, bert):
+  assert tiny_bert.read_text(trained / "labels.txt") == (
+      u"\u52a8\u7269\na = b\ntab\there\ncomma, too\n")
+  assert tiny_bert.read_text(trained / "vocab.txt") == tiny_bert.read_text(
+      bert[1])
+  config = json.loads(tiny_bert.read_text(trained / "bert_config.json"))
+  assert config["hidden_size"] == 16 and config["num_hidden_layers"] == 2
+  text = tiny_bert.read_text(trained / "model_settings.json")
+  settings = json.loads(text)
+  assert list(settings) == sorted(settings) and text.endswith("}\n")
+  assert settings["num_labels"] == 4
+  assert settings["format_version"] == 1
+  assert settings["vocab_sha256"] == atomic_files.file_sha256(bert[1])
+
+
+def test_written_again_over_its_own_vocabulary(trained, bert):
+  before = tiny_bert.read_text(trained / "vocab.txt")
+  model_dir.write(str(trained), bert[0], str(trained / "vocab.txt"), ["x"],
+                  SETTINGS)
+  assert tiny_bert.read_text(trained / "vocab.txt") == before
+  assert model_dir.read(str(trained)).labels == ["x"]
+
+
+def test_settings_come_last(tmp_path, bert, monkeypatch):
+  folder = tmp_path / "out"
+  folder.mkdir()
+  order = []
+  replace = os.replace
+  monkeypatch.setattr(os, "replace", lambda a, b: (
+      order.append(os.path.basename(str(b))), replace(a, b)))
+  model_dir.write(str(folder), bert[0], bert[1], LABELS, SETTINGS)
+  assert sorted(order) == ["bert_config.json", "labels.txt",
+                           "model_settings.json", "vocab.txt"]
+  assert order[-1] == "model_settings.json"
+
+
+@pytest.mark.parametrize("name", ["bert_config.json", "vocab.txt",
+                                  "labels.txt", "model_settings.json"])
+def test_a_missing_file_is_named(trained, name):
+  os.remove(str(trained / name))
+  message = error_of(model_dir.read, str(trained))
+  assert "has no " + name in message and str(trained) in message
+
+
+def test_no_directory(tmp_path):
+  (tmp_path / "file").write_text(u"")
+  for name in ("nothing", "file"):
+    assert name + " is not a directory" in error_of(
+        model_dir.read, str(tmp_path / name))
+
+
+@pytest.mark.parametrize("changes,words", [
+    ({"do_lower_case": "yes"}, 'do_lower_case is "yes"'),
+    ({"max_seq_length": True}, "max_seq_length is true"),
+    ({"max_seq_length": "absent"}, "max_seq_length is null"),
+    ({"num_labels": None}, "num_labels is null"),
+    ({"threshold": "0.5"}, 'threshold is "0.5"'),
+    ({"pooling": 3}, "pooling is 3"),
+    ({"vocab_sha256": "absent"}, "vocab_sha256 is null"),
+    ({"format_version": 2}, "format 2, written by a newer version"),
+    ({"num_labels": 3}, "has 4 labels, but model_settings.json says 3"),
+    ({"vocab_sha256": "0" * 64}, "not the vocabulary"),
+])
+def test_settings_that_do_not_fit(trained, changes, words):
+  change_settings(trained, **changes)
+  assert words in error_of(model_dir.read, str(trained))
+
+
+@pytest.mark.parametrize("content,words", [
+    (b"", "is not JSON"), (b"{", "is not JSON"), (b"[]", "no JSON object"),
+    (b"\xff{}", "is not JSON"), (b"null", "no JSON object")])
+def test_settings_that_are_none(trained, content, words):
+  (trained / "model_settings.json").write_bytes(content)
+  message = error_of(model_dir.read, str(trained))
+  assert words in message and "model_settings.json" in message
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"\n", b"a\n\nb\n", b"a\nb\na\n", b"a\xff\n"])
+def test_broken_labels(trained, content):
+  (trained / "labels.txt").write_bytes(content)
+  assert "labels.txt" in error_of(model_dir.read, str(trained))
+
+
+def test_labels_without_a_last_line_feed(tmp_path):
+  (tmp_path / "labels.txt").write_bytes(b"a\n b\xe2\x80\xa8c ")
+  assert model_dir.read_labels(str(tmp_path / "labels.txt")) == [
+      "a", u" b\u2028c "]
+
+
+def test_a_changed_vocabulary_is_refused(trained):
+  path = trained / "vocab.txt"
+  path.write_bytes(path.read_bytes().replace(b"pear", b"bear"))
+  assert "not the vocabulary that the model was trained with" in error_of(
+      model_dir.read, str(trained))
+
+
+def test_no_difference(trained, bert):
+  assert model_dir.differences(
+      str(trained), bert[0], bert[1], LABELS, {"pooling": "mean"}) == []
+
+
+def test_every_difference_is_named(trained, bert, tmp_path):
+  config = modeling.BertConfig.from_dict(dict(
+      bert[0].to_dict(), hidden_size=32, num_hidden_layers=3))
+  other = tmp_path / "other.txt"
+  other.write_text(u"[PAD]\n")
+  found = model_dir.differences(
+      str(trained), config, str(other), ["new", "a = b"],
+      {"pooling": "cls", "max_seq_length": 32, "do_lower_case": False})
+  assert found == [
+      u"labels (4 there, 2 here, only there: \u52a8\u7269, tab\there, "
+      u"comma, too, only here: new)",
+      "bert_config hidden_size (there 16, here 32)",
+      "bert_config num_hidden_layers (there 2, here 3)",
+      "vocabulary (%s is not the one there)" % other,
+      "do_lower_case (there true, here false)",
+      'pooling (there "mean", here "cls")']
+
+
+def test_labels_in_another_order_differ(trained, bert):
+  assert model_dir.differences(
+      str(trained), bert[0], bert[1], LABELS[::-1], {}) == [
+          "labels (the same, in another order)"]
+
+
+def test_new_and_own_directories_are_accepted(trained, tmp_path):
+  (tmp_path / "empty").mkdir()
+  begun = tmp_path / "begun"
+  begun.mkdir()
+  for name in ("vocab.txt", "labels.txt", "bert_config.json",
+               "vocab.txt.tmp", "train.tf_record.tmp", ".DS_Store"):
+    (begun / name).write_text(u"")
+  (trained / "anything").write_text(u"")
+  for folder in (tmp_path / "empty", tmp_path / "new" / "and" / "deep", begun,
+                 trained, tmp_path / u"mit Leer \u76ee\u5f55"):
+    existed = folder.exists()
+    model_dir.check_output_dir(str(folder))
+    assert folder.exists() == existed
+
+
+def test_foreign_directories_are_refused(tmp_path):
+  folder = tmp_path / "foreign"
+  folder.mkdir()
+  for name in ("thesis.docx", "vocab.txt", "model.ckpt-3.index"):
+    (folder / name).write_text(u"")
+  message = error_of(model_dir.check_output_dir, str(folder))
+  assert "is not empty" in message and "model.ckpt-3.index" in message
+  assert "thesis.docx" in message and "vocab" not in message
+  assert "is a file" in error_of(
+      model_dir.check_output_dir, str(folder / "thesis.docx"))
+  assert "cannot be written" in error_of(
+      model_dir.check_output_dir, str(folder / "thesis.docx" / "below"))
+  os.symlink(str(tmp_path / "gone"), str(tmp_path / "link"))
+  assert "link is a file" in error_of(
+      model_dir.check_output_dir, str(tmp_path / "link"))
+
+
+@pytest.mark.parametrize("name", ["run[1]", "what?", "all*", "back\\slash"])
+def test_names_that_are_patterns_are_refused(tmp_path, name):
+  message = error_of(model_dir.check_output_dir, str(tmp_path / name))
+  assert "takes for a pattern" in message and name in message
+
+
+def test_a_directory_without_the_right_to_write(tmp_path):
+  if os.geteuid() == 0:
+    pytest.skip("root may write anywhere")
+  folder = tmp_path / "closed"
+  folder.mkdir()
+  folder.chmod(0o500)
+  assert "cannot be written" in error_of(
+      model_dir.check_output_dir, str(folder / "new"))
+
+
+def put_checkpoint(bert_folder, folder, step):
+  for name in os.listdir(bert_folder):
+    if name.startswith("bert_model.ckpt."):
+      shutil.copy(os.path.join(bert_folder, name), str(folder / name.replace(
+          "bert_model.ckpt", "model.ckpt-%d" % step)))
+
+
+def write_state(folder, text):
+  (folder / "checkpoint").write_text(text)
+
+
+def test_newest_checkpoint(checkpoint, tmp_path):
+  assert model_dir.latest_checkpoint(str(tmp_path)) is None
+  assert model_dir.latest_checkpoint(str(tmp_path / "nothing")) is None
+  put_checkpoint(checkpoint, tmp_path, 9)
+  put_checkpoint(checkpoint, tmp_path, 10)
+  write_state(tmp_path, u'model_checkpoint_path: "model.ckpt-9"\n')
+  assert model_dir.latest_checkpoint(str(tmp_path)) == str(
+      tmp_path / "model.ckpt-9")
+
+
+def test_newest_checkpoint_without_the_state_file(checkpoint, tmp_path):
+  put_checkpoint(checkpoint, tmp_path, 9)
+  put_checkpoint(checkpoint, tmp_path, 10)
+  assert model_dir.latest_checkpoint(str(tmp_path)) == str(
+      tmp_path / "model.ckpt-10")
+  (tmp_path / "model.ckpt-10.index").write_bytes(b"cut")
+  assert model_dir.latest_checkpoint(str(tmp_path)) == str(
+      tmp_path / "model.ckpt-9")
+  os.remove(str(tmp_path / "model.ckpt-9.data-00000-of-00001"))
+  assert model_dir.latest_checkpoint(str(tmp_path)) is None
+
+
+@pytest.mark.parametrize("suffix", [".index", ".data-00000-of-00001"])
+def test_a_checkpoint_that_is_gone_is_no_new_beginning(
+    checkpoint, tmp_path, suffix):
+  put_checkpoint(checkpoint, tmp_path, 9)
+  write_state(tmp_path, u'model_checkpoint_path: "model.ckpt-9"\n')
+  os.remove(str(tmp_path / ("model.ckpt-9" + suffix)))
+  message = error_of(model_dir.latest_checkpoint, str(tmp_path))
+  assert "model.ckpt-9" + suffix + " is missing" in message
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense {", b"\xff\xfe\x00"])
+def test_a_broken_state_file_is_no_new_beginning(tmp_path, content):
+  (tmp_path / "checkpoint").write_bytes(content)
+  assert "checkpoint is broken" in error_of(
+      model_dir.latest_checkpoint, str(tmp_path))
