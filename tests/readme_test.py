@@ -57,7 +57,7 @@ def test_predictor_example_compiles():
 
 @pytest.mark.parametrize("script", [
     "run_multilabel_classifier.py", "predict_session.py",
-    "convert_checkpoint.py"])
+    "convert_checkpoint.py", "export_saved_model.py"])
 def test_commands_name_flags_that_exist(script):
   """Every --flag in a command of the README is in that script's --help."""
   commands = re.findall(

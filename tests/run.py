@@ -42,8 +42,10 @@ def run_tests(tf_version, pytest_arguments):
   settings = dict(os.environ)
   # TensorFlow's start-up notices would bury a failure.
   settings.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  # A worker a core; `-n0` runs all in one process, for a debugger.
   process = subprocess.Popen(
-      [python, "-m", "pytest"] + pytest_arguments, cwd=ROOT, env=settings,
+      [python, "-m", "pytest", "-n", "auto"] + pytest_arguments, cwd=ROOT,
+      env=settings,
       stdin=subprocess.DEVNULL if os.environ.get("CI") else None)
   try:
     return process.wait()

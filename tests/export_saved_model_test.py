@@ -1,0 +1,761 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of the export; the oracle is BERT in numpy, and the predictor.
+
+The export is run as a server runs it: loaded by its tag into a session, given
+the bodies of the published REST API.
+"""
+
+import base64
+import glob
+import json
+import os
+import random
+import re
+import signal
+import stat
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+
+import export_saved_model
+import predict_session
+from serving import conformance
+from serving import run_export
+from serving import warmup_requests
+import tiny_bert
+import tiny_model
+
+IDS = {token: number for number, token in enumerate(tiny_bert.vocabulary())}
+NUM_LABELS = len(tiny_bert.LABELS)
+IS_TF1 = tf.version.VERSION.startswith("1.")
+
+TEXTS = [u"the apple", u"a", u"plum , pear and \u732b", u"we see \U0001f680 !",
+         u"", u"\u72d7", u"un see one caf", u"the apple " * 9]
+
+
+def parity_texts():
+  """500 texts: known and unknown words, Chinese, emoji, long, empty."""
+  texts = [row["text"] for row in tiny_bert.make_rows(430, 11)]
+  rng = random.Random(12)
+  pieces = [u"caf\u00e9", u"APPLE", u"\u732b\u72d7", u"\U0001f600",
+            u"\U0001f469\u200d\U0001f680", u"\u4f60\u597d\uff0c",
+            u"Stra\u00dfe", u"\u0391\u03a3", u"pear,plum", u"\t",
+            u"x" * 210, u"a\u0301", u""]
+  for _ in range(70):
+    texts.append(u" ".join(rng.choice(pieces)
+                           for _ in range(rng.choice([0, 1, 2, 5, 40]))))
+  return texts
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+  """A trained directory and its weights; not to be changed."""
+  folder = str(tmp_path_factory.mktemp("made") / "model")
+  return folder, tiny_model.make(folder)
+
+
+@pytest.fixture(scope="module")
+def result(made, tmp_path_factory):
+  return export_saved_model.export(
+      made[0], str(tmp_path_factory.mktemp("exports")), version=3)
+
+
+@pytest.fixture(scope="module")
+def served(result):
+  return run_export.Export(result.path)
+
+
+@pytest.fixture(scope="module")
+def frozen(made, tmp_path_factory):
+  return export_saved_model.export(
+      made[0], str(tmp_path_factory.mktemp("frozen")), version=4, frozen=True)
+
+
+@pytest.fixture(scope="module")
+def predictor(made):
+  with predict_session.SessionPredictor(made[0]) as loaded:
+    yield loaded
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+  """Leaves out the process that loads the export back: seconds each."""
+  monkeypatch.setattr(export_saved_model, "_check", lambda *_: 0.0)
+
+
+def batch_of(texts):
+  """Arrays of the inputs, padded to the longest text."""
+  rows = [tiny_model.encode(*(text if isinstance(text, tuple) else (text,)))
+          for text in texts]
+  shape = [len(rows), max(len(ids) for ids, _ in rows)]
+  batch = {name: np.zeros(shape, np.int32) for name in (
+      "input_ids", "input_mask", "segment_ids")}
+  for number, (ids, segments) in enumerate(rows):
+    batch["input_ids"][number, :len(ids)] = ids
+    batch["input_mask"][number, :len(ids)] = 1
+    batch["segment_ids"][number, :len(ids)] = segments
+  return batch
+
+
+def expected(weights, texts):
+  return tiny_model.probabilities(
+      weights, [tiny_model.encode(*(text if isinstance(text, tuple) else
+                                    (text,))) for text in texts])
+
+
+def example(**features):
+  """A serialized `tf.Example` of lists of int."""
+  return tf.train.Example(features=tf.train.Features(feature={
+      name: tf.train.Feature(int64_list=tf.train.Int64List(value=value))
+      for name, value in features.items()})).SerializeToString()
+
+
+def examples_of(texts, names=("input_ids", "input_mask", "segment_ids")):
+  serialized = []
+  for text in texts:
+    ids, segments = tiny_model.encode(text)
+    features = {"input_ids": ids, "input_mask": [1] * len(ids),
+                "segment_ids": segments}
+    serialized.append(example(label_ids=[1], **{n: features[n] for n in names}))
+  return serialized
+
+
+def error_of(function, *args, **kwargs):
+  """Returns the message of the ValueError that must come, one line."""
+  with pytest.raises(ValueError) as raised:
+    function(*args, **kwargs)
+  message = str(raised.value)
+  assert message and "\n" not in message
+  return message
+
+
+def describe(infos):
+  return {name: (tf.as_dtype(info.dtype).name,
+                 [dim.size for dim in info.tensor_shape.dim])
+          for name, info in infos.items()}
+
+
+# What is written.
+
+
+def test_files(made, result):
+  assert os.path.basename(result.path) == "3"
+  assert sorted(os.listdir(result.path)) == [
+      "assets.extra", "saved_model.pb", "variables"]
+  extra = os.path.join(result.path, "assets.extra")
+  assert sorted(os.listdir(extra)) == [
+      "labels.txt", "model_settings.json", "tf_serving_warmup_requests",
+      "vocab.txt"]
+  for name in ("labels.txt", "model_settings.json", "vocab.txt"):
+    assert tiny_bert.read_text(os.path.join(
+        extra, name)) == tiny_bert.read_text(os.path.join(made[0], name))
+  # Nothing of the work is left, and others may read it.
+  assert os.listdir(os.path.dirname(result.path)) == ["3"]
+  umask = os.umask(0)
+  os.umask(umask)
+  assert stat.S_IMODE(os.stat(result.path).st_mode) == 0o777 & ~umask
+  assert result.difference <= 1e-6
+  conformance.check(result.path)
+
+
+def test_variables_are_the_models_alone(made, result):
+  prefix = os.path.join(result.path, "variables", "variables")
+  stored = tiny_bert.read_weights(prefix)
+  want = {name: value for name, value in made[1].items()
+          if not name.endswith(("adam_m", "adam_v"))}
+  assert sorted(stored) == sorted(want)
+  for name, value in want.items():
+    np.testing.assert_array_equal(stored[name], value)
+
+
+def test_signatures(served):
+  ids = ("int32", [-1, -1])
+  three = {"input_ids": ids, "input_mask": ids, "segment_ids": ids}
+  scores = ("float32", [-1, NUM_LABELS])
+  names = ("string", [-1, NUM_LABELS])
+  predict = "tensorflow/serving/predict"
+  assert {
+      name: (value.method_name, describe(value.inputs), describe(value.outputs))
+      for name, value in served.signatures.items()
+      if not name.startswith("__")} == {
+          "serving_default": (predict, three, {"probabilities": scores}),
+          "ids_only": (predict, {"input_ids": ids}, {"probabilities": scores}),
+          "classify": ("tensorflow/serving/classify",
+                       {"inputs": ("string", [-1])},
+                       {"classes": names, "scores": scores}),
+          "predict_labels": (predict, three, {
+              "probabilities": scores, "labels": names, "scores": scores,
+              "above_threshold": ("bool", [-1, NUM_LABELS])})}
+
+
+# What it answers.
+
+
+def test_default_is_bert(made, served):
+  texts = TEXTS + [(u"the apple", u"a pear"), (u"", u"see \U0001f680")]
+  answer = served.run("serving_default", batch_of(texts))["probabilities"]
+  assert answer.dtype == np.float32
+  want = expected(made[1], texts)
+  np.testing.assert_allclose(answer, want, atol=1e-5)
+  # An oracle that gives all texts the same would prove nothing.
+  assert want.std(axis=0).min() > 0.03
+
+
+@pytest.mark.parametrize("form", ["variables", "frozen"])
+def test_every_signature_on_500_texts(form, served, frozen, predictor):
+  export = served if form == "variables" else run_export.Export(frozen.path)
+  texts = parity_texts()
+  want = predictor.predict(texts)
+  features = [predictor._features(0, text) for text in texts]
+  for start in range(0, 500, 50):
+    rows = features[start:start + 50]
+    batch = predict_session.input_pipeline.make_batch(rows)
+    answers = {
+        "serving_default": export.run("serving_default", batch)[
+            "probabilities"],
+        "ids_only": export.run(
+            "ids_only", {"input_ids": batch["input_ids"]})["probabilities"],
+        "predict_labels": export.run("predict_labels", batch)["probabilities"],
+        "classify": export.run("classify", {"inputs": [
+            example(input_ids=row.input_ids, input_mask=row.input_mask,
+                    segment_ids=row.segment_ids) for row in rows]})["scores"],
+    }
+    for name, answer in answers.items():
+      np.testing.assert_allclose(
+          answer, want[start:start + 50], rtol=0, atol=1e-6, err_msg=name)
+
+
+def test_predict_labels(served, predictor):
+  outputs = served.run("predict_labels", batch_of(TEXTS))
+  for row, described in enumerate(predictor.describe(
+      outputs["probabilities"])):
+    labels = [label.decode("utf-8") for label in outputs["labels"][row]]
+    assert sorted(labels) == sorted(tiny_bert.LABELS)
+    np.testing.assert_array_equal(
+        outputs["scores"][row], sorted(outputs["probabilities"][row])[::-1])
+    chosen = outputs["above_threshold"][row]
+    assert [label for label, above in zip(labels, chosen) if above] == [
+        label for label, _ in described.labels]
+  assert 0 < outputs["above_threshold"].mean() < 1
+
+
+def test_equal_scores_keep_the_order_of_the_labels(tmp_path, unchecked):
+  weights = tiny_model.make(tmp_path / "model", threshold=0.25)
+  weights["output_weights"][:] = 0
+  weights["output_bias"][:] = [-1, 0, 0]  # sigmoid(-1) = 0.2689
+  tiny_model.write_checkpoint(tmp_path / "model", weights)
+  path = export_saved_model.export(
+      str(tmp_path / "model"), str(tmp_path / "export")).path
+  outputs = run_export.Export(path).run("predict_labels", batch_of([u"a"]))
+  first, second, third = [x.encode("utf-8") for x in tiny_bert.LABELS]
+  assert outputs["labels"].tolist() == [[second, third, first]]
+  np.testing.assert_allclose(outputs["scores"], [[0.5, 0.5, 0.268941]],
+                             atol=1e-6)
+  assert outputs["above_threshold"].tolist() == [[True, True, True]]
+
+
+def test_classify(made, served):
+  outputs = served.run("classify", {"inputs": examples_of(TEXTS)})
+  np.testing.assert_allclose(outputs["scores"], expected(made[1], TEXTS),
+                             atol=1e-5)
+  names = [label.encode("utf-8") for label in tiny_bert.LABELS]
+  assert outputs["classes"].tolist() == [names] * len(TEXTS)
+
+
+def test_classify_takes_what_is_there(made, served):
+  want = expected(made[1], TEXTS)
+  mixed = (examples_of(TEXTS[:3], ["input_ids"]) +
+           examples_of(TEXTS[3:5], ["input_ids", "input_mask"]) +
+           examples_of(TEXTS[5:]))
+  np.testing.assert_allclose(
+      served.run("classify", {"inputs": mixed})["scores"], want, atol=1e-5)
+  # Records of google-research/bert are padded.
+  ids = tiny_model.encode(TEXTS[0])[0]
+  padding = [0] * (32 - len(ids))
+  padded = example(input_ids=ids + padding, segment_ids=[0] * 32,
+                   input_mask=[1] * len(ids) + padding)
+  np.testing.assert_allclose(
+      served.run("classify", {"inputs": [padded]})["scores"], want[:1],
+      atol=1e-5)
+
+
+@pytest.mark.parametrize("features, message", [
+    ({"input_mask": [1]}, "an example has no input_ids"),
+    ({"input_ids": [2, 3], "input_mask": [1]}, "another number of input_mask"),
+    ({"input_ids": [2, 3], "segment_ids": [0] * 3},
+     "another number of segment_ids"),
+    ({"input_ids": [2, 3 + (1 << 32)]}, "input_ids must be from 0 to"),
+    ({"input_ids": [2, 3], "input_mask": [1, 2]},
+     "input_mask must be from 0 to 1"),
+])
+def test_classify_refuses(features, message, served):
+  with pytest.raises(tf.errors.InvalidArgumentError) as raised:
+    served.run("classify", {"inputs": examples_of(TEXTS) +
+                                      [example(**features)]})
+  assert message in raised.value.message
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"input_ids": [[2, len(IDS), 3]]},
+     "input_ids must be from 0 to %d" % (len(IDS) - 1)),
+    ({"input_ids": [[2, -1, 3]]}, "input_ids must be from 0"),
+    ({"input_mask": [[1, 1, 2]]}, "input_mask must be from 0 to 1"),
+    ({"segment_ids": [[0, 0, 2]]}, "segment_ids must be from 0 to 1"),
+    ({"segment_ids": [[0, 0]]}, "segment_ids must have the shape of input_ids"),
+    ({"input_ids": [[]], "input_mask": [[]], "segment_ids": [[]]},
+     "a text must have 1 to 64 ids"),
+    ({"input_ids": [[2] * 65], "input_mask": [[1] * 65],
+      "segment_ids": [[0] * 65]}, "a text must have 1 to 64 ids"),
+])
+@pytest.mark.parametrize("name", ["serving_default", "predict_labels"])
+def test_refuses(name, changes, message, served):
+  inputs = {"input_ids": [[2, 5, 3]], "input_mask": [[1, 1, 1]],
+            "segment_ids": [[0, 0, 0]]}
+  inputs.update(changes)
+  with pytest.raises(tf.errors.InvalidArgumentError) as raised:
+    served.run(name, inputs)
+  assert message in raised.value.message
+
+
+def test_no_texts(served):
+  empty = np.zeros([0, 4], np.int32)
+  answer = served.run("serving_default", {
+      "input_ids": empty, "input_mask": empty, "segment_ids": empty})
+  assert answer["probabilities"].shape == (0, NUM_LABELS)
+
+
+def merged_by_serving(requests):
+  """Requests in one batch, each padded as Serving's batching pads.
+
+  "pad_value(input.flat<T>()(0))": the first value of the request's tensor.
+  """
+  width = max(request["input_ids"].shape[1] for request in requests)
+  return {name: np.concatenate([
+      np.pad(request[name],
+             [(0, 0), (0, width - request[name].shape[1])], "constant",
+             constant_values=request[name].flat[0])
+      for request in requests]) for name in requests[0]}
+
+
+@pytest.mark.parametrize("name", ["serving_default", "ids_only",
+                                  "predict_labels"])
+def test_batched_by_serving(name, made, served):
+  groups = [TEXTS[:1], TEXTS[1:4], TEXTS[4:5], TEXTS[5:]]
+  requests = [batch_of(group) for group in groups]
+  if name == "ids_only":
+    requests = [{"input_ids": request["input_ids"]} for request in requests]
+  merged = merged_by_serving(requests)
+  assert merged["input_ids"][0, -1] == IDS["[CLS]"]
+  np.testing.assert_allclose(
+      served.run(name, merged)["probabilities"], expected(made[1], TEXTS),
+      atol=1e-5)
+
+
+# The published REST API.
+
+
+def test_rest_columnar(made, served):
+  want = expected(made[1], TEXTS)
+  body = json.loads(json.dumps({"inputs": {
+      name: value.tolist() for name, value in batch_of(TEXTS).items()}}))
+  answer = json.loads(json.dumps(served.answer(body)))
+  # One output: its value without a name.
+  assert list(answer) == ["outputs"]
+  np.testing.assert_allclose(answer["outputs"], want, atol=1e-5)
+  body = {"signature_name": "ids_only", "inputs": batch_of(TEXTS)[
+      "input_ids"].tolist()}
+  np.testing.assert_allclose(served.answer(body)["outputs"], want, atol=1e-5)
+  body = {"signature_name": "classify", "inputs": [
+      {"b64": base64.b64encode(part).decode("ascii")}
+      for part in examples_of(TEXTS)]}
+  answer = json.loads(json.dumps(served.answer(body)))["outputs"]
+  assert answer["classes"] == [list(tiny_bert.LABELS)] * len(TEXTS)
+  np.testing.assert_allclose(answer["scores"], want, atol=1e-5)
+
+
+def test_rest_row(made, served):
+  want = expected(made[1], TEXTS)
+  batch = {name: value.tolist() for name, value in batch_of(TEXTS).items()}
+  rows = [{name: value[row] for name, value in batch.items()}
+          for row in range(len(TEXTS))]
+  answer = served.answer({"instances": rows})
+  assert list(answer) == ["predictions"]
+  np.testing.assert_allclose(answer["predictions"], want, atol=1e-5)
+  for instances in (batch["input_ids"],
+                    [{"input_ids": row} for row in batch["input_ids"]]):
+    np.testing.assert_allclose(served.answer(
+        {"signature_name": "ids_only", "instances": instances})["predictions"],
+                               want, atol=1e-5)
+  answer = json.loads(json.dumps(served.answer(
+      {"signature_name": "predict_labels", "instances": rows[:1]})))
+  prediction, = answer["predictions"]
+  assert sorted(prediction) == ["above_threshold", "labels", "probabilities",
+                                "scores"]
+  assert sorted(prediction["labels"]) == sorted(tiny_bert.LABELS)
+  assert {type(x) for x in prediction["above_threshold"]} == {bool}
+
+
+@pytest.mark.parametrize("body, message", [
+    ({"inputs": {"input_ids": [[2, 3]]}}, "does not match signature"),
+    ({"instances": [{"input_ids": [2, 3], "label_ids": [1]}]},
+     "does not match signature"),
+    ({"signature_name": "no", "inputs": [[1]]}, '"no" not found'),
+    ({"inputs": [[1]], "instances": [[1]]}, "either instances or inputs"),
+    ({}, "either instances or inputs"),
+])
+def test_rest_refuses(body, message, served):
+  assert message in error_of(served.answer, body)
+
+
+# Other loaders.
+
+
+EAGER_PROGRAM = u"""
+import json, sys
+import tensorflow as tf
+batch = {name: tf.constant(value, tf.int32)
+         for name, value in json.loads(sys.argv[1]).items()}
+for path in sys.argv[2:]:
+  signatures = tf.saved_model.load(path).signatures
+  print(json.dumps([outputs["probabilities"].numpy().tolist() for outputs in (
+      signatures["serving_default"](**batch),
+      signatures["ids_only"](input_ids=batch["input_ids"]),
+      signatures["predict_labels"](**batch))]))
+  try:
+    signatures["serving_default"](
+        **dict(batch, input_ids=batch["input_ids"] + 1000))
+  except tf.errors.InvalidArgumentError:
+    print("refused")
+"""
+
+
+@pytest.mark.skipif(IS_TF1, reason="TensorFlow 1 has no such loader")
+def test_loads_eagerly(made, result, frozen):
+  batch = {name: value.tolist() for name, value in batch_of(TEXTS).items()}
+  output = subprocess.check_output(
+      [sys.executable, "-W", "ignore", "-c", EAGER_PROGRAM, json.dumps(batch),
+       result.path, frozen.path],
+      env=dict(os.environ, TF_CPP_MIN_LOG_LEVEL="3"), stderr=subprocess.DEVNULL)
+  lines = output.decode("utf-8").splitlines()
+  assert lines[1::2] == ["refused", "refused"]
+  for line in lines[::2]:
+    for answer in json.loads(line):
+      np.testing.assert_allclose(answer, expected(made[1], TEXTS), atol=1e-5)
+
+
+def test_saved_model_cli(made, result):
+  output = subprocess.check_output(
+      [sys.executable, "-W", "ignore", "-m",
+       "tensorflow.python.tools.saved_model_cli", "run", "--dir", result.path,
+       "--tag_set", "serve", "--signature_def", "ids_only", "--input_exprs",
+       "input_ids=%s" % batch_of(TEXTS[:1])["input_ids"].tolist()],
+      stderr=subprocess.DEVNULL).decode("utf-8")
+  numbers = re.search(r"\[\[(.*)\]\]", output, re.DOTALL).group(1)
+  np.testing.assert_allclose([[float(x) for x in numbers.split()]],
+                             expected(made[1], TEXTS[:1]), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_openvino(made, result):
+  openvino = pytest.importorskip("openvino")
+  core = openvino.Core()
+  model = core.compile_model(core.read_model(result.path), "CPU")
+  batch = batch_of(TEXTS)
+  answer = model({value.any_name: batch[next(
+      name for name in batch if name in value.any_name)]
+                  for value in model.inputs})
+  np.testing.assert_allclose(list(answer.values())[0],
+                             expected(made[1], TEXTS), atol=1e-5)
+
+
+# Forms.
+
+
+def test_frozen(frozen):
+  # The builder makes an empty variables/ all the same.
+  assert not os.path.exists(os.path.join(frozen.path, "variables",
+                                         "variables.index"))
+  ops = {node.op for node in conformance._read_graph(
+      frozen.path).graph_def.node}
+  assert not ops & {"VarHandleOp", "VariableV2", "RestoreV2"}
+  conformance.check(frozen.path)
+  assert frozen.difference <= 1e-6
+
+
+def test_onnx(made, predictor, tmp_path, unchecked):
+  onnxruntime = pytest.importorskip("onnxruntime")
+  pytest.importorskip("tf2onnx")
+  result = export_saved_model.export(made[0], str(tmp_path), onnx=True)
+  assert result.onnx_difference <= 1e-5
+  session = onnxruntime.InferenceSession(
+      os.path.join(result.path, "assets.extra", "model.onnx"),
+      providers=["CPUExecutionProvider"])
+  texts = parity_texts()
+  batch = predict_session.input_pipeline.make_batch(
+      [predictor._features(0, text) for text in texts])
+  answer, = session.run(None, {
+      value.name: batch[value.name.split(":")[0]]
+      for value in session.get_inputs()})
+  np.testing.assert_allclose(answer, predictor.predict(texts), rtol=0,
+                             atol=1e-5)
+
+
+def test_raw_text(made, predictor, tmp_path):
+  try:
+    import tensorflow_text  # pylint: disable=all
+  except ImportError as error:
+    pytest.skip("no tensorflow-text: %s" % error)
+  result = export_saved_model.export(made[0], str(tmp_path), raw_text=True)
+  assert result.signatures[-1] == "text"
+  conformance.check(result.path)
+  export = run_export.Export(result.path)
+  texts = parity_texts()
+  outputs = export.run("text", {"text": [t.encode("utf-8") for t in texts]})
+  np.testing.assert_allclose(outputs["probabilities"],
+                             predictor.predict(texts), rtol=0, atol=1e-6)
+  answer = export.answer({"signature_name": "text", "instances": texts[-3:]})
+  assert [sorted(row) for row in answer["predictions"]] == [
+      ["above_threshold", "labels", "probabilities", "scores"]] * 3
+
+
+def test_packages_that_are_missing(made, tmp_path, monkeypatch):
+  for name in ("tensorflow_text", "tf2onnx"):
+    monkeypatch.setitem(sys.modules, name, None)
+  assert "--raw_text needs tensorflow-text" in error_of(
+      export_saved_model.export, made[0], str(tmp_path), raw_text=True)
+  assert "--onnx needs the packages tf2onnx" in error_of(
+      export_saved_model.export, made[0], str(tmp_path), onnx=True)
+  assert os.listdir(str(tmp_path)) == []
+
+
+# Warm-up requests.
+
+
+def test_warmup_requests(result, served):
+  requests = warmup_requests.read(os.path.join(
+      result.path, "assets.extra", "tf_serving_warmup_requests"))
+  assert sorted({name for name, _ in requests}) == [
+      "classify", "ids_only", "predict_labels", "serving_default"]
+  assert {inputs["input_ids"].shape for _, inputs in requests
+          if "input_ids" in inputs} == {(1, 8), (1, 16), (1, 32)}
+  for name, inputs in requests:
+    answer = served.run(name, inputs)
+    assert all(value.shape == (1, NUM_LABELS) for value in answer.values())
+
+
+def test_warmup_requests_are_prediction_logs(result, tmp_path):
+  pb2 = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2")
+  path = os.path.join(result.path, "assets.extra", "tf_serving_warmup_requests")
+  read = warmup_requests.read(path)
+  logs = [pb2.PredictionLog.FromString(record)
+          for record in tf.io.tf_record_iterator(path)]
+  assert len(logs) == len(read) == 12
+  for log, (name, inputs) in zip(logs, read):
+    kind = log.WhichOneof("log_type")
+    request = getattr(log, kind).request
+    assert request.model_spec.signature_name == name
+    if name == "classify":
+      assert kind == "classify_log"
+      written, = request.input.example_list.examples
+      assert written.SerializeToString() == inputs["inputs"][0] or (
+          written == tf.train.Example.FromString(inputs["inputs"][0]))
+      assert list(written.features.feature["input_mask"].int64_list.value)
+      continue
+    assert kind == "predict_log"
+    assert sorted(request.inputs) == sorted(inputs)
+    for key, tensor in request.inputs.items():
+      np.testing.assert_array_equal(tf.make_ndarray(tensor), inputs[key])
+  # And the other way: what the package writes is read.
+  other = pb2.PredictionLog()
+  other.predict_log.request.model_spec.name = "m" * 300
+  other.predict_log.request.model_spec.version.value = 7
+  other.predict_log.request.inputs["text"].CopyFrom(
+      tf.make_tensor_proto(np.array([b"x" * 200, b""], object)))
+  warmup_requests.write(str(tmp_path / "w"), [other.SerializeToString()])
+  (name, inputs), = warmup_requests.read(str(tmp_path / "w"))
+  assert name == "serving_default"
+  assert inputs["text"].tolist() == [b"x" * 200, b""]
+
+
+@pytest.mark.parametrize("record", [b"", b"\x32", b"\x32\x05\x0a", b"\xff" * 12,
+                                    b"\x1a\x02\x0a\x00"])
+def test_broken_warmup_requests(record, tmp_path):
+  path = str(tmp_path / "requests")
+  warmup_requests.write(path, [record])
+  assert "record 0 is no predict or classify request" in error_of(
+      warmup_requests.read, path)
+
+
+# Versions.
+
+
+def test_default_version_is_the_time(made, tmp_path, unchecked):
+  before = int(time.time())
+  first = export_saved_model.export(made[0], str(tmp_path)).path
+  version = int(os.path.basename(first))
+  assert before <= version <= time.time()
+  os.rename(first, str(tmp_path / str(version + 1000)))
+  second = export_saved_model.export(made[0], str(tmp_path)).path
+  # A server takes the highest, which must be the new one.
+  assert os.path.basename(second) == str(version + 1001)
+
+
+def test_version_is_never_overwritten(made, tmp_path, unchecked):
+  (tmp_path / "5").mkdir()
+  (tmp_path / "5" / "saved_model.pb").write_bytes(b"mine")
+  message = error_of(export_saved_model.export, made[0], str(tmp_path), 5)
+  assert "version 5 is in" in message and "not overwritten" in message
+  assert (tmp_path / "5" / "saved_model.pb").read_bytes() == b"mine"
+
+
+def test_version_that_comes_meanwhile(tmp_path):
+  export_dir = str(tmp_path)
+  with export_saved_model._WorkFolder(export_dir) as first:
+    with export_saved_model._WorkFolder(export_dir) as second:
+      for work in (first, second):
+        with open(os.path.join(work.path, "saved_model.pb"), "w") as writer:
+          writer.write("x")
+      first.publish(8)
+      assert "has come into" in error_of(second.publish, 8)
+      second.publish(None)
+  names = sorted(os.listdir(export_dir), key=int)
+  assert len(names) == 2 and names[0] == "8" and int(names[1]) > 8
+
+
+def test_keep_versions(made, tmp_path, unchecked):
+  for version in (1, 2, 9, 20):
+    (tmp_path / str(version)).mkdir()
+    (tmp_path / str(version) / "saved_model.pb").write_bytes(b"old")
+  (tmp_path / "note").write_text(u"mine")
+  (tmp_path / "007").mkdir()  # no export
+  export_saved_model.export(made[0], str(tmp_path), 21, keep_versions=3)
+  assert sorted(os.listdir(str(tmp_path))) == ["007", "20", "21", "9", "note"]
+  # A new one below the others stays all the same.
+  export_saved_model._remove_oldest(str(tmp_path), 1, "9")
+  assert sorted(os.listdir(str(tmp_path))) == ["007", "9", "note"]
+  export_saved_model._remove_oldest(str(tmp_path), 1, "9")
+  assert sorted(os.listdir(str(tmp_path))) == ["007", "9", "note"]
+
+
+def test_export_that_differs_is_not_published(made, tmp_path, monkeypatch):
+  (tmp_path / "1").mkdir()
+  (tmp_path / "1" / "saved_model.pb").write_bytes(b"old")
+  predict = predict_session.SessionPredictor.predict
+  monkeypatch.setattr(predict_session.SessionPredictor, "predict",
+                      lambda self, texts: predict(self, texts) + 2e-6)
+  with pytest.raises(RuntimeError) as raised:
+    export_saved_model.export(made[0], str(tmp_path), 2, keep_versions=1)
+  assert re.match(r"signature serving_default differs from the predictor by "
+                  r"[12]\.\S*e-06, more than 1e-06; nothing was written\.$",
+                  str(raised.value))
+  # The old one stays, though one version only was to be kept.
+  assert os.listdir(str(tmp_path)) == ["1"]
+
+
+@pytest.mark.parametrize("answer, message", [
+    ("classes", "names other labels"), ("scores", "differs"),
+    ("labels", "sorts its labels wrongly")])
+def test_answers_that_are_wrong(answer, message):
+  want = np.array([[0.1, 0.7]], np.float32)
+  good = want.tolist()
+  outputs = {"probabilities": good, "labels": [["b", "a"]],
+             "scores": [good[0][::-1]], "classes": [["a", "b"]]}
+  outputs[answer] = {"classes": [["b", "a"]], "labels": [["a", "b"]],
+                     "scores": [[0.1, float("nan")]]}[answer]
+  name = "predict_labels" if answer == "labels" else "classify"
+  with pytest.raises(RuntimeError, match=message):
+    export_saved_model._compare(name, outputs, want, ["a", "b"])
+
+
+@pytest.mark.parametrize("stage", ["saved_model.pb", "assets.extra"])
+def test_killed(stage, made, tmp_path):
+  """No version is left, and what is left the next export removes."""
+  export_dir = str(tmp_path / "export")
+  process = tiny_bert.start_script("export_saved_model.py", [
+      "--model_dir=" + made[0], "--export_dir=" + export_dir])
+  try:
+    deadline = time.time() + 120
+    while not glob.glob(os.path.join(export_dir, ".export-*", stage)):
+      assert process.poll() is None and time.time() < deadline
+      time.sleep(0.01)
+  finally:
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+  left, = os.listdir(export_dir)
+  assert left.startswith(".export-")
+  export_saved_model._remove_left_over(export_dir)
+  assert os.listdir(export_dir) == [left]  # it may be another's new one
+
+
+def test_left_over_is_removed_unless_it_is_locked(tmp_path, monkeypatch):
+  for name in (".export-dead", ".removed-1-1", "1", ".other"):
+    (tmp_path / name).mkdir()
+  with export_saved_model._WorkFolder(str(tmp_path)) as work:
+    now = time.time()
+    monkeypatch.setattr(export_saved_model.time, "time", lambda: now + 100)
+    export_saved_model._remove_left_over(str(tmp_path))
+    assert sorted(os.listdir(str(tmp_path))) == sorted(
+        ["1", ".other", os.path.basename(work.path)])
+  assert sorted(os.listdir(str(tmp_path))) == [".other", "1"]
+
+
+def test_two_exporters_at_once(made, tmp_path):
+  processes = [tiny_bert.start_script("export_saved_model.py", [
+      "--model_dir=" + made[0], "--export_dir=%s" % tmp_path])
+               for _ in range(2)]
+  for process in processes:
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr.decode("utf-8")
+  names = os.listdir(str(tmp_path))
+  assert len(names) == 2
+  for name in names:
+    conformance.check(str(tmp_path / name))
+
+
+# The script.
+
+
+def call(*arguments):
+  return tiny_bert.call(export_saved_model, arguments)
+
+
+def test_script(made, tmp_path, unchecked):
+  status, stdout, stderr, _ = call(
+      "--model_dir=" + made[0], "--export_dir=%s" % (tmp_path / "e"),
+      "--version=6", "--frozen")
+  assert (status, stderr) == (0, "")
+  assert stdout.startswith("Wrote %s with the signatures serving_default, "
+                           "ids_only, classify, predict_labels;" %
+                           (tmp_path / "e" / "6"))
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ([], "--model_dir must be given."),
+    (["--model_dir={model}"], "--export_dir must be given."),
+    (["--model_dir={tmp}/no", "--export_dir={tmp}"], "is not a directory."),
+    (["--model_dir={model}", "--export_dir={tmp}", "--version=0"],
+     "version is 0; it must be from 1 to"),
+    (["--model_dir={model}", "--export_dir={tmp}", "--keep_versions=-1"],
+     "keep_versions is -1"),
+    (["--model_dir={model}", "--export_dir={tmp}", "extra"],
+     "extra is not a flag."),
+    (["--model_dir={model}", "--export_dir={tmp}/a*b"],
+     "takes for a pattern"),
+    (["--model_dir={model}", "--export_dir={model}/labels.txt"],
+     "is no directory that can be written to."),
+    (["--model_dir={model}", "--export_dir={export}/3"],
+     "is itself an export"),
+    (["--model_dir={model}", "--export_dir={export}", "--version=3"],
+     "version 3 is in"),
+])
+def test_mistakes(arguments, message, made, result, tmp_path):
+  status, stdout, stderr, _ = call(*[argument.format(
+      model=made[0], tmp=tmp_path, export=os.path.dirname(result.path))
+                                     for argument in arguments])
+  assert (status, stdout) == (2, "")
+  assert message in stderr and stderr.count("\n") == 1
+  assert os.listdir(str(tmp_path)) == []
