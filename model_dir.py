@@ -16,10 +16,17 @@ from __future__ import division
 from __future__ import print_function
 
 import collections
+import contextlib
 import json
 import os
+import platform
 import re
 import shutil
+
+try:
+  import fcntl
+except ImportError:  # not on Windows, where nothing keeps others out
+  fcntl = None
 
 import tensorflow.compat.v1 as tf
 
@@ -31,6 +38,7 @@ BERT_CONFIG_FILE = "bert_config.json"
 VOCAB_FILE = "vocab.txt"
 LABELS_FILE = "labels.txt"
 SETTINGS_FILE = "model_settings.json"
+LOCK_FILE = ".lock"
 FORMAT_VERSION = 1
 
 # What a run leaves in its directory before model_settings.json is there, and
@@ -41,6 +49,11 @@ _OWN_FILES = re.compile(
 
 # Settings that make the model what it is: another value is another model.
 MODEL_SETTINGS = ("do_lower_case", "max_seq_length", "pooling", "loss")
+
+# Keys of model_settings.json that hold the sha256 of the files beside it.
+_HASHED_FILES = (("bert_config_sha256", BERT_CONFIG_FILE),
+                 ("labels_sha256", LABELS_FILE),
+                 ("vocab_sha256", VOCAB_FILE))
 
 TrainedModel = collections.namedtuple(
     "TrainedModel", ["path", "bert_config", "vocab_file", "labels", "settings"])
@@ -64,9 +77,11 @@ def write(output_dir, bert_config, vocab_file, labels, settings):
     atomic_files.replace_file(target + ".tmp", target)
   atomic_files.write_text(os.path.join(output_dir, LABELS_FILE),
                           "".join(label + "\n" for label in labels))
+  hashes = {key: atomic_files.file_sha256(os.path.join(output_dir, name))
+            for key, name in _HASHED_FILES}
   write_settings(output_dir, dict(
       settings, format_version=FORMAT_VERSION, num_labels=len(labels),
-      vocab_sha256=atomic_files.file_sha256(target)))
+      **hashes))
 
 
 def write_settings(output_dir, settings):
@@ -101,13 +116,22 @@ def read(model_dir):
     raise ValueError("%s has %d labels, but %s says %s." % (
         os.path.join(model_dir, LABELS_FILE), len(labels), SETTINGS_FILE,
         settings["num_labels"]))
+  for key, name in _HASHED_FILES:
+    if atomic_files.file_sha256(os.path.join(model_dir, name)) != settings[key]:
+      raise ValueError(
+          "%s is not the file that the model was trained with (its sha256 "
+          "differs from the one in %s); bring that one back." % (
+              os.path.join(model_dir, name), SETTINGS_FILE))
   vocab_file = os.path.join(model_dir, VOCAB_FILE)
-  if atomic_files.file_sha256(vocab_file) != settings["vocab_sha256"]:
-    raise ValueError("%s is not the vocabulary that the model was trained with "
-                     "(its sha256 differs from the one in %s)." % (
-                         vocab_file, SETTINGS_FILE))
   bert_config = modeling.BertConfig.from_json_file(
       os.path.join(model_dir, BERT_CONFIG_FILE))
+  if not 3 <= settings["max_seq_length"] <= bert_config.max_position_embeddings:
+    raise ValueError("%s: max_seq_length is %d; it must be from 3 to %d, the "
+                     "max_position_embeddings of %s." % (
+                         os.path.join(model_dir, SETTINGS_FILE),
+                         settings["max_seq_length"],
+                         bert_config.max_position_embeddings,
+                         BERT_CONFIG_FILE))
   tokenization.validate_vocab(vocab_file, bert_config.vocab_size)
   return TrainedModel(model_dir, bert_config, vocab_file, labels, settings)
 
@@ -117,6 +141,7 @@ def _read_settings(path):
   settings = atomic_files.read_json(path)
   expected = {"do_lower_case": bool, "max_seq_length": int, "pooling": str,
               "loss": str, "num_labels": int, "vocab_sha256": str,
+              "labels_sha256": str, "bert_config_sha256": str,
               "threshold": (int, float), "format_version": int}
   for key in sorted(expected):
     value = settings.get(key)
@@ -125,6 +150,9 @@ def _read_settings(path):
         isinstance(value, bool) and expected[key] is not bool):
       raise ValueError("%s: %s is %s; it is missing or of the wrong type." % (
           path, key, json.dumps(value)))
+  if not 0 <= settings["threshold"] <= 1:
+    raise ValueError("%s: threshold is %s; it must be from 0 to 1." % (
+        path, settings["threshold"]))
   if settings["format_version"] > FORMAT_VERSION:
     raise ValueError("%s is of format %d, written by a newer version of this "
                      "program (this one reads up to %d)." % (
@@ -217,6 +245,35 @@ def check_output_dir(output_dir):
   if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
     raise ValueError("output_dir %s cannot be written: no right to write into "
                      "%s." % (output_dir, folder))
+
+
+@contextlib.contextmanager
+def lock(output_dir):
+  """Makes the directory, and keeps other runs out of it meanwhile.
+
+  The kernel frees the lock when its holder ends, however it ends.
+
+  Args:
+    output_dir: str.
+
+  Raises:
+    ValueError: another process holds it; names its pid and host.
+  """
+  if not os.path.isdir(output_dir):
+    os.makedirs(output_dir)
+  with open(os.path.join(output_dir, LOCK_FILE), "a+") as holder:
+    if fcntl is not None:
+      try:
+        fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except EnvironmentError:
+        holder.seek(0)
+        raise ValueError("output_dir %s is in use by another run (%s); wait "
+                         "for it, or name another --output_dir." % (
+                             output_dir, holder.read().strip() or "unknown"))
+    holder.truncate(0)
+    holder.write("pid %d on %s" % (os.getpid(), platform.node()))
+    holder.flush()
+    yield
 
 
 def latest_checkpoint(model_dir):

@@ -24,6 +24,7 @@ import copy
 import difflib
 import json
 import math
+import re
 import zlib
 
 from absl import logging
@@ -434,7 +435,11 @@ def read_checkpoint_shapes(checkpoint):
     if path.endswith(suffix):
       raise ValueError("%s is one file of a checkpoint; give the prefix that "
                        "its files share: %s" % (path, path[:-len(suffix)]))
-  if not tf.io.gfile.isdir(path) and not tf.io.gfile.glob(path + "*"):
+  if re.search(r"[*?\[\]\\]", path):
+    raise ValueError("the path of checkpoint %s has one of the characters "
+                     "* ? [ ] \\, which TensorFlow takes for a pattern; rename "
+                     "the folder." % path)
+  if not tf.io.gfile.exists(path) and not tf.io.gfile.exists(path + ".index"):
     raise ValueError("there is no checkpoint %s (looked for %s.index)." %
                      (path, path))
   try:

@@ -370,21 +370,26 @@ def run_settings(parts, flag_values):
   return settings
 
 
-def prepare_output_dir(model, label_list, parts, flag_values):
-  """Makes sure that output_dir is this run's, and writes what describes it."""
+@contextlib.contextmanager
+def claim_output_dir(model, label_list, parts, flag_values):
+  """Makes output_dir this run's alone, and writes what describes the model."""
   output_dir = flag_values.output_dir
   compared = {"do_lower_case": model.do_lower_case, "pooling": model.pooling,
               "max_seq_length": model.max_seq_length, "loss": "sigmoid"}
-  if model_dir.is_trained(output_dir):
+  is_trained = model_dir.is_trained(output_dir)
+  if is_trained:
     _check_same_run(model, label_list, compared, parts, flag_values)
-    if flag_values.resume != "force":
-      return
-  if not flag_values.do_train:
-    return
-  if not os.path.isdir(output_dir):
-    os.makedirs(output_dir)
+  with model_dir.lock(output_dir):
+    if flag_values.do_train and (
+        not is_trained or flag_values.resume == "force"):
+      write_model_dir(model, label_list, compared, parts, flag_values)
+    yield
+
+
+def write_model_dir(model, label_list, compared, parts, flag_values):
+  """Writes into output_dir what prediction will need beside a checkpoint."""
   model_dir.write(
-      output_dir, model.bert_config, model.vocab_file, label_list,
+      flag_values.output_dir, model.bert_config, model.vocab_file, label_list,
       dict(compared, threshold=0.5, run=run_settings(parts, flag_values),
            flags={flag.name: flag.value for flag in
                   flag_values.get_flags_for_module(sys.argv[0])},
@@ -590,18 +595,17 @@ def main(argv):
   if FLAGS.do_train and FLAGS.init_checkpoint:
     check_init_checkpoint(model, len(label_list), FLAGS.init_checkpoint)
   parts = read_parts(processor, label_list, model, FLAGS)
-  prepare_output_dir(model, label_list, parts, FLAGS)
-
-  records = write_features(parts, label_list, model, FLAGS.output_dir)
-  run, num_train_steps = make_run(model, label_list, parts, records, FLAGS)
-  with run:
-    if FLAGS.do_train:
-      training.train(run, num_train_steps, FLAGS.save_checkpoints_steps,
-                     FLAGS.log_steps, FLAGS.train_batch_size)
-    if FLAGS.do_eval:
-      evaluate(run, records["dev"], label_list, FLAGS)
-    if FLAGS.do_predict:
-      predict(run, parts["test"], records["test"], label_list, FLAGS)
+  with claim_output_dir(model, label_list, parts, FLAGS):
+    records = write_features(parts, label_list, model, FLAGS.output_dir)
+    run, num_train_steps = make_run(model, label_list, parts, records, FLAGS)
+    with run:
+      if FLAGS.do_train:
+        training.train(run, num_train_steps, FLAGS.save_checkpoints_steps,
+                       FLAGS.log_steps, FLAGS.train_batch_size)
+      if FLAGS.do_eval:
+        evaluate(run, records["dev"], label_list, FLAGS)
+      if FLAGS.do_predict:
+        predict(run, parts["test"], records["test"], label_list, FLAGS)
 
 
 def check_init_checkpoint(model, num_labels, init_checkpoint):

@@ -302,7 +302,9 @@ class Progress(object):
       self._window_examples = self._window_tokens = 0
     if self._terminal and (now - self._drawn > 0.2 or step == self._num_steps):
       self._drawn = now
-      sys.stderr.write("\r" + self._line(step, now) + "\033[K")
+      # A line wider than the terminal could not be drawn over again.
+      width = shutil.get_terminal_size().columns - 1
+      sys.stderr.write("\r" + self._line(step, now)[:width] + "\033[K")
       sys.stderr.flush()
     elif due and not self._terminal:
       logging.info("%s", self._line(step, now))
@@ -321,12 +323,12 @@ class Progress(object):
     if not rates[0]:
       seconds = max(now - self._window_start, 1e-9)
       rates = (self._window_examples / seconds, self._window_tokens / seconds)
-    return ("step %d/%d  loss %.4f  lr %.2e  %.0f examples/s  %.0f tokens/s  "
-            "%s elapsed, %s left" % (
-                step, self._num_steps, self._loss / self._weight,
-                self._last["learning_rate"], rates[0], rates[1],
-                _clock(elapsed),
-                _clock(elapsed / done * (self._num_steps - step))))
+    left = elapsed / done * (self._num_steps - step)
+    return ("step %d/%d  %s, %s left  loss %.4f  lr %.1e  %.0f examples/s  "
+            "%.0f tokens/s" % (
+                step, self._num_steps, _clock(elapsed), _clock(left),
+                self._loss / self._weight, self._last["learning_rate"],
+                rates[0], rates[1]))
 
 
 def _clock(seconds):

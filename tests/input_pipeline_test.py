@@ -499,12 +499,13 @@ def test_make_batch():
       "input_ids": [[2, 9, 3], [2, 3, 0]],
       "input_mask": [[1, 1, 1], [1, 1, 0]],
       "segment_ids": [[0, 1, 1], [0, 0, 0]],
+      "is_real_example": [1, 1],
       "label_ids": [[1, 0, 1, 0], [0, 0, 0, 0]]}
   assert {key: value.dtype.name for key, value in batch.items()} == {
       "input_ids": "int32", "input_mask": "int32", "segment_ids": "int32",
-      "label_ids": "float32"}
+      "is_real_example": "int32", "label_ids": "float32"}
   assert sorted(input_pipeline.make_batch(rows)) == [
-      "input_ids", "input_mask", "segment_ids"]
+      "input_ids", "input_mask", "is_real_example", "segment_ids"]
 
 
 def test_batches_by_length():

@@ -132,7 +132,7 @@ def test_no_directory(tmp_path):
     ({"vocab_sha256": "absent"}, "vocab_sha256 is null"),
     ({"format_version": 2}, "format 2, written by a newer version"),
     ({"num_labels": 3}, "has 4 labels, but model_settings.json says 3"),
-    ({"vocab_sha256": "0" * 64}, "not the vocabulary"),
+    ({"vocab_sha256": "0" * 64}, "not the file that the model was trained with"),
 ])
 def test_settings_that_do_not_fit(trained, changes, words):
   change_settings(trained, **changes)
@@ -164,7 +164,7 @@ def test_labels_without_a_last_line_feed(tmp_path):
 def test_a_changed_vocabulary_is_refused(trained):
   path = trained / "vocab.txt"
   path.write_bytes(path.read_bytes().replace(b"pear", b"bear"))
-  assert "not the vocabulary that the model was trained with" in error_of(
+  assert "vocab.txt is not the file that the model was trained with" in error_of(
       model_dir.read, str(trained))
 
 
@@ -293,3 +293,39 @@ def test_a_broken_state_file_is_no_new_beginning(tmp_path, content):
   (tmp_path / "checkpoint").write_bytes(content)
   assert "checkpoint is broken" in error_of(
       model_dir.latest_checkpoint, str(tmp_path))
+
+
+def test_lock_keeps_a_second_run_out(tmp_path):
+  folder = str(tmp_path / "new")
+  with model_dir.lock(folder):
+    with pytest.raises(ValueError) as raised:
+      with model_dir.lock(folder):
+        pass
+    assert "in use by another run (pid %d on " % os.getpid() in str(
+        raised.value)
+  with model_dir.lock(folder):
+    pass
+
+
+@pytest.mark.parametrize("name", ["labels.txt", "bert_config.json",
+                                  "vocab.txt"])
+def test_swapped_bytes_of_a_trained_directory_are_noticed(name, tmp_path):
+  folder = tiny_bert.make_bert(str(tmp_path / "bert"))
+  config = modeling.BertConfig.from_json_file(
+      os.path.join(folder, "bert_config.json"))
+  model_dir.write(
+      str(tmp_path), config, os.path.join(folder, "vocab.txt"), ["a", "b"],
+      {"do_lower_case": True, "max_seq_length": 8, "pooling": "cls",
+       "loss": "sigmoid", "threshold": 0.5})
+  assert model_dir.read(str(tmp_path)).labels == ["a", "b"]
+  path = tmp_path / name
+  data = path.read_bytes()
+  changed = {"labels.txt": b"b\na\n",
+             "bert_config.json": data.replace(b"0.1", b"0.2"),
+             "vocab.txt": data + b"more\n"}[name]
+  assert changed != data
+  path.write_bytes(changed)
+  with pytest.raises(ValueError) as raised:
+    model_dir.read(str(tmp_path))
+  assert "%s is not the file that the model was trained with" % path in str(
+      raised.value)

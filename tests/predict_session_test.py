@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
+import atomic_files
 import predict_session
 import tiny_bert
 import tiny_model
@@ -473,6 +474,10 @@ def test_config_of_another_size(copy):
   config = json.loads(tiny_bert.read_text(path))
   config["num_hidden_layers"] = 3
   tiny_bert.write_text(path, json.dumps(config))
+  settings_path = os.path.join(copy, "model_settings.json")
+  settings = json.loads(tiny_bert.read_text(settings_path))
+  settings["bert_config_sha256"] = atomic_files.file_sha256(path)
+  tiny_bert.write_text(settings_path, json.dumps(settings))
   assert "lacks bert/encoder/layer_2/" in error_of(load, copy)
 
 
@@ -497,7 +502,7 @@ def test_vocabulary_that_changed(copy):
       path, tiny_bert.read_text(path).replace(u"apple", u"grape"))
   message = error_of(load, copy)
   assert path in message
-  assert "not the vocabulary" in message
+  assert "not the file that the model was trained with" in message
 
 
 @pytest.mark.parametrize("text, part", [

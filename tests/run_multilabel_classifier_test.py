@@ -189,7 +189,8 @@ def test_test_results(learned, data):
 
 def test_the_trained_directory_explains_itself(learned, bert):
   assert sorted(name for name in os.listdir(learned[0])
-                if not name.startswith(("model.ckpt", "events"))) == sorted(
+                if not name.startswith(
+                    ("model.ckpt", "events", ".lock"))) == sorted(
                     RESULTS + ("bert_config.json", "checkpoint", "labels.txt",
                                "model_settings.json", "vocab.txt") + tuple(
                                    part + ".tf_record" + suffix

@@ -452,10 +452,10 @@ def test_progress_line(monkeypatch):
     progress.update(step, {"loss": 0.25, "learning_rate": 0.001,
                            "shape": (4, 9), "num_tokens": 30,
                            "grad_norm": 1.0})
-  assert lines[0] == ("step 15/30  loss 0.2500  lr 1.00e-03  2 examples/s  "
-                      "15 tokens/s  0:10 elapsed, 0:30 left")
+  assert lines[0] == ("step 15/30  0:10, 0:30 left  loss 0.2500  lr 1.0e-03  "
+                      "2 examples/s  15 tokens/s")
   assert [line.split()[1] for line in lines] == [
       "15/30", "20/30", "25/30", "30/30"]
-  assert lines[-1].endswith("0:40 elapsed, 0:00 left")
+  assert lines[-1].startswith("step 30/30  0:40, 0:00 left  ")
 
 
