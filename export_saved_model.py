@@ -337,14 +337,16 @@ def _example(values):
 
 
 def _check_batch(tokenizer, trained):
-  """`CHECK_TEXTS` as the arrays of `input_pipeline.make_batch`."""
+  """`CHECK_TEXTS` as the three arrays that the model takes."""
   rows = []
   for text in CHECK_TEXTS:
     ids, segments, _ = input_pipeline.encode_text(
         tokenizer, text, None, trained.settings["max_seq_length"])
     rows.append(input_pipeline.InputFeatures(
         ids, [1] * len(ids), segments, []))
-  return input_pipeline.make_batch(rows)
+  batch = input_pipeline.make_batch(rows)
+  return {key: batch[key] for key in ("input_ids", "input_mask",
+                                      "segment_ids")}
 
 
 def _check(path, names, trained, tokenizer, expected):
