@@ -344,9 +344,7 @@ def _check_batch(tokenizer, trained):
         tokenizer, text, None, trained.settings["max_seq_length"])
     rows.append(input_pipeline.InputFeatures(
         ids, [1] * len(ids), segments, []))
-  batch = input_pipeline.make_batch(rows)
-  return {key: batch[key] for key in ("input_ids", "input_mask",
-                                      "segment_ids")}
+  return input_pipeline.make_batch(rows)
 
 
 def _check(path, names, trained, tokenizer, expected):

@@ -444,21 +444,21 @@ def make_batch(features, num_labels=None):
 
   Returns:
     dict of numpy arrays: `input_ids`, `input_mask`, `segment_ids` int32
-    `[batch, longest]`; `is_real_example` int32 `[batch]`, 0 for padding rows;
-    with `num_labels`, `label_ids` float32 `[batch, num_labels]`, 1 where a
-    label holds.
+    `[batch, longest]`, which is what the model takes; with `num_labels`,
+    `label_ids` float32 `[batch, num_labels]`, 1 where a label holds, and
+    `is_real_example` int32 `[batch]`, 0 for rows that only fill a batch up.
   """
   shape = [len(features), max(len(row.input_ids) for row in features)]
   batch = {key: np.zeros(shape, np.int32)
            for key in ("input_ids", "input_mask", "segment_ids")}
-  batch["is_real_example"] = np.asarray(
-      [row.is_real_example for row in features], np.int32)
   for number, row in enumerate(features):
     length = len(row.input_ids)
     batch["input_ids"][number, :length] = row.input_ids
     batch["input_mask"][number, :length] = 1
     batch["segment_ids"][number, :length] = row.segment_ids
   if num_labels is not None:
+    batch["is_real_example"] = np.asarray(
+        [row.is_real_example for row in features], np.int32)
     batch["label_ids"] = np.zeros([len(features), num_labels], np.float32)
     for number, row in enumerate(features):
       batch["label_ids"][number, row.label_ids] = 1.0
@@ -623,9 +623,9 @@ def _input_fn(open_records, seq_length, is_training, drop_remainder,
     types = {key: tf.int32 for key in ("input_ids", "input_mask",
                                        "segment_ids")}
     shapes = {key: tf.TensorShape([None, None]) for key in types}
-    types["is_real_example"] = tf.int32
-    shapes["is_real_example"] = tf.TensorShape([None])
     if num_labels is not None:
+      types["is_real_example"] = tf.int32
+      shapes["is_real_example"] = tf.TensorShape([None])
       types["label_ids"] = tf.float32
       shapes["label_ids"] = tf.TensorShape([None, num_labels])
     dataset = tf.data.Dataset.from_generator(

@@ -505,7 +505,7 @@ def test_make_batch():
       "input_ids": "int32", "input_mask": "int32", "segment_ids": "int32",
       "is_real_example": "int32", "label_ids": "float32"}
   assert sorted(input_pipeline.make_batch(rows)) == [
-      "input_ids", "input_mask", "is_real_example", "segment_ids"]
+      "input_ids", "input_mask", "segment_ids"]
 
 
 def test_batches_by_length():
