@@ -145,7 +145,8 @@ def format_help(description):
     for name in names:
       lines.extend(_format_flag(FLAGS[name]))
   # absl keeps this one apart from the others.
-  lines.extend(["  --flagfile=FILE", "      Read flags from a file, one a line."])
+  lines.extend(["  --flagfile=FILE",
+                "      Read flags from a file, one a line."])
   return "\n".join(lines)
 
 

@@ -40,8 +40,8 @@ _IGNORED_CONFIG_KEYS = frozenset([
     "architectures", "attention_dropout", "bos_token_id", "classifier_dropout",
     "directionality", "do_sample", "dtype", "eos_token_id", "finetuning_task",
     "gradient_checkpointing", "id2label", "is_decoder", "label2id",
-    "layer_norm_eps", "ln_type", "model_type", "num_labels", "output_attentions",
-    "output_hidden_states", "output_past", "pad_token_id",
+    "layer_norm_eps", "ln_type", "model_type", "num_labels",
+    "output_attentions", "output_hidden_states", "output_past", "pad_token_id",
     "position_embedding_type", "problem_type", "torch_dtype", "torchscript",
     "transformers_version", "use_cache"])
 

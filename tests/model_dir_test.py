@@ -132,7 +132,8 @@ def test_no_directory(tmp_path):
     ({"vocab_sha256": "absent"}, "vocab_sha256 is null"),
     ({"format_version": 2}, "format 2, written by a newer version"),
     ({"num_labels": 3}, "has 4 labels, but model_settings.json says 3"),
-    ({"vocab_sha256": "0" * 64}, "not the file that the model was trained with"),
+    ({"vocab_sha256": "0" * 64},
+     "not the file that the model was trained with"),
 ])
 def test_settings_that_do_not_fit(trained, changes, words):
   change_settings(trained, **changes)
@@ -164,7 +165,7 @@ def test_labels_without_a_last_line_feed(tmp_path):
 def test_a_changed_vocabulary_is_refused(trained):
   path = trained / "vocab.txt"
   path.write_bytes(path.read_bytes().replace(b"pear", b"bear"))
-  assert "vocab.txt is not the file that the model was trained with" in error_of(
+  assert "vocab.txt is not the file that the model was trained" in error_of(
       model_dir.read, str(trained))
 
 
