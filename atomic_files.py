@@ -29,6 +29,23 @@ def replace_file(temporary, path):
     os.close(folder)
 
 
+def unwritable_folder(path):
+  """Returns the nearest folder that exists, if nothing may be made in it.
+
+  Args:
+    path: str, a directory that exists or is to be made.
+
+  Returns:
+    str, the folder (or the file in its place) that forbids it, or None.
+  """
+  folder = os.path.abspath(path)
+  while not os.path.exists(folder):
+    folder = os.path.dirname(folder)
+  if os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK):
+    return None
+  return folder
+
+
 def file_sha256(path):
   """Hex sha256 of a file's bytes."""
   digest = hashlib.sha256()

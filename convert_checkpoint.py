@@ -37,6 +37,7 @@ if __name__ == "__main__":
 
 import tensorflow.compat.v1 as tf
 
+import atomic_files
 import modeling
 import safetensors_reader
 from safetensors_reader import shown
@@ -455,7 +456,8 @@ def _put_in_place(work_dir, output_dir):
   if os.path.exists(config_path):
     os.remove(config_path)  # from here on the earlier conversion is undone
   for name in _OUTPUT_FILES:
-    os.replace(os.path.join(work_dir, name), os.path.join(output_dir, name))
+    atomic_files.replace_file(os.path.join(work_dir, name),
+                              os.path.join(output_dir, name))
 
 
 def _save_tensors(prefix, tensors):

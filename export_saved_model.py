@@ -144,10 +144,8 @@ def _check_arguments(export_dir, version, keep_versions):
   if os.path.exists(os.path.join(export_dir, MODEL_FILE)):
     raise ValueError("export_dir %s is itself an export; name the directory "
                      "above it, which holds the versions." % export_dir)
-  folder = os.path.abspath(export_dir)
-  while not os.path.exists(folder):
-    folder = os.path.dirname(folder)
-  if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
+  folder = atomic_files.unwritable_folder(export_dir)
+  if folder:
     raise ValueError("export_dir %s: %s is no directory that can be written "
                      "to." % (export_dir, folder))
   if version is not None:

@@ -239,10 +239,8 @@ def check_output_dir(output_dir):
           "output_dir %s is not empty and no training run made it (it holds "
           "%s); name a new or empty directory." % (
               output_dir, ", ".join(foreign[:3])))
-  folder = os.path.abspath(output_dir)
-  while not os.path.exists(folder):
-    folder = os.path.dirname(folder)
-  if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
+  folder = atomic_files.unwritable_folder(output_dir)
+  if folder:
     raise ValueError("output_dir %s cannot be written: no right to write into "
                      "%s." % (output_dir, folder))
 
