@@ -1,438 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From examples to batches: features, record files, order, padding.
+"""From features to batches: order, padding, `tf.data`.
 
-A text becomes ids in `encode_text` and nowhere else. Features are written to
-TFRecord files without padding; a batch is padded to its own longest text.
-Which examples form the batch of a step is a function of (seed, step) alone.
-
-A record file `train.tf_record` stands beside `train.tf_record.index.npy`
-(offset and length of each record) and `train.tf_record.json` (fingerprint,
-counts, sha256), which is written last: without it the records are made anew.
+A batch is padded to its own longest row. Which rows form the batch of a step
+is a function of (seed, step) alone.
 """
 
 from __future__ import absolute_import
 from __future__ import division
 from __future__ import print_function
 
-import array
 import collections
-import concurrent.futures
-import hashlib
-import itertools
-import multiprocessing
-import os
-import signal
-import struct
-import threading
-import time
-import unicodedata
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-import atomic_files
-from processors import base
-import tokenization
+# What becomes features, and where they are kept, is reachable from here.
+# pylint: disable=unused-import
+from record_file import FeatureStats
+from record_file import RecordFile
+from record_file import choose_num_workers
+from record_file import file_based_convert_examples_to_features
+from record_file import read_feature_stats
+from text_features import DataScan
+from text_features import InputFeatures
+from text_features import LONG_TEXT_FORMS
+from text_features import LongText
+from text_features import PaddingInputExample
+from text_features import TRUNCATE_HEAD
+from text_features import WINDOW_POOLINGS
+from text_features import _truncate_seq_pair
+from text_features import convert_examples_to_features
+from text_features import convert_single_example
+from text_features import encode_text
+from text_features import encode_windows
+from text_features import features_fingerprint
+from text_features import make_long_text
+from text_features import pool_windows
+from text_features import scan_examples
 
 # Batches of one window are sorted by length; more sorts better and shuffles
 # less. In prediction a window is also what is held in memory at a time.
 TRAIN_WINDOW_BATCHES = 50
 PREDICT_WINDOW = 4096
 
-# Below this, starting processes costs more than they save.
-MIN_EXAMPLES_FOR_WORKERS = 20000
-_CHUNK = 1000
-
-_RECORD_HEADER = 12  # uint64 length, uint32 CRC of it
-_RECORD_FOOTER = 4   # uint32 CRC of the data
-
-FeatureStats = collections.namedtuple(
-    "FeatureStats", ["num_examples", "num_truncated", "num_empty"])
-
-DataScan = collections.namedtuple(
-    "DataScan", ["num_examples", "num_pairs", "label_counts", "digest"])
-
-
-class InputFeatures(object):
-  """One example as ids; lists of int, `label_ids` the indices of its labels."""
-
-  def __init__(self, input_ids, input_mask, segment_ids, label_ids,
-               is_real_example=True):
-    self.input_ids = input_ids
-    self.input_mask = input_mask
-    self.segment_ids = segment_ids
-    self.label_ids = label_ids
-    self.is_real_example = is_real_example
-
-
-class PaddingInputExample(object):
-  """Stands where a batch of fixed size has no example left."""
-
-
-def encode_text(tokenizer, text_a, text_b, max_seq_length):
-  """Turns a text, or a pair, into `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`.
-
-  Args:
-    tokenizer: `tokenization.FullTokenizer`.
-    text_a: str.
-    text_b: str or None.
-    max_seq_length: int, most ids; a single text is cut at its end, of a pair
-      the longer one loses its last ids until both fit.
-
-  Returns:
-    (input_ids, segment_ids, truncated): two lists of int of the same length,
-    and whether anything was cut.
-  """
-  vocab = tokenizer.vocab
-  # One id more than fits tells a cut text from one that just fits.
-  tokens_a = tokenizer.encode(text_a, max_seq_length + 1)
-  if text_b is None:
-    truncated = len(tokens_a) > max_seq_length - 2
-    del tokens_a[max_seq_length - 2:]
-    input_ids = [vocab["[CLS]"]] + tokens_a + [vocab["[SEP]"]]
-    return input_ids, [0] * len(input_ids), truncated
-  tokens_b = tokenizer.encode(text_b, max_seq_length + 1)
-  truncated = len(tokens_a) + len(tokens_b) > max_seq_length - 3
-  _truncate_seq_pair(tokens_a, tokens_b, max_seq_length - 3)
-  input_ids = ([vocab["[CLS]"]] + tokens_a + [vocab["[SEP]"]] + tokens_b +
-               [vocab["[SEP]"]])
-  segment_ids = [0] * (len(tokens_a) + 2) + [1] * (len(tokens_b) + 1)
-  return input_ids, segment_ids, truncated
-
-
-def _truncate_seq_pair(tokens_a, tokens_b, max_length):
-  """Cuts two lists in place to `max_length` together, the longer one first."""
-  while len(tokens_a) + len(tokens_b) > max_length:
-    (tokens_a if len(tokens_a) > len(tokens_b) else tokens_b).pop()
-
-
-def convert_single_example(ex_index, example, label_list, max_seq_length,
-                           tokenizer):
-  """Turns an example into features padded to `max_seq_length`.
-
-  Args:
-    ex_index: int, number of the example; accepted as in the original.
-    example: `InputExample` or `PaddingInputExample`.
-    label_list: list of str, all labels in the order of the outputs.
-    max_seq_length: int.
-    tokenizer: `tokenization.FullTokenizer`.
-
-  Returns:
-    `InputFeatures`.
-  """
-  del ex_index
-  if isinstance(example, PaddingInputExample):
-    zeros = [0] * max_seq_length
-    return InputFeatures(zeros, zeros, zeros, [], is_real_example=False)
-  input_ids, segment_ids, _ = encode_text(
-      tokenizer, example.text_a, example.text_b, max_seq_length)
-  padding = [0] * (max_seq_length - len(input_ids))
-  return InputFeatures(
-      input_ids + padding, [1] * len(input_ids) + padding,
-      segment_ids + padding,
-      _label_ids(example, {name: i for i, name in enumerate(label_list)}))
-
-
-def convert_examples_to_features(examples, label_list, max_seq_length,
-                                 tokenizer):
-  """`convert_single_example` of each; a list, so for small data only."""
-  return [convert_single_example(index, example, label_list, max_seq_length,
-                                 tokenizer)
-          for index, example in enumerate(examples)]
-
-
-def _label_ids(example, label_map):
-  labels = base.example_labels(example) or ()
-  return sorted(label_map[label] for label in set(labels))
-
-
-def scan_examples(examples, label_list, require_labels):
-  """Reads examples once, to check them before any work and to know them again.
-
-  Args:
-    examples: iterable of `InputExample`.
-    label_list: list of str.
-    require_labels: bool, whether an example without labels is an error.
-
-  Returns:
-    `DataScan(num_examples, num_pairs, label_counts, digest)`: examples, those
-    of two texts, numpy int64 `[num_labels]` examples a label is on, and a hex
-    digest of all texts and labels in their order.
-
-  Raises:
-    ValueError: an example is broken, or has a label that is not in the list.
-  """
-  label_set = frozenset(label_list)
-  label_map = {label: index for index, label in enumerate(label_list)}
-  label_counts = np.zeros([len(label_list)], np.int64)
-  digest = hashlib.sha256()
-  num_examples = num_pairs = 0
-  for example in examples:
-    labels = base.check_example(example, label_set, require_labels)
-    num_examples += 1
-    text_b = getattr(example, "text_b", None)
-    num_pairs += text_b is not None
-    for label in set(labels or ()):
-      label_counts[label_map[label]] += 1
-    parts = [example.text_a] + ([] if text_b is None else [text_b])
-    parts += sorted(labels or ())
-    line = "\0".join("%d:%s" % (len(part), part) for part in parts)
-    digest.update(("%d,%s\n" % (text_b is not None, line)).encode(
-        "utf-8", "surrogatepass"))
-  return DataScan(num_examples, num_pairs, label_counts, digest.hexdigest())
-
-
-def features_fingerprint(scan, label_list, vocab_file, do_lower_case,
-                         max_seq_length):
-  """Hex digest of all that the features depend on, this program's code too."""
-  parts = [scan.digest, atomic_files.file_sha256(vocab_file),
-           repr(do_lower_case), repr(max_seq_length),
-           unicodedata.unidata_version]
-  parts += [label.encode("unicode_escape").decode() for label in label_list]
-  for module in (tokenization.__file__, __file__):
-    parts.append(atomic_files.file_sha256(module))
-  return hashlib.sha256("\n".join(parts).encode("utf-8")).hexdigest()
-
-
-def file_based_convert_examples_to_features(
-    examples, label_list, max_seq_length, tokenizer, output_file,
-    fingerprint="", num_workers=1):
-  """Writes a TFRecord file of features, its index and its manifest.
-
-  Keys are the original's: `input_ids`, `input_mask`, `segment_ids`,
-  `label_ids` (indices), `is_real_example`; all int64, none padded. Examples
-  are read as they come and not kept.
-
-  Args:
-    examples: iterable of `InputExample`.
-    label_list: list of str, all labels in the order of the outputs.
-    max_seq_length: int.
-    tokenizer: `tokenization.FullTokenizer`.
-    output_file: str.
-    fingerprint: str, see `features_fingerprint`.
-    num_workers: int, processes that make features; it changes no byte.
-
-  Returns:
-    `FeatureStats(num_examples, num_truncated, num_empty)`.
-  """
-  label_map = {label: index for index, label in enumerate(label_list)}
-  # array.array keeps a million numbers in 12 MB; a list would take 60.
-  offsets, lengths = array.array("q"), array.array("i")
-  offset = num_truncated = num_empty = 0
-  settings = (tokenizer, label_map, max_seq_length)
-  temporary = output_file + ".tmp"
-  with tf.io.TFRecordWriter(temporary) as writer:
-    for record, length, truncated, empty in _map_chunks(
-        _encode_chunk, settings, examples, num_workers):
-      writer.write(record)
-      offsets.append(offset)
-      lengths.append(length)
-      offset += _RECORD_HEADER + len(record) + _RECORD_FOOTER
-      num_truncated += truncated
-      num_empty += empty
-  stats = FeatureStats(len(offsets), num_truncated, num_empty)
-  _finish_record_file(temporary, output_file, offsets, lengths, stats,
-                      fingerprint)
-  return stats
-
-
-def _finish_record_file(temporary, output_file, offsets, lengths, stats,
-                        fingerprint):
-  """Puts the three files in place; the manifest, which makes them valid, last.
-  """
-  manifest_file = output_file + ".json"
-  if os.path.exists(manifest_file):
-    os.remove(manifest_file)
-  with open(temporary, "rb+") as written:
-    os.fsync(written.fileno())
-  index = np.stack([np.asarray(offsets, np.int64),
-                    np.asarray(lengths, np.int64)])
-  index_file = output_file + ".index.npy"
-  with open(index_file + ".tmp", "wb") as writer:
-    np.save(writer, index, allow_pickle=False)
-    writer.flush()
-    os.fsync(writer.fileno())
-  atomic_files.replace_file(index_file + ".tmp", index_file)
-  atomic_files.replace_file(temporary, output_file)
-  atomic_files.write_text(manifest_file, atomic_files.to_json({
-      "fingerprint": fingerprint,
-      "num_examples": stats.num_examples,
-      "num_truncated": stats.num_truncated,
-      "num_empty": stats.num_empty,
-      "records_sha256": atomic_files.file_sha256(output_file),
-      "index_sha256": atomic_files.file_sha256(index_file)}))
-
-
-def read_feature_stats(record_file, fingerprint):
-  """Returns the `FeatureStats` of a finished record file of that fingerprint.
-
-  Returns None if there is no such file, or it is of other data or settings,
-  or its bytes are not those that were written.
-  """
-  try:
-    manifest = atomic_files.read_json(record_file + ".json")
-    if manifest["fingerprint"] != fingerprint:
-      return None
-    for key, path in (("records_sha256", record_file),
-                      ("index_sha256", record_file + ".index.npy")):
-      if atomic_files.file_sha256(path) != manifest[key]:
-        return None
-    return FeatureStats(manifest["num_examples"], manifest["num_truncated"],
-                        manifest["num_empty"])
-  except (EnvironmentError, ValueError, KeyError):
-    return None
-
-
-def _encode_chunk(settings, chunk):
-  """[(record, length, truncated, empty)] of a list of examples."""
-  tokenizer, _, max_seq_length = settings
-  rows = []
-  for text_a, text_b, label_ids in chunk:
-    input_ids, segment_ids, truncated = encode_text(
-        tokenizer, text_a, text_b, max_seq_length)
-    empty = len(input_ids) == (2 if text_b is None else 3)
-    rows.append((_serialize(input_ids, segment_ids, label_ids),
-                 len(input_ids), truncated, empty))
-  return rows
-
-
-def _serialize(input_ids, segment_ids, label_ids):
-  def int64s(values):
-    return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
-
-  return tf.train.Example(features=tf.train.Features(feature={
-      "input_ids": int64s(input_ids),
-      "input_mask": int64s([1] * len(input_ids)),
-      "segment_ids": int64s(segment_ids),
-      "label_ids": int64s(label_ids),
-      "is_real_example": int64s([1])})).SerializeToString(deterministic=True)
-
-
-_worker_settings = None
-
-
-def _start_worker(settings):
-  global _worker_settings
-  _worker_settings = settings
-  # Ctrl-C reaches the whole group; the parent alone answers it.
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
-  threading.Thread(target=_end_with_parent, args=(os.getppid(),),
-                   daemon=True).start()
-
-
-def _end_with_parent(parent):
-  """Ends this process when its parent was killed: nobody else would."""
-  while os.getppid() == parent:
-    time.sleep(1)
-  os._exit(1)  # pylint: disable=protected-access
-
-
-def _work(function, chunk):
-  return function(_worker_settings, chunk)
-
-
-def _map_chunks(function, settings, examples, num_workers):
-  """Yields `function(settings, chunk)`'s rows in order, in constant memory."""
-  label_map = settings[1]
-  rows = ((example.text_a, getattr(example, "text_b", None),
-           _label_ids(example, label_map)) for example in examples)
-  chunks = iter(lambda: list(itertools.islice(rows, _CHUNK)), [])
-  if num_workers <= 1:
-    for chunk in chunks:
-      for row in function(settings, chunk):
-        yield row
-    return
-  # Forked before any session exists, so TensorFlow's threads do not either.
-  with concurrent.futures.ProcessPoolExecutor(
-      num_workers, multiprocessing.get_context("fork"), _start_worker,
-      (settings,)) as pool:
-    pending = collections.deque()
-    for chunk in itertools.chain(chunks, itertools.repeat(None)):
-      if chunk is not None:
-        pending.append(pool.submit(_work, function, chunk))
-      if not pending:
-        return
-      if chunk is None or len(pending) > 2 * num_workers:
-        for row in pending.popleft().result():
-          yield row
-
-
-def choose_num_workers(num_examples):
-  """Processes for `file_based_convert_examples_to_features`: 1 if few."""
-  if (num_examples < MIN_EXAMPLES_FOR_WORKERS or
-      "fork" not in multiprocessing.get_all_start_methods()):
-    return 1
-  if hasattr(os, "sched_getaffinity"):
-    return max(1, len(os.sched_getaffinity(0)))
-  return os.cpu_count() or 1
-
-
-class RecordFile(object):
-  """Random access to the features of a TFRecord file.
-
-  Attributes:
-    lengths: numpy int64 `[num_examples]`, real tokens of each example.
-  """
-
-  def __init__(self, path):
-    """Opens a file, with its index if there is one.
-
-    Args:
-      path: str, a file written by `file_based_convert_examples_to_features`,
-        or by google-research/bert, whose padding is left out on reading.
-
-    Raises:
-      ValueError: the file is missing or is cut off.
-    """
-    self._path = path
-    if not os.path.isfile(path):
-      raise ValueError("record file %s is missing." % path)
-    self._file = open(path, "rb")
-    self._size = os.fstat(self._file.fileno()).st_size
-    if os.path.isfile(path + ".index.npy"):
-      self._offsets, self.lengths = np.load(path + ".index.npy",
-                                            allow_pickle=False)
-    else:
-      self._offsets = np.asarray(list(self._find_offsets()), np.int64)
-      self.lengths = np.asarray(
-          [len(self.read(i).input_ids) for i in range(len(self._offsets))],
-          np.int64)
-
-  def __len__(self):
-    return len(self._offsets)
-
-  def _find_offsets(self):
-    """Yields where each record begins, from the lengths that precede them."""
-    offset = 0
-    while offset < self._size:
-      yield offset
-      offset += _RECORD_HEADER + self._record_size(offset) + _RECORD_FOOTER
-
-  def _record_size(self, offset):
-    header = os.pread(self._file.fileno(), _RECORD_HEADER, offset)
-    size = struct.unpack("<Q", header[:8])[0] if len(header) == 12 else None
-    if size is None or (
-        offset + _RECORD_HEADER + size + _RECORD_FOOTER > self._size):
-      raise ValueError("record file %s is cut off or broken at byte %d." % (
-          self._path, offset))
-    return size
-
-  def read(self, number):
-    """Returns the `InputFeatures` of an example, without padding."""
-    offset = int(self._offsets[number])
-    size = self._record_size(offset)
-    data = os.pread(self._file.fileno(), size, offset + _RECORD_HEADER)
-    feature = tf.train.Example.FromString(data).features.feature
-    length = sum(feature["input_mask"].int64_list.value)
-    values = {key: list(feature[key].int64_list.value) for key in (
-        "input_ids", "input_mask", "segment_ids")}
-    return InputFeatures(
-        label_ids=list(feature["label_ids"].int64_list.value),
-        is_real_example=feature["is_real_example"].int64_list.value != [0],
-        **{key: ids[:length] for key, ids in values.items()})
-
-  def close(self):
-    self._file.close()
+# Some texts of a record file: number of the first, how many they are, the row
+# where each begins (int [size], from 0), rows in all, and an iterator over
+# (row numbers, batch).
+TextWindow = collections.namedtuple(
+    "TextWindow", ["start", "size", "first_rows", "num_rows", "batches"])
 
 
 def make_batch(features, num_labels=None):
@@ -534,16 +149,28 @@ def train_batches(records, batch_size, seed, first_step, num_steps,
 
 def predict_windows(records, batch_size, num_labels=None,
                     window=PREDICT_WINDOW):
-  """Yields (number of the first example, [(numbers, batch), ...]) by window.
+  """Yields the texts of a record file as `TextWindow`s of `window` texts.
 
-  Inside a window batches go by length; `numbers` count from its first example.
+  Inside one, batches of rows go by length, the longest first; a text's own
+  windows are rows side by side.
   """
-  for start in range(0, len(records), window):
-    lengths = records.lengths[start:start + window]
-    yield start, len(lengths), (
-        (numbers, make_batch([records.read(start + i) for i in numbers],
-                             num_labels))
-        for numbers in batches_by_length(lengths, batch_size))
+  # A text's first row, and where the last one ends.
+  bounds = np.searchsorted(records.texts, np.arange(records.num_texts + 1))
+  for start in range(0, records.num_texts, window):
+    stop = min(start + window, records.num_texts)
+    first_rows, end = bounds[start:stop], int(bounds[stop])
+    yield TextWindow(
+        start, len(first_rows), first_rows - first_rows[0],
+        end - int(first_rows[0]),
+        _window_batches(records, int(first_rows[0]), end, batch_size,
+                        num_labels))
+
+
+def _window_batches(records, first, end, batch_size, num_labels):
+  """Yields (row numbers from `first` on, batch) of rows first..end-1."""
+  for numbers in batches_by_length(records.lengths[first:end], batch_size):
+    yield numbers, make_batch([records.read(first + i) for i in numbers],
+                              num_labels)
 
 
 def file_based_input_fn_builder(input_file, seq_length, is_training,
@@ -582,6 +209,8 @@ class _FeatureList(object):
     self._features = features
     self.lengths = np.asarray([sum(row.input_mask) for row in features],
                               np.int64)
+    self.num_texts = len(features)
+    self.texts = np.arange(len(features))
 
   def __len__(self):
     return len(self._features)

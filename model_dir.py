@@ -7,6 +7,7 @@ Beside TensorFlow's checkpoints (`model.ckpt-<step>`, `checkpoint`):
   vocab.txt            the WordPiece vocabulary
   labels.txt           one label a line, the order of the probabilities
   model_settings.json  how texts become ids, the head, thresholds, the run
+  best_checkpoint.json the checkpoint that did best on dev, if that was asked
 
 so that prediction and export need the directory and nothing else.
 """
@@ -32,14 +33,18 @@ import tensorflow.compat.v1 as tf
 
 import atomic_files
 import modeling
+import multilabel_thresholds
+import text_features
 import tokenization
 
 BERT_CONFIG_FILE = "bert_config.json"
 VOCAB_FILE = "vocab.txt"
 LABELS_FILE = "labels.txt"
 SETTINGS_FILE = "model_settings.json"
+BEST_CHECKPOINT_FILE = "best_checkpoint.json"
 LOCK_FILE = ".lock"
-FORMAT_VERSION = 1
+# 1 had one threshold and cut every long text at its end.
+FORMAT_VERSION = 2
 
 # What a run leaves in its directory before model_settings.json is there, and
 # what an operating system puts into any directory.
@@ -48,15 +53,41 @@ _OWN_FILES = re.compile(
     r"events\.out\.tfevents\..*|lost\+found|\..*)$")
 
 # Settings that make the model what it is: another value is another model.
-MODEL_SETTINGS = ("do_lower_case", "max_seq_length", "pooling", "loss")
+MODEL_SETTINGS = ("do_lower_case", "max_seq_length", "pooling", "loss",
+                  "long_text", "stride", "window_pooling")
+
+# What version 1 left out, and its meaning there.
+_VERSION_1 = {"threshold_kind": "fixed", "top_k": None,
+              "always_one_label": False, "long_text": "truncate_head",
+              "stride": 0, "window_pooling": "max"}
+
+THRESHOLD_KINDS = ("fixed", "tune", "tune_per_label")
 
 # Keys of model_settings.json that hold the sha256 of the files beside it.
 _HASHED_FILES = (("bert_config_sha256", BERT_CONFIG_FILE),
                  ("labels_sha256", LABELS_FILE),
                  ("vocab_sha256", VOCAB_FILE))
 
-TrainedModel = collections.namedtuple(
-    "TrainedModel", ["path", "bert_config", "vocab_file", "labels", "settings"])
+
+class TrainedModel(collections.namedtuple(
+    "TrainedModel", ["path", "bert_config", "vocab_file", "labels",
+                     "settings"])):
+  """What `read` returns; `settings` is the content of model_settings.json."""
+
+  __slots__ = ()
+
+  @property
+  def decision(self):
+    """`multilabel_thresholds.DecisionRule`: from probabilities to labels."""
+    return multilabel_thresholds.DecisionRule(
+        self.settings["threshold"], self.settings["top_k"],
+        self.settings["always_one_label"])
+
+  @property
+  def long_text(self):
+    """`text_features.LongText`."""
+    return text_features.LongText(*[self.settings[key] for key in (
+        "long_text", "stride", "window_pooling")])
 
 
 def write(output_dir, bert_config, vocab_file, labels, settings):
@@ -69,6 +100,7 @@ def write(output_dir, bert_config, vocab_file, labels, settings):
     labels: list of str.
     settings: dict that JSON can hold, with the keys of `MODEL_SETTINGS`.
   """
+  settings = dict(_VERSION_1, **dict({"threshold": 0.5}, **settings))
   atomic_files.write_text(os.path.join(output_dir, BERT_CONFIG_FILE),
                           bert_config.to_json_string())
   target = os.path.join(output_dir, VOCAB_FILE)
@@ -139,25 +171,76 @@ def read(model_dir):
 def _read_settings(path):
   """Reads and checks model_settings.json."""
   settings = atomic_files.read_json(path)
+  version = settings.get("format_version")
+  if _is(version, int) and version > FORMAT_VERSION:
+    raise ValueError("%s is of format %d, written by a newer version of this "
+                     "program (this one reads up to %d)." % (
+                         path, version, FORMAT_VERSION))
+  if version == 1:
+    settings = dict(_VERSION_1, **settings)
   expected = {"do_lower_case": bool, "max_seq_length": int, "pooling": str,
               "loss": str, "num_labels": int, "vocab_sha256": str,
               "labels_sha256": str, "bert_config_sha256": str,
-              "threshold": (int, float), "format_version": int}
+              "threshold": (int, float, list), "format_version": int,
+              "threshold_kind": str, "top_k": (int, type(None)),
+              "always_one_label": bool, "long_text": str, "stride": int,
+              "window_pooling": str}
   for key in sorted(expected):
-    value = settings.get(key)
-    # bool is an int to Python.
-    if not isinstance(value, expected[key]) or (
-        isinstance(value, bool) and expected[key] is not bool):
+    if key not in settings or not _is(settings[key], expected[key]):
       raise ValueError("%s: %s is %s; it is missing or of the wrong type." % (
-          path, key, json.dumps(value)))
-  if not 0 <= settings["threshold"] <= 1:
-    raise ValueError("%s: threshold is %s; it must be from 0 to 1." % (
-        path, settings["threshold"]))
-  if settings["format_version"] > FORMAT_VERSION:
-    raise ValueError("%s is of format %d, written by a newer version of this "
-                     "program (this one reads up to %d)." % (
-                         path, settings["format_version"], FORMAT_VERSION))
+          path, key, json.dumps(settings.get(key))))
+  try:
+    _check_decision(settings)
+    text_features.make_long_text(
+        settings["long_text"], settings["stride"], settings["window_pooling"],
+        settings["max_seq_length"])
+  except ValueError as error:
+    raise ValueError("%s: %s" % (path, error))
   return settings
+
+
+def _is(value, types):
+  """`isinstance`, but True and False are no numbers."""
+  types = types if isinstance(types, tuple) else (types,)
+  return isinstance(value, types) and (
+      bool in types or not isinstance(value, bool))
+
+
+def _check_decision(settings):
+  """Raises ValueError for thresholds that cannot be."""
+  threshold = settings["threshold"]
+  values = threshold if isinstance(threshold, list) else [threshold]
+  if isinstance(threshold, list) and len(values) != settings["num_labels"]:
+    raise ValueError("threshold has %d numbers for %d labels." % (
+        len(values), settings["num_labels"]))
+  for value in values:
+    if not _is(value, (int, float)) or not 0 <= value <= 1:
+      raise ValueError("threshold is %s; it must be from 0 to 1." %
+                       json.dumps(value))
+  if settings["threshold_kind"] not in THRESHOLD_KINDS:
+    raise ValueError("threshold_kind is %s; it must be one of %s." % (
+        settings["threshold_kind"], ", ".join(THRESHOLD_KINDS)))
+  if settings["top_k"] is not None and settings["top_k"] < 1:
+    raise ValueError("top_k is %d; it must be 1 or more." % settings["top_k"])
+
+
+def update_decision(output_dir, kind, decision):
+  """Stores how probabilities become labels in model_settings.json.
+
+  Args:
+    output_dir: str, a trained directory.
+    kind: str, one of `THRESHOLD_KINDS`.
+    decision: `multilabel_thresholds.DecisionRule`.
+  """
+  settings = read(output_dir).settings
+  threshold = decision.thresholds
+  changed = dict(
+      settings, format_version=FORMAT_VERSION, threshold_kind=kind,
+      threshold=float(threshold) if isinstance(threshold, (int, float)) else
+      [float(value) for value in threshold],
+      top_k=decision.top_k, always_one_label=decision.always_one_label)
+  if changed != settings:
+    write_settings(output_dir, changed)
 
 
 def read_labels(path):
@@ -299,6 +382,47 @@ def latest_checkpoint(model_dir):
               state_file, os.path.basename(state.model_checkpoint_path),
               state.model_checkpoint_path, suffix, state_file))
   return state.model_checkpoint_path
+
+
+def best_checkpoint(model_dir):
+  """Returns the content of best_checkpoint.json, or None if there is none.
+
+  Returns:
+    dict with `checkpoint` (name of a prefix in the directory), `step`,
+    `metric`, `value`, `evaluations` (list of dict, one an evaluation on dev).
+
+  Raises:
+    ValueError: the file is broken, or names a checkpoint that is not there.
+  """
+  path = os.path.join(model_dir, BEST_CHECKPOINT_FILE)
+  if not os.path.exists(path):
+    return None
+  best = atomic_files.read_json(path)
+  expected = {"checkpoint": str, "step": int, "metric": str,
+              "value": (int, float, type(None)), "evaluations": list}
+  for key in sorted(expected):
+    if not _is(best.get(key), expected[key]):
+      raise ValueError("%s: %s is %s; it is missing or of the wrong type." % (
+          path, key, json.dumps(best.get(key))))
+  if not re.match(r"model\.ckpt-\d+$", best["checkpoint"]):
+    raise ValueError("%s: checkpoint is %s; it must be a name like "
+                     "model.ckpt-100." % (path, json.dumps(best["checkpoint"])))
+  for suffix in (".index", ".data-00000-of-00001"):
+    name = best["checkpoint"] + suffix
+    if not os.path.isfile(os.path.join(model_dir, name)):
+      raise ValueError(
+          "%s names the checkpoint %s, but %s is missing; bring it back, or "
+          "remove %s to use the newest checkpoint." % (
+              path, best["checkpoint"], name, BEST_CHECKPOINT_FILE))
+  return best
+
+
+def prediction_checkpoint(model_dir):
+  """The prefix to predict with: the best on dev, else the newest, else None."""
+  best = best_checkpoint(model_dir)
+  if best is None:
+    return latest_checkpoint(model_dir)
+  return os.path.join(model_dir, best["checkpoint"])
 
 
 def _newest_checkpoint(model_dir):

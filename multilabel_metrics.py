@@ -418,18 +418,21 @@ def undefined_labels(labels, label_names=None):
   ])
 
 
-def evaluate(labels, probabilities, thresholds=0.5, label_names=None):
-  """Computes what `eval_results.txt` holds.
+def evaluate(labels, probabilities, thresholds=0.5, label_names=None,
+             decided=None):
+  """Computes the scores that are looked at first.
 
   Args:
     labels: [N, L] of 0 and 1.
     probabilities: [N, L] in 0..1.
     thresholds: number or [L].
     label_names: None (column numbers as text) or L names.
+    decided: bool [N, L] or None: the labels given, where more than thresholds
+      decides.
 
   Returns:
-    OrderedDict of floats: `{micro,macro}_{precision,recall,f1}`,
-    `subset_accuracy`, `hamming_loss`, `{micro,macro}_average_precision` and
+    OrderedDict of floats: `{micro,macro,weighted,samples}_f1`,
+    `{micro,macro}_{precision,recall}`, `subset_accuracy`, `hamming_loss`, `{micro,macro}_average_precision` and
     `{micro,macro}_roc_auc` (nan when undefined; `undefined_labels` says which
     labels the macro ones leave out), `f1/<label name>` in label order; and
     the int `num_examples`.
@@ -439,14 +442,17 @@ def evaluate(labels, probabilities, thresholds=0.5, label_names=None):
   """
   labels, probabilities = check_arrays(labels, probabilities)
   names = check_label_names(label_names, labels.shape[1])
-  decisions = threshold_metrics(labels, probabilities, thresholds)
+  if decided is None:
+    decisions = threshold_metrics(labels, probabilities, thresholds)
+  else:
+    decisions = threshold_metrics(labels, decided)
   ranking = ranking_metrics(labels, probabilities)
   out = collections.OrderedDict()
   for average in ["micro", "macro"]:
     for measure in ["precision", "recall", "f1"]:
       key = average + "_" + measure
       out[key] = decisions[key]
-  for key in ["subset_accuracy", "hamming_loss"]:
+  for key in ["weighted_f1", "samples_f1", "subset_accuracy", "hamming_loss"]:
     out[key] = decisions[key]
   for average in ["micro", "macro"]:
     for measure in ["average_precision", "roc_auc"]:

@@ -25,7 +25,8 @@ InferenceGraph = collections.namedtuple(
 
 def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
                  labels, num_labels, use_one_hot_embeddings, pooling="pooler",
-                 dropout_seed=None, output_bias_initializer=None):
+                 dropout_seed=None, output_bias_initializer=None,
+                 loss_fn=tf.nn.sigmoid_cross_entropy_with_logits):
   """BERT, then a logit a label, then a sigmoid a logit.
 
   Variables: those of `modeling.BertModel` in the scope "bert",
@@ -46,6 +47,8 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
       last layer over real tokens.
     dropout_seed: see `modeling.dropout`.
     output_bias_initializer: initializer of `output_bias`; default zeros.
+    loss_fn: function of `labels` and `logits`, both `[batch, num_labels]`, to
+      the loss of each cell; others are in `multilabel_losses`.
 
   Returns:
     (loss, per_example_loss, logits, probabilities): float32 scalar,
@@ -91,8 +94,7 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
     probabilities = tf.sigmoid(logits)
     if labels is None:
       return (None, None, logits, probabilities)
-    losses = tf.nn.sigmoid_cross_entropy_with_logits(
-        labels=labels, logits=logits)  # [batch, num_labels]
+    losses = loss_fn(labels=labels, logits=logits)  # [batch, num_labels]
     per_example_loss = tf.reduce_mean(losses, axis=-1)
     loss = tf.reduce_mean(per_example_loss)
   return (loss, per_example_loss, logits, probabilities)
@@ -107,7 +109,8 @@ def _mean_over_tokens(sequence_output, input_mask):
 
 
 def create_inference_graph(bert_config, num_labels, pooling,
-                           use_one_hot_embeddings=False, with_labels=False):
+                           use_one_hot_embeddings=False, with_labels=False,
+                           loss_fn=tf.nn.sigmoid_cross_entropy_with_logits):
   """Placeholders and the model behind them, in the current graph.
 
   Args:
@@ -116,6 +119,7 @@ def create_inference_graph(bert_config, num_labels, pooling,
     pooling: see `create_model`.
     use_one_hot_embeddings: bool.
     with_labels: bool; True adds a placeholder for labels, and their loss.
+    loss_fn: see `create_model`.
 
   Returns:
     `InferenceGraph` of tensors: int32 placeholders `[batch, seq]`; `labels`
@@ -130,7 +134,7 @@ def create_inference_graph(bert_config, num_labels, pooling,
     labels = tf.placeholder(tf.float32, [None, num_labels], "labels")
   (_, per_example_loss, logits, probabilities) = create_model(
       bert_config, False, input_ids, input_mask, segment_ids, labels,
-      num_labels, use_one_hot_embeddings, pooling=pooling)
+      num_labels, use_one_hot_embeddings, pooling=pooling, loss_fn=loss_fn)
   return InferenceGraph(input_ids, input_mask, segment_ids, labels,
                         per_example_loss, logits, probabilities)
 

@@ -468,3 +468,33 @@ def apply_thresholds(probabilities, thresholds, top_k=None,
       none = np.flatnonzero(~decided[block].any(axis=1))
       decided[block.start + none, scores[none].argmax(axis=1)] = True
   return decided
+
+
+class DecisionRule(collections.namedtuple(
+    "DecisionRule", ["thresholds", "top_k", "always_one_label"])):
+  """How probabilities become labels: the arguments of `apply_thresholds`."""
+
+  __slots__ = ()
+
+  def __new__(cls, thresholds=0.5, top_k=None, always_one_label=False):
+    return super(DecisionRule, cls).__new__(
+        cls, thresholds, top_k, always_one_label)
+
+  def apply(self, probabilities):
+    """Returns bool [N, L]: which labels each example has."""
+    return apply_thresholds(probabilities, self.thresholds, self.top_k,
+                            self.always_one_label)
+
+  def describe(self):
+    """Returns the rule in words, for one line of output."""
+    values = np.atleast_1d(np.asarray(self.thresholds, np.float64))
+    words = ("threshold %.4g" % values[0] if np.ndim(self.thresholds) == 0 else
+             "thresholds a label, %.4g to %.4g" % (values.min(), values.max()))
+    if self.top_k is not None:
+      words += ", at most %d labels" % self.top_k
+    if self.always_one_label:
+      words += ", at least one label"
+    return words
+
+
+ORIGINAL_RULE = DecisionRule(0.5)

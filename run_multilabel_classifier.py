@@ -16,30 +16,22 @@ if __name__ == "__main__":
   command_line.quiet_tensorflow()
 
 # pylint: disable=g-import-not-at-top
-import collections
 import contextlib
-import io
-import itertools
-import json
-import os
-import platform
-import sys
 
 from absl import flags
 from absl import logging
-import numpy as np
 import tensorflow.compat.v1 as tf
 
-import atomic_files
+import best_checkpoint
+import evaluation
 import input_pipeline
 import model_dir
 import modeling
-import multilabel_metrics
+import multilabel_losses
 import multilabel_model
-import multilabel_thresholds
 import optimization
 import processors
-import tokenization
+import run_directory
 import training
 
 # The names of the original's run_classifier.py are reachable here.
@@ -58,18 +50,8 @@ from processors import InputExample
 
 FLAGS = flags.FLAGS
 
-EVAL_RESULTS_FILE = "eval_results.txt"
-TEST_RESULTS_FILE = "test_results.tsv"
-TEST_PREDICTIONS_FILE = "test_predictions.jsonl"
-
 _TPU_FLAGS = ("use_tpu", "tpu_name", "tpu_zone", "gcp_project", "master",
               "num_tpu_cores", "iterations_per_loop")
-
-# Settings that decide a run's weights: a resumed run must have the same.
-_RUN_SETTINGS = (
-    "train_batch_size", "learning_rate", "head_learning_rate",
-    "num_train_epochs", "warmup_proportion", "random_seed",
-    "init_bias_from_prior", "use_one_hot_embeddings", "adam_bias_correction")
 
 
 def define_flags():
@@ -120,11 +102,24 @@ def define_flags():
         "last layer, or the mean over its tokens.")
     flags.DEFINE_bool("use_one_hot_embeddings", False,
                       "Look words up by a matrix product, not a gather.")
+    flags.DEFINE_enum(
+        "long_text", "truncate_head", list(input_pipeline.LONG_TEXT_FORMS),
+        "A text longer than --max_seq_length: keep its head, its tail, a "
+        "quarter of head and the rest of tail (Sun et al. 2019), or read all "
+        "of it in windows. Pairs lose the end of the longer text.")
+    flags.DEFINE_integer(
+        "stride", None, "windows: tokens from the start of one to the start "
+        "of the next; default: half of a window.")
+    flags.DEFINE_enum(
+        "window_pooling", "max", list(input_pipeline.WINDOW_POOLINGS),
+        "windows: a text's logit of a label is the max or the mean of its "
+        "windows'.")
   with command_line.flag_group("Run"):
     flags.DEFINE_string(
         "output_dir", None, "Directory of checkpoints, records and results.")
     flags.DEFINE_bool("do_train", False, "Train.")
     flags.DEFINE_bool("do_eval", False, "Evaluate on the dev set.")
+    flags.DEFINE_bool("do_test", False, "Evaluate on a labelled test set.")
     flags.DEFINE_bool("do_predict", False, "Predict the test set.")
     flags.DEFINE_integer("train_batch_size", 32, "Examples a training step.")
     flags.DEFINE_integer("eval_batch_size", 8, "Examples a batch of dev.")
@@ -155,6 +150,53 @@ def define_flags():
         "resume", "auto", ["auto", "never", "force"], "A run found in "
         "output_dir: go on if its settings are the same, refuse, or go on "
         "with other training settings.")
+  with command_line.flag_group("Loss"):
+    flags.DEFINE_enum(
+        "loss", "sigmoid", list(multilabel_losses.LOSSES), "Loss of a label: "
+        "sigmoid cross entropy, the same with weighted positives, focal loss "
+        "(Lin et al. 2017), asymmetric loss (Ridnik et al. 2021).")
+    flags.DEFINE_float("label_smoothing", 0.0, "Share (0 to 1) of each 0/1 "
+                       "label that is moved to one half.")
+    flags.DEFINE_float("pos_weight_cap", 10.0, "weighted: most weight of a "
+                       "positive, which is negatives / positives in train.")
+    flags.DEFINE_string("pos_weight_file", None, "weighted: weights from a "
+                        "file, JSON {label: weight} or label<TAB>weight.")
+    flags.DEFINE_float("focal_gamma", 2.0, "focal: focusing parameter.")
+    flags.DEFINE_float("focal_alpha", None, "focal: weight of positives "
+                       "(0 to 1); default: none.")
+    flags.DEFINE_float("asymmetric_gamma_pos", 0.0,
+                       "asymmetric: focusing of positives.")
+    flags.DEFINE_float("asymmetric_gamma_neg", 4.0,
+                       "asymmetric: focusing of negatives.")
+    flags.DEFINE_float("asymmetric_clip", 0.05, "asymmetric: what is taken "
+                       "off the probability of negatives.")
+  with command_line.flag_group("Evaluation and labels"):
+    flags.DEFINE_integer(
+        "eval_steps", None, "Steps between evaluations on dev while training "
+        "with --do_eval; default: once an epoch; 0: none.")
+    flags.DEFINE_string(
+        "metric_for_best", "micro_f1", "Metric on dev, a name as in "
+        "eval_results.txt (also map, lrap), that chooses the checkpoint to "
+        "predict with; F1 at threshold 0.5.")
+    flags.DEFINE_integer(
+        "early_stopping_patience", 0, "Stop after so many evaluations that "
+        "are not better; 0: never.")
+    flags.DEFINE_integer(
+        "eval_train_sample", 0, "Also evaluate so many train examples each "
+        "time, to see over-fitting.")
+    flags.DEFINE_string(
+        "threshold", "0.5", "Least probability of a label: a number; tune, "
+        "the one that maximises micro-F1 on dev; tune_per_label, one a label. "
+        "Kept in output_dir; default: what is kept there.")
+    flags.DEFINE_float("min_precision", None, "tune, tune_per_label: least "
+                       "precision on dev (0 to 1).")
+    flags.DEFINE_integer("top_k", None, "At most so many labels a text, the "
+                         "most probable ones; 0: no limit.")
+    flags.DEFINE_bool("always_one_label", False, "Give a text without any "
+                      "label its most probable one.")
+    flags.DEFINE_bool(
+        "report", None, "Write report.html after --do_eval or --do_test; "
+        "default: if matplotlib is installed.")
   with command_line.flag_group("Of google-research/bert, not supported here"):
     flags.DEFINE_bool("use_tpu", False, "TPUs are not supported.")
     for name in _TPU_FLAGS[1:]:
@@ -167,10 +209,10 @@ def check_flags(flag_values):
     if flag_values[name].present and flag_values[name].value is not False:
       raise ValueError("--%s: TPUs are not supported; leave the flag out." %
                        name)
-  if not (flag_values.do_train or flag_values.do_eval
-          or flag_values.do_predict):
-    raise ValueError("at least one of --do_train, --do_eval, --do_predict "
-                     "must be given.")
+  if not (flag_values.do_train or flag_values.do_eval or
+          flag_values.do_test or flag_values.do_predict):
+    raise ValueError("at least one of --do_train, --do_eval, --do_test, "
+                     "--do_predict must be given.")
   required = ["data_dir", "output_dir"]
   if flag_values.do_train:
     required += ["bert_config_file", "vocab_file"]
@@ -182,8 +224,9 @@ def check_flags(flag_values):
     if flag_values[name].value < 1:
       raise ValueError("--%s is %d; it must be 1 or more." % (
           name, flag_values[name].value))
-  for name in ("keep_checkpoint_max", "max_train_examples"):
-    if flag_values[name].value < 0:
+  for name in ("keep_checkpoint_max", "max_train_examples", "eval_steps",
+               "early_stopping_patience", "eval_train_sample", "top_k"):
+    if (flag_values[name].value or 0) < 0:
       raise ValueError("--%s is %d; it must be 0 or more." % (
           name, flag_values[name].value))
   for name in ("learning_rate", "head_learning_rate", "num_train_epochs"):
@@ -198,11 +241,46 @@ def check_flags(flag_values):
                      flag_values.random_seed)
 
 
+def check_evaluation_flags(flag_values):
+  """Raises ValueError for flags of evaluation that cannot work."""
+  threshold = flag_values.threshold
+  if threshold in run_directory.TUNED_THRESHOLDS:
+    if not flag_values.do_eval:
+      raise ValueError("--threshold=%s needs --do_eval: thresholds are found "
+                       "on the dev set." % threshold)
+  elif flag_values.min_precision is not None:
+    raise ValueError("--min_precision needs --threshold=tune or "
+                     "tune_per_label.")
+  else:
+    try:
+      is_share = 0 <= float(threshold) <= 1
+    except ValueError:
+      is_share = False
+    if not is_share:
+      raise ValueError("--threshold is %s; it must be a number from 0 to 1, "
+                       "tune or tune_per_label." % threshold)
+  for name in ("min_precision", "label_smoothing"):
+    value = flag_values[name].value
+    if value is not None and not 0 <= value <= 1:
+      raise ValueError("--%s is %s; it must be from 0 to 1." % (name, value))
+  evaluation.full_metric_name(flag_values.metric_for_best)
+  if not run_directory.evaluates_while_training(flag_values):
+    for name in ("early_stopping_patience", "eval_train_sample"):
+      if flag_values[name].value:
+        raise ValueError("--%s needs evaluation while training: --do_train, "
+                         "--do_eval, and --eval_steps not 0." % name)
+  for loss, names in sorted(run_directory.LOSS_FLAGS.items()):
+    for name in names:
+      if flag_values[name].present and flag_values.loss != loss:
+        raise ValueError("--%s needs --loss=%s." % (name, loss))
+
+
 def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
                      num_train_steps, num_warmup_steps, use_tpu,
                      use_one_hot_embeddings, pooling="pooler",
                      head_learning_rate=None, output_bias=None,
-                     random_seed=None, adam_bias_correction=False):
+                     random_seed=None, adam_bias_correction=False,
+                     loss_fn=tf.nn.sigmoid_cross_entropy_with_logits):
   """Makes the function that builds the model's graph.
 
   Args:
@@ -219,6 +297,7 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
     output_bias: list of float, initial `output_bias`; default zeros.
     random_seed: int, seed of the dropout masks; None: TensorFlow's own.
     adam_bias_correction: bool, see `optimization.AdamWeightDecayOptimizer`.
+    loss_fn: see `multilabel_model.create_model`.
 
   Returns:
     Function of (features, mode, params) to `training.ModelSpec`.
@@ -234,7 +313,7 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
           mode, None, None, None, None,
           multilabel_model.create_inference_graph(
               bert_config, num_labels, pooling, use_one_hot_embeddings,
-              with_labels=True))
+              with_labels=True, loss_fn=loss_fn))
     dropout_seed = None
     if random_seed is not None:
       dropout_seed = (random_seed, tf.train.get_or_create_global_step())
@@ -243,7 +322,7 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
         features["segment_ids"], features["label_ids"], num_labels,
         use_one_hot_embeddings, pooling=pooling, dropout_seed=dropout_seed,
         output_bias_initializer=None if output_bias is None else
-        tf.constant_initializer(output_bias))
+        tf.constant_initializer(output_bias), loss_fn=loss_fn)
     if init_checkpoint:
       training.log_checkpoint(
           modeling.initialize_from_checkpoint(
@@ -262,222 +341,45 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
   return model_fn
 
 
-ModelChoice = collections.namedtuple(
-    "ModelChoice", ["bert_config", "vocab_file", "do_lower_case",
-                    "max_seq_length", "pooling"])
-
-# One of train, dev, test: a function to its examples, and what a first
-# reading of them said.
-DataPart = collections.namedtuple("DataPart", ["name", "examples", "scan"])
-
-
-def choose_model(flag_values):
-  """The model that the flags describe, checked.
-
-  Without --do_train, a flag that is not given is what the trained directory
-  says. Returns a `ModelChoice`; raises ValueError.
-  """
-  if flag_values.do_train:
-    settings, trained = {}, None
-  else:
-    if not model_dir.is_trained(flag_values.output_dir) or (
-        model_dir.latest_checkpoint(flag_values.output_dir) is None):
-      raise ValueError("output_dir %s has no trained model; train first "
-                       "(--do_train)." % flag_values.output_dir)
-    trained = model_dir.read(flag_values.output_dir)
-    settings = trained.settings
-
-  def choose(name):
-    flag = flag_values[name]
-    return flag.value if flag.present else settings.get(name, flag.value)
-
-  if flag_values.bert_config_file:
-    bert_config = modeling.BertConfig.from_json_file(
-        flag_values.bert_config_file)
-  else:
-    bert_config = trained.bert_config
-  model = ModelChoice(
-      bert_config, flag_values.vocab_file or trained.vocab_file,
-      choose("do_lower_case"), choose("max_seq_length"), choose("pooling"))
-  tokenization.validate_case_matches_checkpoint(
-      model.do_lower_case, flag_values.init_checkpoint)
-  tokenization.validate_vocab(model.vocab_file, bert_config.vocab_size,
-                              flag_values.bert_config_file)
-  if model.max_seq_length > bert_config.max_position_embeddings:
-    raise ValueError(
-        "--max_seq_length is %d, but the model was made for %d tokens at most "
-        "(max_position_embeddings)." % (
-            model.max_seq_length, bert_config.max_position_embeddings))
-  if model.max_seq_length < 3:
-    raise ValueError("--max_seq_length is %d; [CLS], a token and [SEP] need 3, "
-                     "a pair of texts 4." % model.max_seq_length)
-  return model
-
-
-def make_processor(flag_values):
-  """The data processor that --task_name or --processor names."""
-  options = {name: flag_values[name].value for name in (
-      "text_column", "text_pair_column", "label_column", "id_column",
-      "label_separator", "delimiter", "dev_fraction")}
-  task_name = flag_values.task_name
-  return processors.create_processor(task_name, flag_values.processor, options)
-
-
-def choose_labels(processor, flag_values):
-  """All labels in the order of the outputs: list of str."""
-  if not flag_values.do_train:
-    trained = model_dir.read(flag_values.output_dir).labels
-    try:
-      return processors.get_labels(processor, flag_values.data_dir)
-    except ValueError:
-      # The data to evaluate need not come with a label list of their own.
-      return trained
-  return processors.get_labels(processor, flag_values.data_dir)
-
-
-def read_parts(processor, label_list, model, flag_values):
-  """Reads and checks the examples that the run needs: {name: DataPart}."""
-  data_dir = flag_values.data_dir
-  most = flag_values.max_train_examples or None
-  sources = []
-  if flag_values.do_train:
-    sources.append(("train", True, lambda: itertools.islice(
-        processor.get_train_examples(data_dir), most)))
-  if flag_values.do_eval:
-    sources.append(("dev", True,
-                    lambda: processor.get_dev_examples(data_dir)))
-  if flag_values.do_predict:
-    sources.append(("test", False,
-                    lambda: processor.get_test_examples(data_dir)))
-  parts = {}
-  for name, labelled, examples in sources:
-    scan = input_pipeline.scan_examples(examples(), label_list, labelled)
-    if not scan.num_examples:
-      raise ValueError("%s has no %s examples." % (data_dir, name))
-    if scan.num_pairs and model.max_seq_length < 4:
-      raise ValueError("--max_seq_length is %d; a pair of texts needs 4 or "
-                       "more." % model.max_seq_length)
-    parts[name] = DataPart(name, examples, scan)
-  return parts
-
-
-def run_settings(parts, flag_values):
-  """What decides the weights of a run, beyond the model: dict."""
-  settings = {name: flag_values[name].value for name in _RUN_SETTINGS}
-  settings["train_data"] = parts["train"].scan.digest
-  settings["init_checkpoint"] = os.path.basename(
-      flag_values.init_checkpoint or "")
-  return settings
-
-
-@contextlib.contextmanager
-def claim_output_dir(model, label_list, parts, flag_values):
-  """Makes output_dir this run's alone, and writes what describes the model."""
-  output_dir = flag_values.output_dir
-  compared = {"do_lower_case": model.do_lower_case, "pooling": model.pooling,
-              "max_seq_length": model.max_seq_length, "loss": "sigmoid"}
-  is_trained = model_dir.is_trained(output_dir)
-  if is_trained:
-    _check_same_run(model, label_list, compared, parts, flag_values)
-  with model_dir.lock(output_dir):
-    if flag_values.do_train and (
-        not is_trained or flag_values.resume == "force"):
-      write_model_dir(model, label_list, compared, parts, flag_values)
-    yield
-
-
-def write_model_dir(model, label_list, compared, parts, flag_values):
-  """Writes into output_dir what prediction will need beside a checkpoint."""
-  model_dir.write(
-      flag_values.output_dir, model.bert_config, model.vocab_file, label_list,
-      dict(compared, threshold=0.5, run=run_settings(parts, flag_values),
-           flags={flag.name: flag.value for flag in
-                  flag_values.get_flags_for_module(sys.argv[0])},
-           versions={"python": platform.python_version(),
-                     "tensorflow": tf.__version__, "numpy": np.__version__}))
-
-
-def _check_same_run(model, label_list, compared, parts, flag_values):
-  """Raises ValueError if output_dir holds a run of another kind."""
-  output_dir = flag_values.output_dir
-  differences = model_dir.differences(
-      output_dir, model.bert_config, model.vocab_file, label_list, compared)
-  if differences:
-    raise ValueError(
-        "output_dir %s was trained with another %s; name another --output_dir, "
-        "or make them the same." % (output_dir, "; another ".join(differences)))
-  if not flag_values.do_train:
-    return
-  if flag_values.resume == "never":
-    raise ValueError("output_dir %s has a run in it and --resume=never; name "
-                     "another --output_dir." % output_dir)
-  there = model_dir.read(output_dir).settings.get("run", {})
-  here = run_settings(parts, flag_values)
-  changed = ["%s (there %s, here %s)" % (
-      key, json.dumps(there.get(key)), json.dumps(here[key]))
-             for key in sorted(here) if there.get(key) != here[key]]
-  if changed and flag_values.resume == "force":
-    logging.warning("--resume=force: going on although these changed: %s",
-                    "; ".join(changed))
-  elif changed:
-    raise ValueError(
-        "output_dir %s has a run with another %s; name another --output_dir, "
-        "or go on all the same with --resume=force." % (
-            output_dir, "; another ".join(changed)))
-
-
-def write_features(parts, label_list, model, output_dir):
-  """Writes the record file of each part, or finds it: {name: path}."""
-  tokenizer = tokenization.FullTokenizer(model.vocab_file, model.do_lower_case)
-  paths = {}
-  for name, part in sorted(parts.items()):
-    path = os.path.join(output_dir, name + ".tf_record")
-    fingerprint = input_pipeline.features_fingerprint(
-        part.scan, label_list, model.vocab_file, model.do_lower_case,
-        model.max_seq_length)
-    stats = input_pipeline.read_feature_stats(path, fingerprint)
-    if stats:
-      logging.info("Features of %s: found in %s", name, path)
-    else:
-      stats = file_based_convert_examples_to_features(
-          part.examples(), label_list, model.max_seq_length, tokenizer, path,
-          fingerprint, input_pipeline.choose_num_workers(
-              part.scan.num_examples))
-      logging.info("Features of %s: written to %s", name, path)
-    logging.info(
-        "  %s texts; %s of them are longer than %d tokens and cut; %s empty",
-        "{:,}".format(stats.num_examples), "{:,}".format(stats.num_truncated),
-        model.max_seq_length, "{:,}".format(stats.num_empty))
-    paths[name] = path
-  return paths
-
-
-def plan_training(num_examples, flag_values):
+def plan_training(num_records, flag_values):
   """Returns (num_train_steps, num_warmup_steps)."""
-  steps_per_epoch = -(-num_examples // flag_values.train_batch_size)
   num_train_steps = max(1, int(
-      steps_per_epoch * flag_values.num_train_epochs))
+      steps_per_epoch(num_records, flag_values) *
+      flag_values.num_train_epochs))
   return (num_train_steps,
           int(num_train_steps * flag_values.warmup_proportion))
 
 
+def steps_per_epoch(num_records, flag_values):
+  """The last step of an epoch may have fewer examples."""
+  return -(-num_records // flag_values.train_batch_size)
+
+
 def make_run(model, label_list, parts, records, flag_values):
-  """Builds the graph and its session; returns (`training.Run`, steps)."""
+  """Builds the graph and its session: `training.Run`.
+
+  Without --do_train, and where training is over, it has no training tower.
+  """
   train_input_fn, output_bias = None, None
   num_train_steps = num_warmup_steps = 0
   checkpoint = model_dir.latest_checkpoint(flag_values.output_dir)
   if flag_values.do_train:
-    scan = parts["train"].scan
+    scan, (record_file, stats) = parts["train"].scan, records["train"]
     num_train_steps, num_warmup_steps = plan_training(
-        scan.num_examples, flag_values)
-    step = training.checkpoint_step(checkpoint)
-    log_start(scan, label_list, checkpoint, step, num_train_steps, flag_values)
+        stats.num_records, flag_values)
     if flag_values.init_bias_from_prior:
       output_bias = multilabel_model.log_odds(
           scan.label_counts, scan.num_examples)
-    if step < num_train_steps:
+    step = training.checkpoint_step(checkpoint)
+    dev = make_dev_evaluation(None, model, label_list, records, flag_values,
+                              step)
+    is_over = step >= num_train_steps or (dev is not None and dev.is_over)
+    log_start(scan, label_list, checkpoint, step, num_train_steps, is_over,
+              flag_values)
+    # A kill may have come before the last evaluation.
+    if not is_over or (dev is not None and dev.is_due(step)):
       train_input_fn = file_based_input_fn_builder(
-          records["train"], model.max_seq_length, True, False,
+          record_file, model.max_seq_length, True, False,
           num_labels=len(label_list), seed=flag_values.random_seed,
           num_steps=num_train_steps)
   model_fn = model_fn_builder(
@@ -493,14 +395,49 @@ def make_run(model, label_list, parts, records, flag_values):
       head_learning_rate=flag_values.head_learning_rate,
       output_bias=output_bias,
       random_seed=flag_values.random_seed,
-      adam_bias_correction=flag_values.adam_bias_correction)
+      adam_bias_correction=flag_values.adam_bias_correction,
+      loss_fn=run_directory.make_loss(model.loss, flag_values.output_dir))
   return training.Run(
       model_fn, flag_values.output_dir, train_input_fn,
       flag_values.train_batch_size, flag_values.random_seed,
-      flag_values.keep_checkpoint_max), num_train_steps
+      flag_values.keep_checkpoint_max)
 
 
-def log_start(scan, label_list, checkpoint, step, num_train_steps,
+def make_dev_evaluation(run, model, label_list, records, flag_values,
+                        first_step):
+  """Evaluation on dev while training: `DevEvaluation`, or None."""
+  if not run_directory.evaluates_while_training(flag_values):
+    return None
+  num_records = records["train"][1].num_records
+
+  def evaluate_part(name, should_stop, most=None):
+    path, _ = records[name]
+    with contextlib.closing(input_pipeline.RecordFile(path, most)) as rows:
+      return evaluation.run_part(
+          run, rows, flag_values.eval_batch_size, len(label_list),
+          model.long_text.pooling, should_stop)
+
+  def evaluate_now(should_stop):
+    """One evaluation: dev, and the first train examples if they are asked."""
+    scores = evaluation.dev_scores(evaluate_part("dev", should_stop),
+                                   label_list)
+    if flag_values.eval_train_sample:
+      sample = evaluation.dev_scores(
+          evaluate_part("train", should_stop, flag_values.eval_train_sample),
+          label_list, "train_")
+      scores.values.update(sample.values)
+      scores.summaries.extend(sample.summaries)
+    return scores
+
+  return best_checkpoint.DevEvaluation(
+      flag_values.output_dir, evaluate_now,
+      flag_values.eval_steps or steps_per_epoch(num_records, flag_values),
+      plan_training(num_records, flag_values)[0],
+      evaluation.full_metric_name(flag_values.metric_for_best),
+      flag_values.early_stopping_patience, first_step)
+
+
+def log_start(scan, label_list, checkpoint, step, num_train_steps, is_over,
               flag_values):
   """Says from what, and on what, training starts."""
   logging.info("***** Training *****")
@@ -514,72 +451,57 @@ def log_start(scan, label_list, checkpoint, step, num_train_steps,
                     "s" if len(unseen) > 1 else "", ", ".join(unseen))
   if checkpoint:
     logging.info("  %s step %d of %d, found in %s",
-                 "going on from" if step < num_train_steps else
-                 "already finished:", step, num_train_steps, checkpoint)
+                 "already finished:" if is_over else "going on from", step,
+                 num_train_steps, checkpoint)
   elif not flag_values.init_checkpoint:
     logging.warning("  no --init_checkpoint: training from scratch, from "
                     "random weights")
 
 
-def evaluate(run, record_file, label_list, flag_values):
-  """Evaluates on a record file and writes eval_results.txt."""
+def train(run, model, label_list, records, flag_values):
+  """Trains, with evaluations on dev in between."""
+  stats = records["train"][1]
+  training.train(
+      run, plan_training(stats.num_records, flag_values)[0],
+      flag_values.save_checkpoints_steps, flag_values.log_steps,
+      flag_values.train_batch_size,
+      make_dev_evaluation(run, model, label_list, records, flag_values,
+                          run.checkpoint_step))
+
+
+def evaluate(run, model, part, record_file, label_list, decision,
+             flag_values):
+  """Evaluates a labelled part and writes its results.
+
+  Returns:
+    (`evaluation.Outputs`, `DecisionRule`): on dev the thresholds are found
+    here, if they are to be.
+  """
   with contextlib.closing(input_pipeline.RecordFile(record_file)) as records:
-    loss, labels, probabilities = training.evaluate(
-        run, records, flag_values.eval_batch_size, len(label_list))
-  threshold = 0.5
-  result = dict(multilabel_metrics.evaluate(
-      labels, probabilities, threshold, label_list))
-  result.update(loss=loss, threshold=threshold, global_step=run.checkpoint_step)
-  for measure, names in multilabel_metrics.undefined_labels(
-      labels, label_list).items():
-    if names and measure != "macro_f1":
-      result["left_out_of_" + measure] = ", ".join(names)
-  lines = ["%s = %s\n" % (key, result[key]) for key in sorted(result)]
-  path = os.path.join(flag_values.output_dir, EVAL_RESULTS_FILE)
-  atomic_files.write_text(path, "".join(lines))
-  logging.info("***** Evaluation on dev: %s *****", path)
-  for line in lines:
-    logging.info("  %s", line.rstrip("\n"))
+    outputs = evaluation.run_part(run, records, flag_values.eval_batch_size,
+                                  len(label_list), model.long_text.pooling)
+  if part.name == "dev" and (
+      flag_values.threshold in run_directory.TUNED_THRESHOLDS):
+    decision = evaluation.tune(outputs, decision, flag_values.threshold,
+                               label_list, flag_values.min_precision)
+  evaluation.write_results(
+      part.name, evaluation.results(outputs, decision, label_list),
+      run.checkpoint_step, flag_values.output_dir)
+  return outputs, decision
 
 
-def predict(run, part, record_file, label_list, flag_values):
-  """Predicts a record file and writes the two files of results."""
-  threshold = 0.5
-  output_dir = flag_values.output_dir
-  paths = [os.path.join(output_dir, name)
-           for name in (TEST_RESULTS_FILE, TEST_PREDICTIONS_FILE)]
+def predict(run, model, part, record_file, label_list, decision, flag_values):
+  """Predicts the test set and writes the two files of results."""
   examples = iter(part.examples())
   with contextlib.closing(input_pipeline.RecordFile(record_file)) as records, \
-      io.open(paths[0] + ".tmp", "w", encoding="utf-8") as table, \
-      io.open(paths[1] + ".tmp", "w", encoding="utf-8") as lines:
+      evaluation.PredictionWriter("test", decision, label_list,
+                                  flag_values.output_dir, True) as writer:
     for window in training.predict(
-        run, records, flag_values.predict_batch_size, len(label_list)):
-      above = multilabel_thresholds.apply_thresholds(window, threshold)
-      # The window goes first: it ends the loop before an example is taken.
-      for row, chosen, example in zip(window, above, examples):
-        table.write(u"\t".join("%.8g" % value for value in row) + u"\n")
-        lines.write(prediction_line(example, row, chosen, label_list))
-  for path in paths:
-    atomic_files.replace_file(path + ".tmp", path)
-  logging.info("***** Predictions on test: %s *****", " and ".join(paths))
-
-
-def prediction_line(example, probabilities, chosen, label_list):
-  """One line of test_predictions.jsonl."""
-  text = example.text_a
-  if getattr(example, "text_b", None) is not None:
-    text += " ||| " + example.text_b
-  record = collections.OrderedDict([
-      ("id", example.guid),
-      ("text", text if len(text) <= 200 else text[:199] + u"\u2026"),
-      ("labels", [label for label, is_on in zip(label_list, chosen) if is_on]),
-      ("probabilities", collections.OrderedDict(
-          (label, round(float(value), 6))
-          for label, value in zip(label_list, probabilities)))])
-  # An id of a program's own examples may be of any type.
-  line = json.dumps(record, ensure_ascii=False, default=str)
-  # A lone surrogate, which a program's own examples may hold, is no UTF-8.
-  return line.encode("utf-8", "replace").decode("utf-8") + u"\n"
+        run, records, flag_values.predict_batch_size, len(label_list),
+        model.long_text.pooling):
+      writer.write(examples, window)
+  logging.info("***** Predictions on test: %s, %s *****",
+               " and ".join(writer.paths), decision.describe())
 
 
 def main(argv):
@@ -588,34 +510,38 @@ def main(argv):
                      argv[1])
   tf.disable_v2_behavior()
   check_flags(FLAGS)
-  model = choose_model(FLAGS)
+  check_evaluation_flags(FLAGS)
+  model = run_directory.choose_model(FLAGS)
   model_dir.check_output_dir(FLAGS.output_dir)
-  processor = make_processor(FLAGS)
-  label_list = choose_labels(processor, FLAGS)
+  processor = run_directory.make_processor(FLAGS)
+  label_list = run_directory.choose_labels(processor, FLAGS)
   if FLAGS.do_train and FLAGS.init_checkpoint:
-    check_init_checkpoint(model, len(label_list), FLAGS.init_checkpoint)
-  parts = read_parts(processor, label_list, model, FLAGS)
-  with claim_output_dir(model, label_list, parts, FLAGS):
-    records = write_features(parts, label_list, model, FLAGS.output_dir)
-    run, num_train_steps = make_run(model, label_list, parts, records, FLAGS)
-    with run:
+    run_directory.check_init_checkpoint(model, len(label_list),
+                                        FLAGS.init_checkpoint)
+  parts = run_directory.read_parts(processor, label_list, model, FLAGS)
+  with run_directory.claim(model, label_list, parts, FLAGS):
+    records = run_directory.write_features(parts, label_list, model,
+                                           FLAGS.output_dir)
+    with make_run(model, label_list, parts, records, FLAGS) as run:
       if FLAGS.do_train:
-        training.train(run, num_train_steps, FLAGS.save_checkpoints_steps,
-                       FLAGS.log_steps, FLAGS.train_batch_size)
+        train(run, model, label_list, records, FLAGS)
+        run.use_best_checkpoint()
+      decision = run_directory.choose_decision(FLAGS)
       if FLAGS.do_eval:
-        evaluate(run, records["dev"], label_list, FLAGS)
+        outputs, decision = evaluate(run, model, parts["dev"],
+                                     records["dev"][0], label_list, decision,
+                                     FLAGS)
+        evaluation.write_predictions("dev", parts["dev"].examples(), outputs,
+                                     decision, label_list, FLAGS.output_dir)
+      run_directory.store_decision(decision, FLAGS)
+      if FLAGS.do_test:
+        evaluate(run, model, parts["test"], records["test"][0], label_list,
+                 decision, FLAGS)
       if FLAGS.do_predict:
-        predict(run, parts["test"], records["test"], label_list, FLAGS)
-
-
-def check_init_checkpoint(model, num_labels, init_checkpoint):
-  """Raises ValueError, before any work, if the checkpoint does not fit."""
-  with tf.Graph().as_default():
-    multilabel_model.create_inference_graph(model.bert_config, num_labels,
-                                            model.pooling)
-    modeling.initialize_from_checkpoint(
-        tf.trainable_variables(), init_checkpoint,
-        not_needed=() if model.pooling == "pooler" else ("bert/pooler/",))
+        predict(run, model, parts["test"], records["test"][0], label_list,
+                decision, FLAGS)
+  if FLAGS.do_eval or FLAGS.do_test:
+    evaluation.write_report(FLAGS.output_dir, FLAGS.report)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from absl import logging
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+import best_checkpoint
 import command_line
 import input_pipeline
 import model_dir
@@ -47,7 +48,9 @@ class Run(object):
 
   def __init__(self, model_fn, output_dir, train_input_fn=None,
                train_batch_size=None, random_seed=0, keep_checkpoint_max=5):
-    """Builds the graph and restores the newest checkpoint, if there is one.
+    """Builds the graph and restores a checkpoint, if there is one.
+
+    To train it is the newest; else the best on dev, if one was chosen.
 
     Args:
       model_fn: function `(features, mode, params)` to `ModelSpec`; `features`
@@ -56,13 +59,16 @@ class Run(object):
       train_input_fn: function of params to a dataset; None: no training.
       train_batch_size: int.
       random_seed: int, seed of the initial weights.
-      keep_checkpoint_max: int, checkpoints to keep; 0 keeps all.
+      keep_checkpoint_max: int, newest checkpoints to keep; 0 keeps all.
 
     Raises:
       ValueError: there is nothing to train and no checkpoint either.
     """
     self._output_dir = output_dir
-    self.checkpoint = model_dir.latest_checkpoint(output_dir)
+    self._keep_checkpoint_max = keep_checkpoint_max
+    self.checkpoint = (
+        model_dir.prediction_checkpoint(output_dir) if train_input_fn is None
+        else model_dir.latest_checkpoint(output_dir))
     first_step = checkpoint_step(self.checkpoint)
     if self.checkpoint is None and train_input_fn is None:
       raise ValueError("output_dir %s has no checkpoint; train first "
@@ -84,46 +90,42 @@ class Run(object):
         self.train_spec = model_fn(features, TRAIN, {})
       with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
         self.inference = model_fn(None, EVAL, {}).inference
-      self._saver = tf.train.Saver(
-          max_to_keep=keep_checkpoint_max, save_relative_paths=True)
+      # What is removed is decided here, by what the directory holds.
+      self._saver = tf.train.Saver(max_to_keep=0, save_relative_paths=True)
       self.session = tf.Session(graph=self.graph, config=session_config())
       if self.checkpoint is None:
         self.session.run(tf.global_variables_initializer())
       else:
-        self._restore()
+        self._restore(self.checkpoint)
       if self.train_spec is not None:
         self.session.run(iterator.initializer)
       self.graph.finalize()
     self.checkpoint_step = first_step
 
-  def _restore(self):
+  def _restore(self, checkpoint):
     """Restores every variable of the graph; the step comes with them."""
-    shapes = modeling.read_checkpoint_shapes(self.checkpoint)
-    for variable in tf.global_variables():
+    shapes = modeling.read_checkpoint_shapes(checkpoint)
+    for variable in self.graph.get_collection(tf.GraphKeys.GLOBAL_VARIABLES):
       # Resource variables would take a tensor of any shape.
       name, shape = variable.op.name, variable.shape.as_list()
       if shapes.get(name) != shape:
         raise ValueError(
             "checkpoint %s does not fit this model: %s has shape %s there and "
-            "%s here." % (self.checkpoint, name, shapes.get(name, "none"),
-                          shape))
+            "%s here." % (checkpoint, name, shapes.get(name, "none"), shape))
     try:
-      self._saver.restore(self.session, self.checkpoint)
+      self._saver.restore(self.session, checkpoint)
     except tf.errors.OpError as error:
       raise ValueError("checkpoint %s cannot be read: %s" % (
-          self.checkpoint, str(error).split("\n")[0]))
-    if self.train_spec is not None:
-      self._take_over_checkpoints(checkpoint_step(self.checkpoint))
+          checkpoint, str(error).split("\n")[0]))
 
-  def _take_over_checkpoints(self, step):
-    """Lets the saver remove the checkpoints of before, as it does its own."""
-    # What the directory holds: a kill may come between saving and removing.
-    prefixes = [prefix for prefix in model_dir.list_checkpoints(
-        self._output_dir) if checkpoint_step(prefix) <= step]
-    most = self._saver.saver_def.max_to_keep
-    for prefix in prefixes[:-most] if most else []:
-      tf.train.remove_checkpoint(prefix)
-    self._saver.recover_last_checkpoints(prefixes[-most:])
+  def use_best_checkpoint(self):
+    """Restores the checkpoint that did best on dev, to evaluate and predict."""
+    checkpoint = model_dir.prediction_checkpoint(self._output_dir)
+    if checkpoint is not None and (
+        checkpoint_step(checkpoint) != self.checkpoint_step):
+      self._restore(checkpoint)
+      self.checkpoint, self.checkpoint_step = (checkpoint,
+                                               checkpoint_step(checkpoint))
 
   def save(self, step):
     """Writes a checkpoint; TensorFlow renames it into place when complete."""
@@ -134,6 +136,16 @@ class Run(object):
           self.session, os.path.join(self._output_dir, CHECKPOINT_PREFIX),
           global_step=step, write_meta_graph=False)
     self.checkpoint_step = step
+
+  def remove_old_checkpoints(self, best_step=None):
+    """Removes all but the newest checkpoints and the best one."""
+    # What the directory holds: a kill may come between saving and removing.
+    prefixes = [prefix for prefix in model_dir.list_checkpoints(
+        self._output_dir) if checkpoint_step(prefix) <= self.checkpoint_step]
+    if self._keep_checkpoint_max:
+      for prefix in prefixes[:-self._keep_checkpoint_max]:
+        if checkpoint_step(prefix) != best_step:
+          tf.train.remove_checkpoint(prefix)
 
   def close(self):
     self.session.close()
@@ -173,7 +185,8 @@ def session_config():
   return config
 
 
-def train(run, num_train_steps, save_checkpoints_steps, log_steps, batch_size):
+def train(run, num_train_steps, save_checkpoints_steps, log_steps, batch_size,
+          dev=None):
   """Trains from the step of the run's checkpoint to `num_train_steps`.
 
   Args:
@@ -182,6 +195,7 @@ def train(run, num_train_steps, save_checkpoints_steps, log_steps, batch_size):
     save_checkpoints_steps: int, steps between checkpoints.
     log_steps: int, steps between log lines and TensorBoard points.
     batch_size: int, examples a step, for the rates that are shown.
+    dev: `best_checkpoint.DevEvaluation`, or None: no evaluation on the way.
 
   Raises:
     FloatingPointError: the loss or the gradient is not finite; no checkpoint
@@ -198,41 +212,91 @@ def train(run, num_train_steps, save_checkpoints_steps, log_steps, batch_size):
   progress = Progress(first_step, num_train_steps, log_steps, batch_size)
   with run.graph.as_default():
     writer = tf.summary.FileWriter(run._output_dir)
-  # TensorBoard drops what a killed run had written beyond this step.
+  # TensorBoard drops what a killed run had written from this step on; the
+  # points of first_step are of weights that are still there.
   writer.add_session_log(
-      tf.SessionLog(status=tf.SessionLog.START), first_step)
+      tf.SessionLog(status=tf.SessionLog.START), first_step + 1)
   with _StopRequests() as stop, progress:
-    while step < num_train_steps:
+    # A kill may have come between the checkpoint and its evaluation.
+    _end_step(run, step, dev, False, writer, stop, progress)
+    _raise_if_stopped(run, step, num_train_steps, writer, stop)
+    while step < num_train_steps and not (dev and dev.is_over):
       values = run.session.run(fetches)
-      if not np.isfinite(values["loss"]) or not np.isfinite(
-          values["grad_norm"]):
-        raise FloatingPointError(
-            "training diverged at step %d: loss %s, gradient norm %s; %s; try "
-            "a lower --learning_rate." % (
-                step, values["loss"], values["grad_norm"],
-                "no checkpoint is saved" if run.checkpoint is None else
-                "the last checkpoint is of step %d" % run.checkpoint_step))
+      _check_step(run, step, values)
       step += 1
       progress.update(step, values)
       if step % log_steps == 0 or step == num_train_steps:
-        _write_summary(writer, step, progress.scalars())
-      if (step % save_checkpoints_steps == 0 or step == num_train_steps or
-          stop.signal_number):
-        writer.flush()
-        run.save(step)
-      if stop.signal_number:
-        raise command_line.Interrupted(
-            stop.signal_number,
-            "stopped by signal %d; the checkpoint of step %d of %d is saved, "
-            "the same command goes on from there." % (
-                stop.signal_number, step, num_train_steps))
+        writer.add_summary(scalar_summary(progress.scalars()), step)
+      _end_step(run, step, dev, step % save_checkpoints_steps == 0 or
+                step == num_train_steps, writer, stop, progress)
+      _raise_if_stopped(run, step, num_train_steps, writer, stop)
+  if step < num_train_steps:
+    logging.info("Stopped early at step %d of %d: %s has not been better since "
+                 "step %d.", step, num_train_steps, dev.metric, dev.best_step)
   writer.close()
 
 
-def _write_summary(writer, step, scalars):
-  writer.add_summary(tf.Summary(value=[
+def _raise_if_stopped(run, step, num_train_steps, writer, stop):
+  """Saves, and raises `Interrupted`, if a signal came."""
+  if stop.signal_number:
+    writer.flush()
+    run.save(step)
+    raise command_line.Interrupted(
+        stop.signal_number,
+        "stopped by signal %d; the checkpoint of step %d of %d is saved, the "
+        "same command goes on from there." % (
+            stop.signal_number, step, num_train_steps))
+
+
+def _check_step(run, step, values):
+  """Raises FloatingPointError if the step's loss or gradient is no number."""
+  if not np.isfinite(values["loss"]) or not np.isfinite(values["grad_norm"]):
+    raise FloatingPointError(
+        "training diverged at step %d: loss %s, gradient norm %s; %s; try "
+        "a lower --learning_rate." % (
+            step, values["loss"], values["grad_norm"],
+            "no checkpoint is saved" if run.checkpoint is None else
+            "the last checkpoint is of step %d" % run.checkpoint_step))
+
+
+def _end_step(run, step, dev, save, writer, stop, progress):
+  """Evaluates if it is time, saves if there is a reason to."""
+  is_evaluated, is_best = False, False
+  if dev is not None and dev.is_due(step) and not stop.signal_number:
+    start = time.time()
+    try:
+      evaluation, is_best = dev.evaluate(step, lambda: stop.signal_number)
+    except best_checkpoint.EvaluationStopped:
+      pass
+    else:
+      is_evaluated = True
+      log_evaluation(step, evaluation.values, dev.metric, is_best)
+      for summary in evaluation.summaries:
+        writer.add_summary(summary, step)
+      progress.leave_out(time.time() - start)
+  if save or is_best or stop.signal_number or (is_evaluated and dev.is_over):
+    writer.flush()
+    run.save(step)
+  if is_evaluated:
+    dev.commit()
+  run.remove_old_checkpoints(dev.best_step if dev else None)
+
+
+def log_evaluation(step, values, metric, is_best):
+  """One line for an evaluation while training."""
+  keys = ["loss", "micro_f1", "macro_f1", "macro_average_precision"]
+  keys += [] if metric in keys else [metric]
+  logging.info(
+      "dev at step %d: %s%s", step,
+      "  ".join("%s %.4f" % (key, values[key]) for key in keys),
+      "  (best so far)" if is_best else "")
+
+
+def scalar_summary(scalars):
+  """`tf.Summary` of {tag: number}."""
+  return tf.Summary(value=[
       tf.Summary.Value(tag=tag, simple_value=float(value))
-      for tag, value in sorted(scalars.items())]), step)
+      for tag, value in sorted(scalars.items())])
 
 
 class _StopRequests(object):
@@ -309,6 +373,10 @@ class Progress(object):
     elif due and not self._terminal:
       logging.info("%s", self._line(step, now))
 
+  def leave_out(self, seconds):
+    """Keeps time that was no training out of the rates."""
+    self._window_start += seconds
+
   def scalars(self):
     """The values for TensorBoard, by tag."""
     return {"loss": self._last["loss"],
@@ -338,7 +406,8 @@ def _clock(seconds):
           else "%d:%02d" % (minutes, seconds))
 
 
-def evaluate(run, records, batch_size, num_labels):
+def evaluate(run, records, batch_size, num_labels, window_pooling="max",
+             should_stop=None):
   """Runs the inference tower over labelled records.
 
   Args:
@@ -346,47 +415,65 @@ def evaluate(run, records, batch_size, num_labels):
     records: `input_pipeline.RecordFile`.
     batch_size: int; the result does not depend on it.
     num_labels: int.
+    window_pooling: str, see `input_pipeline.pool_windows`.
+    should_stop: function without arguments, asked before each batch, or None.
 
   Returns:
-    (loss, labels, probabilities): float, the mean over all examples; bool and
-    float32 `[num_examples, num_labels]` in the order of the records.
+    (loss, labels, probabilities): float, the mean over all texts; bool and
+    float32 `[num_texts, num_labels]` in the order of the records.
+
+  Raises:
+    best_checkpoint.EvaluationStopped: `should_stop` returned True.
   """
-  labels = np.zeros([len(records), num_labels], np.bool_)
-  probabilities = np.zeros([len(records), num_labels], np.float32)
+  labels = np.zeros([records.num_texts, num_labels], np.bool_)
+  probabilities = np.zeros([records.num_texts, num_labels], np.float32)
   total_loss = 0.0
-  for start, _, batches in input_pipeline.predict_windows(
+  for window in input_pipeline.predict_windows(
       records, batch_size, num_labels):
-    for numbers, batch in batches:
-      losses, values = run.session.run(
-          [run.inference.per_example_loss, run.inference.probabilities],
-          feed_dict(run.inference, batch))
-      probabilities[start + numbers] = _check_finite(run, values)
-      labels[start + numbers] = batch["label_ids"] > 0.5
-      total_loss += float(np.sum(losses, dtype=np.float64))
-  return total_loss / len(records), labels, probabilities
+    logits = np.zeros([window.num_rows, num_labels], np.float32)
+    row_labels = np.zeros([window.num_rows, num_labels], np.float32)
+    for numbers, batch in window.batches:
+      if should_stop is not None and should_stop():
+        raise best_checkpoint.EvaluationStopped()
+      logits[numbers] = run.session.run(
+          run.inference.logits, feed_dict(run.inference, batch))
+      row_labels[numbers] = batch["label_ids"]
+    texts = slice(window.start, window.start + window.size)
+    text_labels = row_labels[window.first_rows]
+    losses, probabilities[texts] = run.session.run(
+        [run.inference.per_example_loss, run.inference.probabilities],
+        {run.inference.logits: input_pipeline.pool_windows(
+            _check_finite(run, logits), window.first_rows, window_pooling),
+         run.inference.labels: text_labels})
+    labels[texts] = text_labels > 0.5
+    total_loss += float(np.sum(losses, dtype=np.float64))
+  return total_loss / records.num_texts, labels, probabilities
 
 
-def predict(run, records, batch_size, num_labels):
-  """Yields float32 `[window, num_labels]` probabilities, window by window.
+def predict(run, records, batch_size, num_labels, window_pooling="max"):
+  """Yields float32 `[texts, num_labels]` probabilities, window by window.
 
-  The windows come in the order of the records and together hold them all.
+  The windows come in the order of the records and together hold all texts.
   """
-  for _, size, batches in input_pipeline.predict_windows(records, batch_size):
-    window = np.zeros([size, num_labels], np.float32)
-    for numbers, batch in batches:
-      window[numbers] = _check_finite(run, run.session.run(
-          run.inference.probabilities, feed_dict(run.inference, batch)))
-    yield window
+  for window in input_pipeline.predict_windows(records, batch_size):
+    logits = np.zeros([window.num_rows, num_labels], np.float32)
+    for numbers, batch in window.batches:
+      logits[numbers] = run.session.run(
+          run.inference.logits, feed_dict(run.inference, batch))
+    yield run.session.run(
+        run.inference.probabilities,
+        {run.inference.logits: input_pipeline.pool_windows(
+            _check_finite(run, logits), window.first_rows, window_pooling)})
 
 
-def _check_finite(run, probabilities):
-  """Returns the probabilities; FloatingPointError if one is no number."""
-  if not np.all(np.isfinite(probabilities)):
+def _check_finite(run, logits):
+  """Returns the logits; FloatingPointError if one is no number."""
+  if not np.all(np.isfinite(logits)):
     raise FloatingPointError(
         "the model of step %d gives probabilities that are not finite; its "
         "training diverged, try a lower --learning_rate." %
         run.checkpoint_step)
-  return probabilities
+  return logits
 
 
 def feed_dict(inference, batch):

@@ -1,0 +1,319 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Results: thresholds found on dev, scores, predictions, and their files.
+
+`eval_results.txt` and `test_eval_results.txt` hold `key = value` lines, as
+the original's; `*_predictions.jsonl` a JSON object a text; `test_results.tsv`
+a row of probabilities a text, as the original's.
+"""
+
+from __future__ import absolute_import
+from __future__ import division
+from __future__ import print_function
+
+import collections
+import io
+import json
+import os
+
+from absl import logging
+import numpy as np
+
+import atomic_files
+import best_checkpoint
+import multilabel_metrics
+import multilabel_thresholds
+from processors import base
+from reporting import pr_curves
+import training
+
+RESULT_FILES = {"dev": "eval_results.txt", "test": "test_eval_results.txt"}
+PREDICTION_FILES = {"dev": "eval_predictions.jsonl",
+                    "test": "test_predictions.jsonl"}
+TEST_RESULTS_FILE = "test_results.tsv"
+
+# Above so many cells the intervals are left to report.html and compare_runs.
+MAX_BOOTSTRAP_CELLS = 200000
+
+# PR curves in TensorBoard: the whole, and so many labels.
+MAX_PR_CURVES = 50
+
+# What a model did on a part of the data: float; bool and float32
+# [num_texts, num_labels].
+Outputs = collections.namedtuple("Outputs", ["loss", "labels",
+                                             "probabilities"])
+
+
+def measure(outputs, decision, label_list):
+  """All scores of a part of the data.
+
+  Args:
+    outputs: `Outputs`.
+    decision: `multilabel_thresholds.DecisionRule`.
+    label_list: list of str.
+
+  Returns:
+    OrderedDict: what `multilabel_metrics.evaluate` returns, the other scalar
+    metrics of that module, and `loss`.
+  """
+  labels, probabilities = outputs.labels, outputs.probabilities
+  scores = multilabel_metrics.evaluate(
+      labels, probabilities, label_names=label_list,
+      decided=decision.apply(probabilities))
+  scores["loss"] = outputs.loss
+  for metrics in (
+      multilabel_metrics.example_ranking_metrics(labels, probabilities),
+      multilabel_metrics.calibration_metrics(labels, probabilities)):
+    scores.update((key, value) for key, value in metrics.items()
+                  if np.ndim(value) == 0)
+  return scores
+
+
+def metric_names():
+  """Names of the scores that can choose the best checkpoint: list of str."""
+  outputs = Outputs(0.0, np.eye(2, dtype=bool), np.eye(2, dtype=np.float32))
+  scores = measure(outputs, multilabel_thresholds.ORIGINAL_RULE, ["a", "b"])
+  return sorted(key for key in scores
+                if "/" not in key and not key.startswith("num_"))
+
+
+def full_metric_name(name):
+  """A metric's name in `eval_results.txt`; ValueError lists those there are."""
+  name = best_checkpoint.METRIC_ALIASES.get(name, name)
+  if name not in metric_names():
+    raise ValueError("there is no metric %s; there are %s, and for short %s." %
+                     (name, ", ".join(metric_names()),
+                      ", ".join(sorted(best_checkpoint.METRIC_ALIASES))))
+  return name
+
+
+def run_part(run, records, batch_size, num_labels, window_pooling,
+             should_stop=None):
+  """`Outputs` of labelled records; see `training.evaluate`."""
+  return Outputs(*training.evaluate(
+      run, records, batch_size, num_labels, window_pooling, should_stop))
+
+
+def dev_scores(outputs, label_list, prefix=""):
+  """`best_checkpoint.Evaluation` of an evaluation while training.
+
+  Args:
+    outputs: `Outputs`.
+    label_list: list of str.
+    prefix: str, before each name: "train_" for a sample of train.
+  """
+  scores = measure(outputs, multilabel_thresholds.ORIGINAL_RULE, label_list)
+  values = {prefix + key: float(value) for key, value in scores.items()
+            if "/" not in key and not key.startswith("num_")}
+  group = prefix.rstrip("_") or "dev"
+  summaries = [training.scalar_summary(
+      {group + "/" + key[len(prefix):]: value
+       for key, value in values.items() if np.isfinite(value)})]
+  if not prefix:
+    summaries.extend(_pr_curves(outputs, label_list))
+  return best_checkpoint.Evaluation(values, summaries)
+
+
+def _pr_curves(outputs, label_list):
+  """Summaries of TensorBoard's PR-curve page: all cells, then each label."""
+  yield pr_curves.pr_curve_summary(
+      "pr_curves/all", outputs.labels.ravel(), outputs.probabilities.ravel(),
+      display_name="all labels")
+  for number, label in enumerate(label_list[:MAX_PR_CURVES]):
+    yield pr_curves.pr_curve_summary(
+        "pr_curves/%d" % number, outputs.labels[:, number],
+        outputs.probabilities[:, number], display_name=label)
+
+
+def tune(outputs, decision, kind, label_list, min_precision=None):
+  """Finds thresholds on dev.
+
+  Args:
+    outputs: `Outputs` of dev.
+    decision: `DecisionRule`, whose other parts are kept.
+    kind: "tune", one threshold that maximises micro-F1; or "tune_per_label",
+      one a label that maximises its F1, drawn to the global one where the
+      label has few positives.
+    label_list: list of str.
+    min_precision: float or None, least precision on dev: micro, or a label's.
+
+  Returns:
+    `DecisionRule`.
+  """
+  if kind == "tune":
+    found = multilabel_thresholds.find_global_threshold(
+        outputs.labels, outputs.probabilities, min_precision)
+    threshold = float(found["threshold"])
+    if not outputs.labels.any():
+      logging.warning("dev has no label at all: the threshold stays %.4g",
+                      threshold)
+    if not found["precision_reached"]:
+      logging.warning("no threshold reaches --min_precision=%s on dev; %.4g "
+                      "comes nearest", min_precision, threshold)
+    return decision._replace(thresholds=threshold)
+  found = multilabel_thresholds.find_label_thresholds(
+      outputs.labels, outputs.probabilities, label_list,
+      min_precision=min_precision)
+  for names, words in (
+      (found["fallback_labels"], "no positive on dev; their threshold is the "
+       "global one, %.4g" % found["global_threshold"]),
+      (found["precision_not_reached"], "no threshold with --min_precision=%s; "
+       "theirs comes nearest" % min_precision)):
+    if names:
+      logging.warning("Labels with %s: %s", words, ", ".join(names))
+  return decision._replace(
+      thresholds=[float(value) for value in found["thresholds"]])
+
+
+def results(outputs, decision, label_list):
+  """The lines of a results file, as OrderedDict of key to value."""
+  result = measure(outputs, decision, label_list)
+  if np.ndim(decision.thresholds):
+    result["threshold"] = "one a label"
+    result.update(("threshold/" + label, value) for label, value in zip(
+        label_list, decision.thresholds))
+  else:
+    result["threshold"] = decision.thresholds
+  if decision.top_k is not None:
+    result["top_k"] = decision.top_k
+  if decision.always_one_label:
+    result["always_one_label"] = True
+  if decision != multilabel_thresholds.ORIGINAL_RULE:
+    plain = multilabel_metrics.evaluate(outputs.labels, outputs.probabilities,
+                                        0.5, label_list)
+    for key in list(plain):
+      # A label may be named like a score.
+      if "/" not in key and "average" not in key and (
+          key.endswith(("_f1", "_precision", "_recall")) or
+          key in ("subset_accuracy", "hamming_loss")):
+        result[key + "_at_0.5"] = plain[key]
+  if outputs.labels.size <= MAX_BOOTSTRAP_CELLS:
+    result.update(_intervals(outputs, decision))
+  for name, names in multilabel_metrics.undefined_labels(
+      outputs.labels, label_list).items():
+    if names and name != "macro_f1":
+      result["left_out_of_" + name] = ", ".join(names)
+  return result
+
+
+def _intervals(outputs, decision):
+  """Keys `<score>_low` and `<score>_high`: 95% bootstrap intervals."""
+  found = multilabel_metrics.bootstrap_intervals(
+      outputs.labels, outputs.probabilities, decision.thresholds)
+  if decision.top_k is not None or decision.always_one_label:
+    # The F1 would be that of other decisions.
+    found = {"macro_average_precision": found["macro_average_precision"]}
+  for name, interval in found.items():
+    yield name + "_low", interval["low"]
+    yield name + "_high", interval["high"]
+
+
+def write_results(part, result, global_step, output_dir):
+  """Writes eval_results.txt, or test_eval_results.txt, and logs it.
+
+  Args:
+    part: "dev" or "test".
+    result: what `results` returned.
+    global_step: int, the step of the weights.
+    output_dir: str.
+  """
+  result = dict(result, global_step=global_step)
+  lines = ["%s = %s\n" % (key, result[key]) for key in sorted(result)]
+  path = os.path.join(output_dir, RESULT_FILES[part])
+  atomic_files.write_text(path, "".join(lines))
+  logging.info("***** Evaluation on %s: %s *****", part, path)
+  for line in lines:
+    logging.info("  %s", line.rstrip("\n"))
+
+
+class PredictionWriter(object):
+  """Writes predictions beside their texts; the files appear when complete."""
+
+  def __init__(self, part, decision, label_list, output_dir, table=False):
+    """Opens the files; a context manager.
+
+    Args:
+      part: "dev" or "test".
+      decision: `DecisionRule`.
+      label_list: list of str.
+      output_dir: str.
+      table: bool, also write test_results.tsv.
+    """
+    self._decision = decision
+    self._label_list = label_list
+    names = [PREDICTION_FILES[part]] + ([TEST_RESULTS_FILE] if table else [])
+    self.paths = [os.path.join(output_dir, name) for name in names]
+    self._files = []
+
+  def write(self, examples, probabilities):
+    """Writes some texts: an iterator of examples, float32 `[n, num_labels]`."""
+    above = self._decision.apply(probabilities)
+    # The array goes first: it ends the loop before an example is taken.
+    for row, chosen, example in zip(probabilities, above, examples):
+      self._files[0].write(
+          prediction_line(example, row, chosen, self._label_list))
+      for table in self._files[1:]:
+        table.write(u"\t".join("%.8g" % value for value in row) + u"\n")
+
+  def __enter__(self):
+    for path in self.paths:
+      self._files.append(io.open(path + ".tmp", "w", encoding="utf-8"))
+    return self
+
+  def __exit__(self, error, *unused_args):
+    for stream in self._files:
+      if error is None:
+        stream.flush()
+        os.fsync(stream.fileno())
+      stream.close()
+    for path in self.paths:
+      if error is None:
+        atomic_files.replace_file(path + ".tmp", path)
+      else:
+        os.remove(path + ".tmp")
+
+
+def write_predictions(part, examples, outputs, decision, label_list,
+                      output_dir):
+  """Writes the prediction file of a part that has been evaluated."""
+  with PredictionWriter(part, decision, label_list, output_dir) as writer:
+    writer.write(iter(examples), outputs.probabilities)
+
+
+def write_report(output_dir, wanted=None):
+  """Writes report.html from what is in the directory.
+
+  Args:
+    output_dir: str.
+    wanted: bool; None: if the packages for it are installed.
+  """
+  if wanted is not None and not wanted:
+    return
+  from reporting import report  # pylint: disable=g-import-not-at-top
+  try:
+    logging.info("***** Report: %s *****", report.write(output_dir))
+  except report.ReportUnavailable as error:
+    logging.log(logging.WARNING if wanted else logging.INFO,
+                "No report.html: %s", error)
+
+
+def prediction_line(example, probabilities, chosen, label_list):
+  """One line of a prediction file."""
+  text = example.text_a
+  if getattr(example, "text_b", None) is not None:
+    text += " ||| " + example.text_b
+  record = collections.OrderedDict([
+      ("id", example.guid),
+      ("text", text if len(text) <= 200 else text[:199] + u"\u2026"),
+      ("labels", [label for label, is_on in zip(label_list, chosen) if is_on]),
+  ])
+  true_labels = base.example_labels(example)
+  if true_labels is not None:
+    record["true_labels"] = [label for label in label_list
+                             if label in set(true_labels)]
+  record["probabilities"] = collections.OrderedDict(
+      (label, round(float(value), 6))
+      for label, value in zip(label_list, probabilities))
+  # An id of a program's own examples may be of any type.
+  line = json.dumps(record, ensure_ascii=False, default=str)
+  # A lone surrogate, which a program's own examples may hold, is no UTF-8.
+  return line.encode("utf-8", "replace").decode("utf-8") + u"\n"

@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Features on disk: TFRecord files that are found again, or written whole.
+
+Features are written without padding, a record a window of a text (most texts
+are one). A record file `train.tf_record` stands beside
+`train.tf_record.index.npy` (offset, length and text of each record) and
+`train.tf_record.json` (fingerprint, counts, sha256), which is written last:
+without it the records are made anew.
+"""
+
+from __future__ import absolute_import
+from __future__ import division
+from __future__ import print_function
+
+import array
+import collections
+import concurrent.futures
+import itertools
+import multiprocessing
+import os
+import signal
+import struct
+import threading
+import time
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+import atomic_files
+import text_features
+
+# Below this, starting processes costs more than they save.
+MIN_EXAMPLES_FOR_WORKERS = 20000
+_CHUNK = 1000
+
+_RECORD_HEADER = 12  # uint64 length, uint32 CRC of it
+_RECORD_FOOTER = 4   # uint32 CRC of the data
+
+# num_records counts windows; without long texts it is num_examples.
+FeatureStats = collections.namedtuple(
+    "FeatureStats", ["num_examples", "num_records", "num_truncated",
+                     "num_empty"])
+
+
+def file_based_convert_examples_to_features(
+    examples, label_list, max_seq_length, tokenizer, output_file,
+    fingerprint="", num_workers=1, long_text=text_features.TRUNCATE_HEAD):
+  """Writes a TFRecord file of features, its index and its manifest.
+
+  Keys are the original's: `input_ids`, `input_mask`, `segment_ids`,
+  `label_ids` (indices), `is_real_example`; all int64, none padded. Examples
+  are read as they come and not kept.
+
+  Args:
+    examples: iterable of `InputExample`.
+    label_list: list of str, all labels in the order of the outputs.
+    max_seq_length: int.
+    tokenizer: `tokenization.FullTokenizer`.
+    output_file: str.
+    fingerprint: str, see `text_features.features_fingerprint`.
+    num_workers: int, processes that make features; it changes no byte.
+    long_text: `text_features.LongText`.
+
+  Returns:
+    `FeatureStats(num_examples, num_records, num_truncated, num_empty)`.
+  """
+  label_map = {label: index for index, label in enumerate(label_list)}
+  # array.array keeps a million numbers in 12 MB; a list would take 60.
+  offsets, lengths, texts = (array.array("q"), array.array("i"),
+                             array.array("q"))
+  offset = num_examples = num_truncated = num_empty = 0
+  settings = (tokenizer, label_map, max_seq_length, long_text)
+  temporary = output_file + ".tmp"
+  with tf.io.TFRecordWriter(temporary) as writer:
+    for windows, truncated, empty in _map_chunks(
+        _encode_chunk, settings, examples, num_workers):
+      for record, length in windows:
+        writer.write(record)
+        offsets.append(offset)
+        lengths.append(length)
+        texts.append(num_examples)
+        offset += _RECORD_HEADER + len(record) + _RECORD_FOOTER
+      num_examples += 1
+      num_truncated += truncated
+      num_empty += empty
+  stats = FeatureStats(num_examples, len(offsets), num_truncated, num_empty)
+  _finish_record_file(temporary, output_file, (offsets, lengths, texts), stats,
+                      fingerprint)
+  return stats
+
+
+def _finish_record_file(temporary, output_file, columns, stats, fingerprint):
+  """Puts the three files in place; the manifest, which makes them valid, last.
+  """
+  manifest_file = output_file + ".json"
+  if os.path.exists(manifest_file):
+    os.remove(manifest_file)
+  with open(temporary, "rb+") as written:
+    os.fsync(written.fileno())
+  index = np.stack([np.asarray(column, np.int64) for column in columns])
+  index_file = output_file + ".index.npy"
+  with open(index_file + ".tmp", "wb") as writer:
+    np.save(writer, index, allow_pickle=False)
+    writer.flush()
+    os.fsync(writer.fileno())
+  atomic_files.replace_file(index_file + ".tmp", index_file)
+  atomic_files.replace_file(temporary, output_file)
+  atomic_files.write_text(manifest_file, atomic_files.to_json(dict(
+      stats._asdict(),
+      fingerprint=fingerprint,
+      records_sha256=atomic_files.file_sha256(output_file),
+      index_sha256=atomic_files.file_sha256(index_file))))
+
+
+def read_feature_stats(path, fingerprint):
+  """Returns the `FeatureStats` of a finished record file of that fingerprint.
+
+  Returns None if there is no such file, or it is of other data or settings,
+  or its bytes are not those that were written.
+  """
+  try:
+    manifest = atomic_files.read_json(path + ".json")
+    if manifest["fingerprint"] != fingerprint:
+      return None
+    for key, name in (("records_sha256", path),
+                      ("index_sha256", path + ".index.npy")):
+      if atomic_files.file_sha256(name) != manifest[key]:
+        return None
+    return FeatureStats(*[manifest[key] for key in FeatureStats._fields])
+  except (EnvironmentError, ValueError, KeyError):
+    return None
+
+
+def _encode_chunk(settings, chunk):
+  """[([(record, length)] of its windows, truncated, empty)] of examples."""
+  tokenizer, _, max_seq_length, long_text = settings
+  rows = []
+  for text_a, text_b, label_ids in chunk:
+    windows, truncated = text_features.encode_windows(
+        tokenizer, text_a, text_b, max_seq_length, long_text)
+    empty = len(windows[0][0]) == (2 if text_b is None else 3)
+    rows.append(([(_serialize(input_ids, segment_ids, label_ids),
+                   len(input_ids)) for input_ids, segment_ids in windows],
+                 truncated, empty))
+  return rows
+
+
+def _serialize(input_ids, segment_ids, label_ids):
+  def int64s(values):
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+
+  return tf.train.Example(features=tf.train.Features(feature={
+      "input_ids": int64s(input_ids),
+      "input_mask": int64s([1] * len(input_ids)),
+      "segment_ids": int64s(segment_ids),
+      "label_ids": int64s(label_ids),
+      "is_real_example": int64s([1])})).SerializeToString(deterministic=True)
+
+
+_worker_settings = None
+
+
+def _start_worker(settings):
+  global _worker_settings
+  _worker_settings = settings
+  # Ctrl-C reaches the whole group; the parent alone answers it.
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  threading.Thread(target=_end_with_parent, args=(os.getppid(),),
+                   daemon=True).start()
+
+
+def _end_with_parent(parent):
+  """Ends this process when its parent was killed: nobody else would."""
+  while os.getppid() == parent:
+    time.sleep(1)
+  os._exit(1)  # pylint: disable=protected-access
+
+
+def _work(function, chunk):
+  return function(_worker_settings, chunk)
+
+
+def _map_chunks(function, settings, examples, num_workers):
+  """Yields `function(settings, chunk)`'s rows in order, in constant memory."""
+  label_map = settings[1]
+  rows = ((example.text_a, getattr(example, "text_b", None),
+           text_features.label_ids(example, label_map)) for example in examples)
+  chunks = iter(lambda: list(itertools.islice(rows, _CHUNK)), [])
+  if num_workers <= 1:
+    for chunk in chunks:
+      for row in function(settings, chunk):
+        yield row
+    return
+  # Forked before any session exists, so TensorFlow's threads do not either.
+  with concurrent.futures.ProcessPoolExecutor(
+      num_workers, multiprocessing.get_context("fork"), _start_worker,
+      (settings,)) as pool:
+    pending = collections.deque()
+    for chunk in itertools.chain(chunks, itertools.repeat(None)):
+      if chunk is not None:
+        pending.append(pool.submit(_work, function, chunk))
+      if not pending:
+        return
+      if chunk is None or len(pending) > 2 * num_workers:
+        for row in pending.popleft().result():
+          yield row
+
+
+def choose_num_workers(num_examples):
+  """Processes for `file_based_convert_examples_to_features`: 1 if few."""
+  if (num_examples < MIN_EXAMPLES_FOR_WORKERS or
+      "fork" not in multiprocessing.get_all_start_methods()):
+    return 1
+  if hasattr(os, "sched_getaffinity"):
+    return max(1, len(os.sched_getaffinity(0)))
+  return os.cpu_count() or 1
+
+
+class RecordFile(object):
+  """Random access to the features of a TFRecord file.
+
+  Attributes:
+    lengths: numpy int64 `[num_records]`, real tokens of each record.
+    texts: numpy int64 `[num_records]`, number of the text that the record is a
+      window of, ascending from 0.
+    num_texts: int.
+  """
+
+  def __init__(self, path, num_texts=None):
+    """Opens a file, with its index if there is one.
+
+    Args:
+      path: str, a file written by `file_based_convert_examples_to_features`,
+        or by google-research/bert, whose padding is left out on reading.
+      num_texts: int or None, read the first so many texts; None: all.
+
+    Raises:
+      ValueError: the file is missing or is cut off.
+    """
+    self._path = path
+    if not os.path.isfile(path):
+      raise ValueError("record file %s is missing." % path)
+    self._file = open(path, "rb")
+    self._size = os.fstat(self._file.fileno()).st_size
+    if os.path.isfile(path + ".index.npy"):
+      self._offsets, self.lengths, self.texts = np.load(
+          path + ".index.npy", allow_pickle=False)
+    else:
+      self._offsets = np.asarray(list(self._find_offsets()), np.int64)
+      self.lengths = np.asarray(
+          [len(self.read(i).input_ids) for i in range(len(self._offsets))],
+          np.int64)
+      self.texts = np.arange(len(self._offsets))
+    if num_texts is not None:
+      rows = int(np.searchsorted(self.texts, num_texts))
+      self._offsets, self.lengths, self.texts = [
+          column[:rows] for column in (self._offsets, self.lengths,
+                                       self.texts)]
+    self.num_texts = int(self.texts[-1]) + 1 if len(self.texts) else 0
+
+  def __len__(self):
+    return len(self._offsets)
+
+  def _find_offsets(self):
+    """Yields where each record begins, from the lengths that precede them."""
+    offset = 0
+    while offset < self._size:
+      yield offset
+      offset += _RECORD_HEADER + self._record_size(offset) + _RECORD_FOOTER
+
+  def _record_size(self, offset):
+    header = os.pread(self._file.fileno(), _RECORD_HEADER, offset)
+    size = struct.unpack("<Q", header[:8])[0] if len(header) == 12 else None
+    if size is None or (
+        offset + _RECORD_HEADER + size + _RECORD_FOOTER > self._size):
+      raise ValueError("record file %s is cut off or broken at byte %d." % (
+          self._path, offset))
+    return size
+
+  def read(self, number):
+    """Returns the `InputFeatures` of a record, without padding."""
+    offset = int(self._offsets[number])
+    size = self._record_size(offset)
+    data = os.pread(self._file.fileno(), size, offset + _RECORD_HEADER)
+    feature = tf.train.Example.FromString(data).features.feature
+    length = sum(feature["input_mask"].int64_list.value)
+    values = {key: list(feature[key].int64_list.value) for key in (
+        "input_ids", "input_mask", "segment_ids")}
+    return text_features.InputFeatures(
+        label_ids=list(feature["label_ids"].int64_list.value),
+        is_real_example=feature["is_real_example"].int64_list.value != [0],
+        **{key: ids[:length] for key, ids in values.items()})
+
+  def close(self):
+    self._file.close()
