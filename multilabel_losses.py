@@ -87,8 +87,7 @@ def make_loss(name, pos_weight=None, label_smoothing=0.0, gamma=2.0,
 def sigmoid(labels, logits):
   """Cross entropy of one sigmoid a label.
 
-  -y log p - (1 - y) log(1 - p): the loss of google-research/bert's multi-label
-  forks, `tf.nn.sigmoid_cross_entropy_with_logits`.
+  -y log p - (1 - y) log(1 - p), `tf.nn.sigmoid_cross_entropy_with_logits`.
 
   Args:
     labels: [batch, L].
