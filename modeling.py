@@ -449,6 +449,57 @@ def read_checkpoint_shapes(checkpoint):
         path, " ".join(str(error).split())))
 
 
+def check_checkpoint(checkpoint, variables, hint=""):
+  """Compares a checkpoint with the variables that it is to fill, every one.
+
+  Args:
+    checkpoint: str, checkpoint prefix.
+    variables: list of variables (reference or resource).
+    hint: str, what ends the sentence: what has to be the checkpoint's.
+
+  Raises:
+    ValueError: the checkpoint cannot be read, lacks a variable, or has one of
+      another shape.
+  """
+  shapes = read_checkpoint_shapes(checkpoint)
+  for var in variables:
+    # Resource variables would take a tensor of any shape.
+    name, shape = _variable_name(var), var.shape.as_list()
+    if name not in shapes:
+      problem = "it lacks %s, shape %s" % (name, shape)
+    elif list(shapes[name]) != shape:
+      problem = "%s has shape %s there and %s here" % (
+          name, list(shapes[name]), shape)
+    else:
+      continue
+    raise ValueError("checkpoint %s does not fit this model: %s%s." % (
+        checkpoint, problem, hint and "; " + hint))
+
+
+def restore_checkpoint(session, saver, variables, checkpoint, hint=""):
+  """Restores variables, all of which the checkpoint must have.
+
+  Args:
+    session: `tf.Session`.
+    saver: `tf.train.Saver` of the variables.
+    variables: list of variables.
+    checkpoint: str, checkpoint prefix.
+    hint: see `check_checkpoint`.
+
+  Raises:
+    ValueError: as `check_checkpoint`; or its data cannot be read.
+  """
+  check_checkpoint(checkpoint, variables, hint)
+  try:
+    with session.graph.as_default():  # Saver asks whether it runs eagerly.
+      saver.restore(session, checkpoint)
+  except tf.errors.OpError as error:
+    # TensorFlow 2 wraps the kernel's sentence into a stack, 1.15 does not.
+    reason = re.search(r"(?:^|\n)([^\n]+)(?:\n\t \[\[|$)", error.message)
+    raise ValueError("checkpoint %s cannot be restored: %s" % (
+        checkpoint, reason.group(1) if reason else type(error).__name__))
+
+
 def initialize_from_checkpoint(tvars, init_checkpoint, scope="bert",
                                not_needed=()):
   """Lets `tvars` start from a checkpoint, and tells what became of each.

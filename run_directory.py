@@ -21,6 +21,7 @@ from absl import logging
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+import best_checkpoint
 import input_pipeline
 import model_dir
 import modeling
@@ -91,7 +92,8 @@ def choose_model(flag_values):
                      "a pair of texts 4." % max_seq_length)
   if flag_values.stride is not None and choose("long_text") != "windows":
     raise ValueError("--stride needs --long_text=windows.")
-  stride = choose("stride")
+  # A directory of another form, which is refused later by name, has 0 there.
+  stride = choose("stride") or flag_values.stride
   long_text = input_pipeline.make_long_text(
       choose("long_text"), stride, choose("window_pooling"), max_seq_length)
   return Model(bert_config, vocab_file, choose("do_lower_case"),
@@ -220,7 +222,8 @@ def run_settings(label_list, parts, flag_values):
     settings["dev_evaluation"] = {
         "dev_data": parts["dev"].scan.digest,
         "eval_steps": flag_values.eval_steps,
-        "metric_for_best": flag_values.metric_for_best,
+        "metric_for_best": best_checkpoint.METRIC_ALIASES.get(
+            flag_values.metric_for_best, flag_values.metric_for_best),
         "early_stopping_patience": flag_values.early_stopping_patience}
   return settings
 
@@ -267,28 +270,47 @@ def claim(model, label_list, parts, flag_values):
       "max_seq_length": model.max_seq_length, "loss": model.loss,
       "long_text": model.long_text.form, "stride": model.long_text.stride,
       "window_pooling": model.long_text.pooling}
-  is_trained = model_dir.is_trained(output_dir)
+  is_trained, run = model_dir.is_trained(output_dir), None
+  if flag_values.do_train:
+    run = run_settings(label_list, parts, flag_values)
+    # Refuses parameters that cannot be, before anything is written.
+    multilabel_losses.make_loss(model.loss, **run["loss_parameters"])
   if is_trained:
-    _check_same_run(model, label_list, compared, parts, flag_values)
+    _check_same_run(model, label_list, compared, run, flag_values)
   with model_dir.lock(output_dir):
     if flag_values.do_train and (
         not is_trained or flag_values.resume == "force"):
-      _write_model_dir(model, label_list, compared, parts, flag_values)
+      if is_trained:
+        _forget_other_evaluations(run, output_dir)
+      _write_model_dir(model, label_list, compared, run, flag_values)
     yield
 
 
-def _write_model_dir(model, label_list, compared, parts, flag_values):
+def _forget_other_evaluations(run, output_dir):
+  """Removes best_checkpoint.json if what it compares is no longer measured."""
+  there = model_dir.read(output_dir).settings.get("run", {})
+  there, here = [settings.get("dev_evaluation") or {}
+                 for settings in (there, run)]
+  path = os.path.join(output_dir, model_dir.BEST_CHECKPOINT_FILE)
+  if os.path.exists(path) and any(
+      there.get(key) != here.get(key)
+      for key in ("dev_data", "metric_for_best")):
+    logging.warning("%s is of other evaluations on dev and is removed", path)
+    os.remove(path)
+
+
+def _write_model_dir(model, label_list, compared, run, flag_values):
   """Writes into output_dir what prediction will need beside a checkpoint."""
   model_dir.write(
       flag_values.output_dir, model.bert_config, model.vocab_file, label_list,
-      dict(compared, run=run_settings(label_list, parts, flag_values),
+      dict(compared, run=run,
            flags={flag.name: flag.value for flag in
                   flag_values.get_flags_for_module(sys.argv[0])},
            versions={"python": platform.python_version(),
                      "tensorflow": tf.__version__, "numpy": np.__version__}))
 
 
-def _check_same_run(model, label_list, compared, parts, flag_values):
+def _check_same_run(model, label_list, compared, here, flag_values):
   """Raises ValueError if output_dir holds a run of another kind."""
   output_dir = flag_values.output_dir
   differences = model_dir.differences(
@@ -303,7 +325,6 @@ def _check_same_run(model, label_list, compared, parts, flag_values):
     raise ValueError("output_dir %s has a run in it and --resume=never; name "
                      "another --output_dir." % output_dir)
   there = model_dir.read(output_dir).settings.get("run", {})
-  here = run_settings(label_list, parts, flag_values)
   changed = ["%s (there %s, here %s)" % (
       key, json.dumps(there.get(key), sort_keys=True),
       json.dumps(here[key], sort_keys=True))

@@ -104,16 +104,11 @@ class Run(object):
 
   def _restore(self, checkpoint):
     """Restores every variable of the graph; the step comes with them."""
-    shapes = modeling.read_checkpoint_shapes(checkpoint)
-    for variable in self.graph.get_collection(tf.GraphKeys.GLOBAL_VARIABLES):
-      # Resource variables would take a tensor of any shape.
-      name, shape = variable.op.name, variable.shape.as_list()
-      if shapes.get(name) != shape:
-        raise ValueError(
-            "checkpoint %s does not fit this model: %s has shape %s there and "
-            "%s here." % (checkpoint, name, shapes.get(name, "none"), shape))
+    modeling.check_checkpoint(checkpoint, self.graph.get_collection(
+        tf.GraphKeys.GLOBAL_VARIABLES))
     try:
-      self._saver.restore(self.session, checkpoint)
+      with self.graph.as_default():  # or it would restore eagerly
+        self._saver.restore(self.session, checkpoint)
     except tf.errors.OpError as error:
       raise ValueError("checkpoint %s cannot be read: %s" % (
           checkpoint, str(error).split("\n")[0]))

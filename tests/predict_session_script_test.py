@@ -12,14 +12,19 @@ import json
 import os
 import pty
 import select
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 
+import model_dir
+import multilabel_thresholds
+import predict_files
 import predict_session
 import tiny_bert
 import tiny_model
@@ -130,10 +135,10 @@ def start(model, *arguments, **options):
       env=environment, **options)
 
 
-def shown(predictor, text, threshold=None):
+def shown(predictor, text, *decision):
   """What a person reads about a text."""
   (labels, everything), = predictor.describe(
-      predictor.predict([text]), threshold)
+      predictor.predict([text]), *decision)
   lines = [text] + ["  %.3f  %s" % (p, label) for label, p in labels]
   if not labels:
     label = max(everything, key=everything.get)
@@ -170,10 +175,65 @@ def test_texts(server, predictor):
 
 def test_threshold(server, predictor):
   assert server.run("the apple", "--threshold=0") == (
-      0, shown(predictor, u"the apple", 0), "")
+      0, shown(predictor, u"the apple", 0), "decision: threshold 0\n")
   assert server.run("the apple", "--threshold=1") == (
-      0, shown(predictor, u"the apple", 1), "")
+      0, shown(predictor, u"the apple", 1), "decision: threshold 1\n")
   assert "no label reaches the threshold" in shown(predictor, u"the apple", 1)
+
+
+def test_top_k_and_always_one_label(server, predictor):
+  assert server.run("the apple", "--threshold=0", "--top_k=2") == (
+      0, shown(predictor, u"the apple", 0, 2),
+      "decision: threshold 0, at most 2 labels\n")
+  assert server.run("the apple", "--threshold=1", "--always_one_label") == (
+      0, shown(predictor, u"the apple", 1, None, True),
+      "decision: threshold 1, at least one label\n")
+  assert shown(predictor, u"the apple", 0, 2).count("\n") == 3
+  assert shown(predictor, u"the apple", 1, None, True).count("\n") == 2
+
+
+def test_decision_of_the_directory(server, model, tmp_path):
+  """It is used and said; what a flag says counts more."""
+  folder = str(tmp_path / "model")
+  shutil.copytree(model, folder)
+  model_dir.update_decision(
+      folder, "tune_per_label", multilabel_thresholds.DecisionRule(
+          [0.25, 1.0, 0.0], top_k=1))
+  flag = "--model_dir=" + folder
+  source = write(tmp_path / "a.txt", u"the apple\n")
+  with predict_session.SessionPredictor(folder) as loaded:
+    assert server.run(flag, "the apple") == (
+        0, shown(loaded, u"the apple"),
+        "decision: thresholds a label, 0 to 1, at most 1 labels\n")
+    assert server.run(flag, "the apple", "--threshold=0.5") == (
+        0, shown(loaded, u"the apple", 0.5),
+        "decision: threshold 0.5, at most 1 labels\n")
+    status, out, err = server.run(flag, source, "--top_k=2")
+    assert (status, err) == (
+        0, "decision: thresholds a label, 0 to 1, at most 2 labels\n")
+    labels, = loaded.describe(loaded.predict([u"the apple"]), None, 2)
+    assert parse(out)[0]["labels"] == [label for label, _ in labels.labels]
+    # A table of probabilities has no decision in it.
+    assert server.run(flag, source, "--output_file=%s" % (
+        tmp_path / "b.tsv")) == (0, "", "")
+
+
+def test_nearest_label_where_each_has_a_threshold(capfdbinary):
+  class Two(object):
+    """Answers without a model."""
+    labels = ["near", "probable"]
+
+    def predict(self, texts):
+      return np.array([[0.4, 0.6]] * len(texts), np.float32)
+
+    describe = predict_session.SessionPredictor.describe
+    decision_for = predict_session.SessionPredictor.decision_for
+    decision = multilabel_thresholds.DecisionRule([0.5, 0.9])
+
+  two = Two()
+  predict_files.print_labels(two, u"text", two.decision)
+  assert capfdbinary.readouterr().out == (
+      b"text\n  no label reaches the threshold (nearest: 0.400  near)\n")
 
 
 def test_text_that_looks_like_a_flag(server, predictor):
@@ -193,7 +253,8 @@ def test_argument_that_is_not_utf8(server):
 def test_help(server):
   status, out, err = server.run("--help")
   assert (status, err) == (0, "")
-  for name in ("model_dir", "threshold", "batch_size", "input_file",
+  for name in ("model_dir", "threshold", "top_k", "always_one_label",
+               "batch_size", "input_file",
                "input_form", "text_column", "text_pair_column", "id_column",
                "delimiter", "output_file", "debug"):
     assert "\n  --" + name in out.replace("--[no]", "--")
@@ -203,6 +264,7 @@ def test_help(server):
     (["--threshold=1.5", "a"], "--threshold is 1.5"),
     (["--threshold=nan", "a"], "--threshold is nan"),
     (["--batch_size=0", "a"], "batch_size is 0"),
+    (["--top_k=0", "a"], "--top_k is 0; it must be 1 or more."),
     (["--input_file=nowhere.txt"], "--input_file nowhere.txt"),
     (["--input_file="], "--input_file "),
     (["--input_file=/"], "--input_file /"),
@@ -422,7 +484,7 @@ def test_empty_line_ends_the_prompt_on_a_terminal(predictor, monkeypatch):
   monkeypatch.setattr(sys, "stdin", stdin)
   monkeypatch.setattr(
       sys, "stdout", io.TextIOWrapper(out, "utf-8", write_through=True))
-  predict_session.ask(predictor, None)
+  predict_files.ask(predictor, predictor.decision)
   assert out.getvalue().decode("utf-8").endswith(
       "> " + shown(predictor, u"the apple") + "> ")
   assert stdin.read() == b"not read\n"

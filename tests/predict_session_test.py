@@ -14,6 +14,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import atomic_files
+import modeling
 import predict_session
 import tiny_bert
 import tiny_model
@@ -339,7 +340,7 @@ def test_inside_a_program(mode, made):
 
 
 def test_variables_are_the_model_alone(predictor):
-  with predictor._graph.as_default():
+  with predictor._model.graph.as_default():
     names = {variable.op.name for variable in tf.global_variables()}
   shapes = tiny_bert.variable_shapes(len(tiny_bert.vocabulary()))
   assert names == {name for name, _ in shapes if name.startswith("bert/")} | {
@@ -436,14 +437,15 @@ def test_never_random_weights(copy, made):
   names = [name for name in made[1] if "adam" not in name]
   assert len(names) == 5 + 2 * 16 + 2 + 2
   with predict_session.SessionPredictor(copy) as loaded:
-    with loaded._graph.as_default():
+    with loaded._model.graph.as_default():
       variables = tf.global_variables()
   assert sorted(variable.op.name for variable in variables) == sorted(names)
   for name in names:
     tiny_model.write_checkpoint(
         copy, {other: made[1][other] for other in names if other != name})
     assert "lacks %s, shape [" % name in error_of(
-        predict_session._check_checkpoint, copy, variables)
+        modeling.check_checkpoint, os.path.join(copy, "model.ckpt-7"),
+        variables)
   # The last one is refused on loading, too.
   assert "lacks %s, shape [" % name in error_of(load, copy)
 

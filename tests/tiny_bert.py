@@ -61,12 +61,13 @@ def vocabulary():
   return ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + words + list(FILLERS)
 
 
-def make_bert(folder, seed=1):
+def make_bert(folder, seed=1, **changes):
   """Writes bert_config.json, vocab.txt and bert_model.ckpt.
 
   Args:
     folder: str or path; made if it is missing.
     seed: int; other seeds, other weights.
+    **changes: other values for `CONFIG`; a single layer is built sooner.
 
   Returns:
     str, the folder.
@@ -75,13 +76,13 @@ def make_bert(folder, seed=1):
   if not os.path.isdir(folder):
     os.makedirs(folder)
   tokens = vocabulary()
+  config = dict(CONFIG, vocab_size=len(tokens), **changes)
   write_text(os.path.join(folder, "vocab.txt"),
              u"".join(token + u"\n" for token in tokens))
-  write_text(os.path.join(folder, "bert_config.json"),
-             json.dumps(dict(CONFIG, vocab_size=len(tokens))))
+  write_text(os.path.join(folder, "bert_config.json"), json.dumps(config))
   rng = np.random.RandomState(seed)
   with tf.Graph().as_default(), tf.Session() as session:
-    for name, shape in variable_shapes(len(tokens)):
+    for name, shape in variable_shapes(len(tokens), config):
       if name.endswith("gamma"):
         value = np.ones(shape)
       elif name.endswith(("beta", "bias")):
@@ -96,10 +97,11 @@ def make_bert(folder, seed=1):
   return folder
 
 
-def variable_shapes(vocab_size):
+def variable_shapes(vocab_size, config=None):
   """[(name, shape)] of a published checkpoint: BERT's, and the LM head's."""
-  hidden = CONFIG["hidden_size"]
-  inner = CONFIG["intermediate_size"]
+  config = config or CONFIG
+  hidden = config["hidden_size"]
+  inner = config["intermediate_size"]
   norm = [("LayerNorm/beta", [hidden]), ("LayerNorm/gamma", [hidden])]
 
   def dense(name, rows, columns):
@@ -116,10 +118,10 @@ def variable_shapes(vocab_size):
   layer += inside("output", dense("dense", inner, hidden) + norm)
   shapes = inside("embeddings", [
       ("word_embeddings", [vocab_size, hidden]),
-      ("token_type_embeddings", [CONFIG["type_vocab_size"], hidden]),
-      ("position_embeddings", [CONFIG["max_position_embeddings"], hidden])
+      ("token_type_embeddings", [config["type_vocab_size"], hidden]),
+      ("position_embeddings", [config["max_position_embeddings"], hidden])
   ] + norm)
-  for number in range(CONFIG["num_hidden_layers"]):
+  for number in range(config["num_hidden_layers"]):
     shapes += inside("encoder/layer_%d" % number, layer)
   shapes += dense("pooler/dense", hidden, hidden)
   return inside("bert", shapes) + [("cls/predictions/output_bias",
@@ -185,6 +187,8 @@ def read_text(path):
 def arguments(bert, data, output_dir, **settings):
   """The command line of a short run; with 12 epochs it learns the data well.
 
+  No report is written, which would take longer than the run.
+
   Args:
     bert: str, folder of `make_bert`.
     data: str, folder of `make_data`.
@@ -209,6 +213,7 @@ def arguments(bert, data, output_dir, **settings):
       "num_train_epochs": 2,
       "pooling": "mean",
       "log_steps": 1000,
+      "report": False,
   }
   chosen.update(settings)
   return flag_list(chosen)

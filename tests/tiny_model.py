@@ -123,7 +123,8 @@ def _encoder(weights, ids, segments):
        weights[table + "token_type_embeddings"][segments] +
        weights[table + "position_embeddings"][:len(ids)])
   x = _layer_norm(weights, table + "LayerNorm", x)
-  for number in range(tiny_bert.CONFIG["num_hidden_layers"]):
+  for number in range(sum(
+      name.endswith("intermediate/dense/kernel") for name in weights)):
     scope = "bert/encoder/layer_%d/" % number
     attended = _attention(weights, scope + "attention/self/", x)
     x = _layer_norm(

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps a predictor busy for long, and opens and closes many: nothing grows.
+
+  python -m benchmarks.predictor_soak --calls=100000 --opens=200
+
+Texts of random lengths, 1 to 8 a call, are compared with what the first calls
+said of them. Then predictors are opened, asked and closed. Ends with 1 if an
+answer changed, if the memory of the second half is more than 3% above that of
+the first, or if threads or files stay behind.
+"""
+
+import command_line
+
+if __name__ == "__main__":
+  command_line.quiet_tensorflow()
+
+# pylint: disable=g-import-not-at-top
+import os
+import random
+import time
+
+from absl import flags
+import numpy as np
+
+FLAGS = flags.FLAGS
+
+MOST_GROWTH = 0.03
+# Batches of other texts are computed in another order.
+TOLERANCE = 1e-5
+
+
+def define_flags():
+  """Defines this script's flags; called where the script starts."""
+  with command_line.flag_group("Soak"):
+    flags.DEFINE_string("model_dir", "demo_work/output",
+                        "--output_dir of a training run.")
+    flags.DEFINE_integer("calls", 100000, "Calls of one predictor.")
+    flags.DEFINE_integer("opens", 200, "Predictors opened and closed.")
+    flags.DEFINE_integer("texts", 2000, "Different texts.")
+    flags.DEFINE_integer("warm_up_calls", 500, "Calls, and a hundredth of it "
+                         "opens, that are not counted.")
+
+
+def status():
+  """(resident kilobytes, threads, open files) of this process."""
+  with open("/proc/self/status") as lines:
+    values = dict(line.split(":", 1) for line in lines)
+  return (int(values["VmRSS"].split()[0]), int(values["Threads"]),
+          len(os.listdir("/proc/self/fd")))
+
+
+def make_texts(vocab_file, max_seq_length, count, rng):
+  """Texts of words of the vocabulary, some longer than the model reads."""
+  with open(vocab_file, encoding="utf-8") as lines:
+    words = [word for word in map(str.strip, lines)
+             if word and not word.startswith(("##", "["))]
+  return [" ".join(rng.choice(words)
+                   for _ in range(rng.randint(1, max_seq_length + 5)))
+          for _ in range(count)]
+
+
+def report(what, samples):
+  """Prints how a list of `status` went on; returns whether nothing grew."""
+  samples = np.array(samples, np.float64)
+  half = len(samples) // 2
+  kilobytes = samples[:, 0]
+  growth = kilobytes[half:].mean() / kilobytes[:half].mean() - 1
+  print("%s: resident MB %.0f at first, %.0f at last, %.0f at most; second "
+        "half %+.2f%%; threads %d to %d, files %d to %d" % (
+            what, kilobytes[0] / 1024, kilobytes[-1] / 1024,
+            kilobytes.max() / 1024, 100 * growth, samples[0, 1],
+            samples[-1, 1], samples[0, 2], samples[-1, 2]))
+  return growth <= MOST_GROWTH and (samples[-1, 1:] <= samples[half, 1:]).all()
+
+
+def soak_calls(predictor, texts, rng):
+  """Many calls of one predictor: whether nothing changed and nothing grew."""
+  want = predictor.predict(texts)
+  samples, worst, start = [], 0.0, time.time()
+  for call in range(FLAGS.warm_up_calls + FLAGS.calls):
+    numbers = [rng.randrange(len(texts)) for _ in range(rng.randint(1, 8))]
+    found = predictor.predict([texts[i] for i in numbers])
+    worst = max(worst, np.abs(found - want[numbers]).max())
+    if call >= FLAGS.warm_up_calls and call % 100 == 0:
+      samples.append(status())
+  print("%d calls in %.0f s; probabilities differ by at most %.1e" % (
+      FLAGS.calls, time.time() - start, worst))
+  return report("calls", samples) and worst <= TOLERANCE
+
+
+def soak_opens(open_predictor, texts):
+  """Many predictors, one after another: whether nothing grew."""
+  samples = []
+  for number in range(FLAGS.warm_up_calls // 100 + FLAGS.opens):
+    with open_predictor() as predictor:
+      predictor.predict(texts[:16])
+    if number >= FLAGS.warm_up_calls // 100:
+      samples.append(status())
+  return report("opens", samples)
+
+
+def main(argv):
+  del argv
+  import predict_session
+  rng = random.Random(1)
+  is_good = True
+  with predict_session.SessionPredictor(FLAGS.model_dir) as predictor:
+    texts = make_texts(os.path.join(FLAGS.model_dir, "vocab.txt"),
+                       predictor.max_seq_length, FLAGS.texts, rng)
+    if FLAGS.calls:
+      is_good = soak_calls(predictor, texts, rng)
+  if FLAGS.opens:
+    is_good = soak_opens(
+        lambda: predict_session.SessionPredictor(FLAGS.model_dir),
+        texts) and is_good
+  if not is_good:
+    raise RuntimeError("something changed or grew; see above.")
+
+
+if __name__ == "__main__":
+  command_line.run(main, define_flags, __doc__)

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of ids for the model: checked where others made them, and padded."""
+
+from __future__ import absolute_import
+from __future__ import division
+from __future__ import print_function
+
+import numpy as np
+
+import input_pipeline
+
+# A batch's length is rounded up to a multiple of it, so that there are few
+# shapes for which TensorFlow keeps memory and kernels.
+LENGTH_STEP = 8
+
+# What a run costs whatever is in it, in tokens that could be computed in its
+# time: about 20 for MiniLM (6 layers of width 384) on two cores.
+RUN_COST = 20
+
+
+def round_up(length, max_length):
+  """The length that a batch gets whose longest row has `length` ids."""
+  rounded = -(-length // LENGTH_STEP) * LENGTH_STEP
+  return max(length, min(rounded, max_length))
+
+
+def cut_batches(lengths, batch_size, max_length):
+  """Cuts rows into batches so that padding and runs cost least together.
+
+  Args:
+    lengths: list of int, ids of each row.
+    batch_size: int, most rows of a batch.
+    max_length: int, what no length is rounded beyond.
+
+  Returns:
+    list of int arrays, the numbers of the rows of each batch, longest first.
+  """
+  rounded = np.array([round_up(length, max_length) for length in lengths])
+  order = np.argsort(-rounded, kind="mergesort")
+  sizes, starts = np.unique(-rounded[order], return_index=True)
+  ends = [int(start) for start in starts] + [len(order)]
+  # best[j]: least cost of the rows that are longer than the j-th length, and
+  # where their last part begins. A part is as wide as its first row.
+  best = [(0, 0)]
+  for j in range(1, len(ends)):
+    best.append(min(
+        (best[i][0] + RUN_COST * -(-(ends[j] - ends[i]) // batch_size) -
+         int(sizes[i]) * (ends[j] - ends[i]), i) for i in range(j)))
+  batches, j = [], len(ends) - 1
+  while j:
+    i = best[j][1]
+    part = order[ends[i]:ends[j]]
+    batches[:0] = [part[start:start + batch_size]
+                   for start in range(0, len(part), batch_size)]
+    j = i
+  return batches
+
+
+def pad_batch(rows, max_length):
+  """`make_batch`, at a rounded length and with the masks of the rows.
+
+  Args:
+    rows: list of `InputFeatures` without padding.
+    max_length: int, what no length is rounded beyond.
+
+  Returns:
+    dict of int32 arrays `[batch, length]`: `input_ids`, `input_mask`,
+    `segment_ids`.
+  """
+  batch = input_pipeline.make_batch(rows)
+  longest = batch["input_ids"].shape[1]
+  shape = [len(rows), round_up(longest, max_length)]
+  padded = {key: np.zeros(shape, np.int32) for key in batch}
+  for key, values in batch.items():
+    padded[key][:, :longest] = values
+  for number, row in enumerate(rows):
+    padded["input_mask"][number, :len(row.input_mask)] = row.input_mask
+  return padded
+
+
+def check_features(features, bert_config):
+  """Checks rows of ids that somebody else made, and drops their padding.
+
+  Args:
+    features: list of `InputFeatures`, or of what has its `input_ids`,
+      `input_mask` (1: a token, 0: padding) and `segment_ids`.
+    bert_config: `modeling.BertConfig`.
+
+  Returns:
+    list, one a row, of lists of one `InputFeatures`.
+
+  Raises:
+    ValueError: a row that the model cannot read; names its number from 0.
+  """
+  limits = (("input_ids", bert_config.vocab_size), ("input_mask", 2),
+            ("segment_ids", bert_config.type_vocab_size))
+  encoded = []
+  for number, row in enumerate(features):
+    columns = [_whole_numbers(number, name, getattr(row, name), limit)
+               for name, limit in limits]
+    lengths = [len(column) for column in columns]
+    if len(set(lengths)) > 1:
+      raise ValueError("row %d has %d input_ids, %d input_mask and %d "
+                       "segment_ids; they must be equally many." % tuple(
+                           [number] + lengths))
+    if lengths[0] > bert_config.max_position_embeddings:
+      raise ValueError("row %d has %d input_ids; the model reads at most %d." %
+                       (number, lengths[0],
+                        bert_config.max_position_embeddings))
+    tokens = np.flatnonzero(columns[1])
+    if not tokens.size:
+      raise ValueError("row %d has no token: its input_mask is empty, or 0 "
+                       "everywhere." % number)
+    encoded.append([input_pipeline.InputFeatures(
+        *[column[:tokens[-1] + 1] for column in columns], label_ids=[])])
+  return encoded
+
+
+def _whole_numbers(number, name, values, limit):
+  """A column of a row as an int array of numbers from 0 to limit - 1."""
+  try:
+    array = np.asarray(values)
+  except ValueError:  # rows of several lengths
+    array = np.zeros([0, 0])
+  if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+    raise ValueError("row %d: %s is not a list of whole numbers." % (
+        number, name))
+  if array.size and not 0 <= array.min() <= array.max() < limit:
+    raise ValueError("row %d: %s has %d; it must be from 0 to %d." % (
+        number, name, array[(array < 0) | (array >= limit)][0], limit - 1))
+  return array
