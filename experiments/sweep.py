@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trains with every combination of some settings, and says which is best.
+
+  python -m experiments.sweep --flagfile=base.txt --output_dir=DIR \\
+      --grid learning_rate=1e-4,3e-4 --grid pooling=cls,mean --seeds=3
+
+The flags of run_multilabel_classifier.py, from a file or the command line, are
+those of every run; --grid varies one of them. A run is a process of its own; a
+run that fails does not stop the others. The same command goes on where it was
+stopped, and does not repeat what has finished. DIR gets results.csv and
+results.txt: mean and standard deviation over the seeds, best first, and the
+command of the best.
+"""
+
+import collections
+import contextlib
+import itertools
+import os
+import re
+import shlex
+import sys
+
+import command_line
+
+if __name__ == "__main__":
+  command_line.quiet_tensorflow()
+
+# pylint: disable=g-import-not-at-top
+from absl import flags
+from absl import logging
+
+import evaluation
+from experiments import result_table
+from experiments import run_queue
+import model_dir
+import run_multilabel_classifier
+
+FLAGS = flags.FLAGS
+
+
+def define_flags():
+  """Defines the flags of the sweep, and those of its runs."""
+  with command_line.flag_group("Sweep (--output_dir is the sweep's folder)"):
+    flags.DEFINE_multi_string(
+        "grid", [], "name=value,value,...: a flag of the runs to vary; the "
+        "value `default` leaves the flag out. May be given several times.")
+    flags.DEFINE_integer(
+        "seeds", 1, "Runs a combination: --random_seed and those after it.")
+    flags.DEFINE_string(
+        "metric", "micro_f1", "What sorts the table: a key of eval_results.txt "
+        "(dev), or test_ and a key of test_eval_results.txt.")
+    flags.DEFINE_integer("jobs", 1, "Runs at a time.")
+    flags.DEFINE_bool(
+        "keep_checkpoints", True, "Keep the checkpoints and feature files of "
+        "finished runs; without them a run cannot predict any more.")
+  run_multilabel_classifier.define_flags()
+
+
+def parse_grid(grid):
+  """Reads --grid.
+
+  Args:
+    grid: list of str, "name=value,value".
+
+  Returns:
+    list of `OrderedDict`, every combination: flag name -> text, or None for
+    the flag's default; the last flag varies fastest.
+
+  Raises:
+    ValueError: not of that form, or a flag is there twice.
+  """
+  choices = collections.OrderedDict()
+  for entry in grid:
+    name, equals, values = entry.partition("=")
+    name = name.strip().lstrip("-")
+    values = [value.strip() for value in values.split(",")]
+    if not name or not equals or "" in values:
+      raise ValueError("--grid %s must be name=value,value,..., such as "
+                       "learning_rate=1e-4,3e-4." % entry)
+    if name in choices:
+      raise ValueError("--grid names %s twice; give all its values at once." %
+                       name)
+    choices[name] = [None if value == "default" else value for value in values]
+  return [collections.OrderedDict(zip(choices, combination))
+          for combination in itertools.product(*choices.values())]
+
+
+def own_output_dir(argv):
+  """Returns the --output_dir of the command line; a flag file's is a run's."""
+  found = None
+  for i, word in enumerate(argv):
+    name, equals, value = word.partition("=")
+    if name in ("--output_dir", "-output_dir"):
+      found = value if equals else "".join(argv[i + 1:i + 2])
+  if not found:
+    raise ValueError("--output_dir must be given on the command line: the "
+                     "folder of the sweep (one in a flag file is not taken).")
+  return found
+
+
+def full_metric_name(metric):
+  """Checks --metric before any run; aliases become the name in the results.
+
+  Args:
+    metric: str, a key of eval_results.txt, or test_ and one of the test file.
+
+  Returns:
+    str. The name of a label's score is taken as it is: only results have them.
+
+  Raises:
+    ValueError: there is no such metric; the message lists those there are.
+  """
+  part, name, suffix = re.match(
+      r"(test_)?(.*?)(_at_0\.5|_low|_high)?$", metric).groups("")
+  if "/" in name:
+    return metric
+  try:
+    return part + evaluation.full_metric_name(name) + suffix
+  except ValueError as error:
+    raise ValueError("--metric=%s: %s" % (metric, error))
+
+
+def run_variations(base, variations, options, on_outcome):
+  """Runs variations of the base flags.
+
+  Args:
+    base: `flags.FlagValues`, parsed, with the flags of the run script.
+    variations: list of `OrderedDict`, flag name -> text, or None.
+    options: object with `output_dir`, `seeds`, `metric`, `jobs` and
+      `keep_checkpoints`.
+    on_outcome: function of the list of `run_queue.Outcome`s so far, called
+      whenever one is added.
+
+  Returns:
+    list of all `run_queue.Outcome`s.
+
+  Raises:
+    ValueError: before any run, a flag or value that cannot be; after the
+      first one, a metric that does not exist.
+  """
+  for name in ("seeds", "jobs"):
+    if getattr(options, name) < 1:
+      raise ValueError("--%s is %d; it must be 1 or more." % (
+          name, getattr(options, name)))
+  output_dir = options.output_dir
+  runs = run_queue.plan_runs(base, variations, options.seeds, output_dir)
+  if not options.keep_checkpoints:
+    logging.info("--keep_checkpoints=false: checkpoints and feature files of "
+                 "finished runs are removed")
+  outcomes = []
+  with model_dir.lock(output_dir), contextlib.closing(run_queue.execute(
+      runs, output_dir, options.jobs, options.keep_checkpoints)) as ended:
+    for outcome in ended:
+      outcomes.append(outcome)
+      if outcome.failure is None:
+        result_table.check_metric(options.metric, outcome.scores)
+      on_outcome(outcomes)
+  return outcomes
+
+
+def report(outcomes, options, num_runs):
+  """Writes both tables; returns the lines of the text."""
+  rows = result_table.make_rows(outcomes, options.metric)
+  failed = result_table.failures(outcomes)
+  lines = ["%d of %d runs, sorted by %s (%s is better), mean +- standard "
+           "deviation over n seeds" % (
+               len(outcomes), num_runs, options.metric,
+               "lower" if result_table.is_lower_better(options.metric)
+               else "higher"), ""]
+  lines += result_table.to_text(rows, options.metric) + [""]
+  lines += result_table.origin(outcomes)
+  if failed:
+    lines += ["", "Failed, and not in the table (the same command tries them "
+              "again):"] + failed
+  if rows:
+    best = rows[0].runs[0]
+    lines += ["", "The best, its first seed:", show_command(
+        run_queue.command(best, options.output_dir))]
+  result_table.write(options.output_dir, rows, lines)
+  return lines
+
+
+def show_command(words):
+  """A command as a person can paste it into a shell, a flag a line."""
+  quoted = [shlex.quote(word) for word in words]
+  return " \\\n    ".join([" ".join(quoted[:2])] + quoted[2:])
+
+
+def prepare(argv, flag_values):
+  """Checks the command line, and settles --output_dir, --metric and signals."""
+  if len(argv) > 1:
+    raise ValueError("unexpected argument %s; every flag begins with --." %
+                     argv[1])
+  flag_values.output_dir = own_output_dir(sys.argv[1:])
+  flag_values.metric = full_metric_name(flag_values.metric)
+  run_queue.raise_on_signals()
+
+
+def raise_on_failures(outcomes, output_dir):
+  """Raises RuntimeError if a run failed."""
+  num_failed = sum(outcome.failure is not None for outcome in outcomes)
+  if num_failed:
+    raise RuntimeError("%d of %d runs failed; %s says how." % (
+        num_failed, len(outcomes), os.path.join(output_dir, "results.txt")))
+
+
+def main(argv):
+  variations = parse_grid(FLAGS.grid)
+  prepare(argv, FLAGS)
+  num_runs = len(variations) * FLAGS.seeds
+  outcomes = run_variations(
+      FLAGS, variations, FLAGS,
+      lambda outcomes: report(outcomes, FLAGS, num_runs))
+  print("\n".join(report(outcomes, FLAGS, num_runs)))
+  raise_on_failures(outcomes, FLAGS.output_dir)
+
+
+if __name__ == "__main__":
+  command_line.run(main, define_flags, __doc__)
