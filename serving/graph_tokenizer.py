@@ -17,6 +17,7 @@ import unicodedata
 
 import tensorflow.compat.v1 as tf
 
+import text_features
 import tokenization
 
 # A letter before and after, since what becomes of a mark may depend on them.
@@ -76,16 +77,39 @@ class GraphTokenizer(object):
         else token for number, token in enumerate(tokens)]
     self._shields = self._find_shields() if self._lower else []
 
-  def encode(self, texts, max_seq_length):
-    """Texts to `[CLS] ids [SEP]`, cut and padded to the longest.
+  def encode(self, texts, max_seq_length,
+             long_text=text_features.TRUNCATE_HEAD):
+    """`text_features.encode_windows` of texts, padded to the longest row.
 
     Args:
       texts: string `[batch]`, UTF-8; bytes that are not are left out.
-      max_seq_length: int, most ids.
+      max_seq_length: int, most ids of a row.
+      long_text: `text_features.LongText`.
 
     Returns:
-      (input_ids, input_mask): int32 `[batch, seq]`, padded with 0.
+      (input_ids, input_mask, text_numbers): int32 `[rows, seq]` twice, padded
+      with 0, and int32 `[rows]`, ascending: which text the row is of. There is
+      a row a text, unless long texts are read in windows.
     """
+    ids = self._ids(texts)
+    text_numbers = tf.range(tf.shape(texts)[0])
+    fits = max_seq_length - 2
+    if long_text.form == "windows":
+      ids, text_numbers = _windows(ids, text_numbers, fits, long_text.stride)
+    else:
+      head = {"truncate_head": fits, "truncate_tail": 0,
+              "head_tail": int(fits * text_features.HEAD_SHARE)}[
+                  long_text.form]
+      ids = _ends(ids, head, fits - head)
+    edge = tf.ones([tf.size(text_numbers), 1], tf.int32)
+    ids = tf.concat([edge * self._vocab["[CLS]"], ids,
+                     edge * self._vocab["[SEP]"]], axis=1)
+    input_ids = ids.to_tensor(0)
+    mask = tf.sequence_mask(ids.row_lengths(), tf.shape(input_ids)[1])
+    return input_ids, tf.cast(mask, tf.int32), text_numbers
+
+  def _ids(self, texts):
+    """The ids of texts, ragged int32 `[batch, tokens]`."""
     tokenizer = self._text.FastWordpieceTokenizer(
         vocab=self._tokens, suffix_indicator="##", unknown_token="[UNK]",
         max_bytes_per_word=4 * self._max_chars, token_out_type=tf.int32,
@@ -97,13 +121,7 @@ class GraphTokenizer(object):
     words = words.with_flat_values(tf.where(
         too_long, tf.fill(tf.shape(words.flat_values), " "),
         words.flat_values))
-    ids = tokenizer.tokenize(words).merge_dims(1, 2)[:, :max_seq_length - 2]
-    edge = tf.ones([tf.shape(texts)[0], 1], tf.int32)
-    ids = tf.concat([edge * self._vocab["[CLS]"], ids,
-                     edge * self._vocab["[SEP]"]], axis=1)
-    input_ids = ids.to_tensor(0)
-    mask = tf.sequence_mask(ids.row_lengths(), tf.shape(input_ids)[1])
-    return input_ids, tf.cast(mask, tf.int32)
+    return tokenizer.tokenize(words).merge_dims(1, 2)
 
   def _words(self, texts):
     """Cleaned texts with a space between words: string `[batch]`."""
@@ -164,6 +182,33 @@ class GraphTokenizer(object):
                   unicodedata.unidata_version, self._text.__version__))
         shields.append((codepoint, chr(control), want[1:-1]))
     return shields
+
+
+def _ends(ids, head, tail):
+  """Rows `[batch, tokens]` without what is between their two ends."""
+  places = tf.ragged.range(ids.row_lengths()).flat_values
+  lengths = tf.gather(ids.row_lengths(), ids.value_rowids())
+  return tf.ragged.boolean_mask(ids, ids.with_flat_values(
+      (places < head) | (places >= lengths - tail)))
+
+
+def _windows(ids, text_numbers, size, stride):
+  """Rows `[batch, tokens]` as windows; the last of a row ends with it.
+
+  Returns:
+    (ragged int32 `[windows, at most size]`, int32 `[windows]`: their texts).
+  """
+  lengths = ids.row_lengths()
+  beyond = tf.maximum(lengths - size, 0)  # tokens after the first window
+  counts = (beyond + stride - 1) // stride + 1
+  rows = tf.repeat(text_numbers, counts)
+  starts = tf.minimum(tf.ragged.range(counts).flat_values * stride,
+                      tf.gather(beyond, rows))
+  starts += tf.gather(ids.row_starts(), rows)
+  places = tf.ragged.range(
+      starts, starts + tf.gather(tf.minimum(lengths, size), rows))
+  return places.with_flat_values(
+      tf.gather(ids.flat_values, places.flat_values)), rows
 
 
 def _character_classes():

@@ -5,11 +5,13 @@
   ids_only         input_ids -> probabilities
   classify         serialized tf.Examples -> classes, scores
   predict_labels   as serving_default -> probabilities, and label names sorted
-                   by score, and whether each is above its threshold
+                   by score, and whether the trained directory's decision rule
+                   gives the text each
   text             strings -> as predict_labels (with a `GraphTokenizer`)
 
 Each is the model of `multilabel_model.create_model` over inputs of its own;
-all share one set of weights. Every output has the batch as first dimension.
+all share one set of weights. Every output has the batch as first dimension: a
+row of ids, or in `text` a text, of however many windows.
 
 TensorFlow Serving, when it puts requests of different lengths into one batch,
 pads each tensor at its end with the tensor's *first value*: ids with [CLS], the
@@ -34,6 +36,9 @@ PREDICT_LABELS = "predict_labels"
 TEXT = "text"
 
 FEATURES = ("input_ids", "input_mask", "segment_ids")
+
+# Windows that run together: a long text must not need the memory of all.
+_WINDOWS_AT_ONCE = 32
 
 # A graph is one protocol buffer, which ends at 2 GB.
 _MAX_CONSTANTS = (1 << 31) - (64 << 20)
@@ -83,6 +88,8 @@ class SignatureBuilder(object):
     self._config = trained.bert_config
     self._labels = trained.labels
     self._settings = trained.settings
+    self._decision = trained.decision
+    self._long_text = trained.long_text
     self._weights = weights
     self._cls = vocab["[CLS]"]
 
@@ -109,29 +116,53 @@ class SignatureBuilder(object):
 
   def _default(self):
     inputs = _placeholders(FEATURES)
-    return _predict(inputs, [("probabilities", self._checked_model(*inputs))])
+    return _predict(inputs, [(
+        "probabilities", self._checked_probabilities(*inputs))])
 
   def _ids_only(self):
     input_ids, = inputs = _placeholders(["input_ids"])
-    return _predict(inputs, [("probabilities", self._checked_model(
+    return _predict(inputs, [("probabilities", self._checked_probabilities(
         input_ids, tf.cast(tf.not_equal(input_ids, 0), tf.int32),
         tf.zeros_like(input_ids)))])
 
   def _predict_labels(self):
     inputs = _placeholders(FEATURES)
-    return _predict(inputs, self._named(self._checked_model(*inputs)))
+    return _predict(inputs, self._named(self._checked_probabilities(*inputs)))
 
   def _text(self, graph_tokenizer):
     texts = tf.placeholder(tf.string, [None], "text")
-    input_ids, input_mask = graph_tokenizer.encode(
-        texts, self._settings["max_seq_length"])
-    probabilities = self._model(input_ids, input_mask,
-                                tf.zeros_like(input_ids))
-    return _predict([texts], self._named(probabilities))
+    input_ids, input_mask, text_numbers = graph_tokenizer.encode(
+        texts, self._settings["max_seq_length"], self._long_text)
+    if self._long_text.form == "windows":
+      pool = {"max": tf.math.segment_max, "mean": tf.math.segment_mean}[
+          self._long_text.pooling]
+      probabilities = tf.sigmoid(pool(
+          self._logits_of_windows(input_ids, input_mask), text_numbers))
+    else:
+      _, probabilities = self._model(input_ids, input_mask,
+                                     tf.zeros_like(input_ids))
+    return _predict([texts], self._named(
+        tf.identity(probabilities, "probabilities")))
+
+  def _logits_of_windows(self, input_ids, input_mask):
+    """Logits `[windows, num_labels]`, a few windows at a time."""
+    def run(start, logits):
+      end = start + _WINDOWS_AT_ONCE
+      piece = input_ids[start:end]
+      more, _ = self._model(piece, input_mask[start:end], tf.zeros_like(piece))
+      return end, tf.concat([logits, more], axis=0)
+
+    num_labels = len(self._labels)
+    return tf.while_loop(
+        lambda start, _: start < tf.shape(input_ids)[0], run,
+        [tf.constant(0), tf.zeros([0, num_labels])],
+        shape_invariants=[tf.TensorShape([]),
+                          tf.TensorShape([None, num_labels])],
+        parallel_iterations=1)[1]
 
   def _classify(self):
     examples = tf.placeholder(tf.string, [None], "examples")
-    scores = self._checked_model(*_parse_examples(examples))
+    scores = self._checked_probabilities(*_parse_examples(examples))
     classes = tf.tile(tf.constant([self._label_bytes()]),
                       [tf.shape(scores)[0], 1])
     return tf.saved_model.classification_signature_def(
@@ -143,17 +174,24 @@ class SignatureBuilder(object):
     # Of equal scores the first label comes first, as in the predictor.
     scores, order = tf.nn.top_k(probabilities, num_labels)
     thresholds = tf.constant(multilabel_thresholds.check_thresholds(
-        self._settings["threshold"], num_labels, "float32"))
+        self._decision.thresholds, num_labels, "float32"))
+    above = scores >= tf.gather(thresholds, order)
+    if self._decision.top_k is not None:
+      above &= tf.cumsum(tf.cast(above, tf.int32),
+                         axis=1) <= self._decision.top_k
+    if self._decision.always_one_label:
+      none = ~tf.reduce_any(above, axis=1, keepdims=True)
+      above |= none & (tf.range(num_labels) < 1)
     return [
         ("probabilities", probabilities),
         ("labels", tf.gather(tf.constant(self._label_bytes()), order)),
         ("scores", scores),
-        ("above_threshold", scores >= tf.gather(thresholds, order))]
+        ("above_threshold", above)]
 
   def _label_bytes(self):
     return [label.encode("utf-8") for label in self._labels]
 
-  def _checked_model(self, input_ids, input_mask, segment_ids):
+  def _checked_probabilities(self, input_ids, input_mask, segment_ids):
     """The model behind checks of what a client sent, any int type."""
     config = self._config
     shape = tf.shape(input_ids)
@@ -179,8 +217,9 @@ class SignatureBuilder(object):
       input_ids, input_mask, segment_ids = [
           tf.cast(tf.identity(tensor), tf.int32)
           for tensor in (input_ids, input_mask, segment_ids)]
-    return self._model(
+    _, probabilities = self._model(
         input_ids, self._without_padding(input_ids, input_mask), segment_ids)
+    return tf.identity(probabilities, "probabilities")
 
   def _without_padding(self, input_ids, input_mask):
     """The mask without a run of [CLS] at the end of a row."""
@@ -191,11 +230,11 @@ class SignatureBuilder(object):
     return input_mask * text
 
   def _model(self, input_ids, input_mask, segment_ids):
+    """(logits, probabilities), float32 `[rows, num_labels]` each."""
     with self._weights.scope():
-      probabilities = multilabel_model.create_model(
+      return multilabel_model.create_model(
           self._config, False, input_ids, input_mask, segment_ids, None,
-          len(self._labels), False, pooling=self._settings["pooling"])[3]
-    return tf.identity(probabilities, "probabilities")
+          len(self._labels), False, pooling=self._settings["pooling"])[2:]
 
 
 def _placeholders(names):

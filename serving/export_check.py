@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compares an export with the predictor, in a process of its own.
+
+The process is `serving.run_export`, which loads the export as a server does
+and knows nothing of the model; requests go to it in the form of Serving's REST
+API. It is started before the export is there, as importing TensorFlow takes
+most of its time.
+"""
+
+from __future__ import absolute_import
+from __future__ import division
+from __future__ import print_function
+
+import base64
+import collections
+import itertools
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+import input_pipeline
+from serving import signatures
+from serving import warmup_requests
+
+# Largest difference of a probability from the predictor's.
+TOLERANCE = 1e-6
+
+_TEXTS = (
+    u"The quick brown fox jumps over the lazy dog.",
+    u"",
+    u"Caf\u00e9 \u4e2d\u6587 \u8f93\u5165 \U0001f600 na\u00efve STRASSE",
+    u"An e-mail asked for the password; somebody opened it, and lost $1,000!",
+    u"\u4f60\u597d\uff0c\u4e16\u754c\u3002",
+)
+
+_PROGRAM = """
+import json, sys
+from serving import run_export
+run_export.main(json.loads(sys.stdin.buffer.readline().decode("ascii")))
+"""
+
+# What the predictor says: of texts, float32 `[texts, num_labels]`, and of rows
+# of ids, `features` (list of `InputFeatures`) and float32 `[rows, num_labels]`.
+Expected = collections.namedtuple(
+    "Expected", ["texts", "of_texts", "features", "of_rows"])
+
+
+def ask_predictor(predictor):
+  """What a `predict_session.SessionPredictor` says of a few texts: `Expected`.
+
+  Of a text that is read in several windows, the first and the last are rows.
+  """
+  words = itertools.cycle(_TEXTS[0].split())
+  long_text = u" ".join(itertools.islice(words, 2 * predictor.max_seq_length))
+  texts = _TEXTS + (long_text,)
+  features = [row for windows in predictor.encode(texts)
+              for row in windows[:1] + windows[1:][-1:]]
+  return Expected(texts, predictor.predict(texts), features,
+                  predictor.predict_features(features))
+
+
+def example(features):
+  """A serialized `tf.Example` of an `InputFeatures`, or what is like it."""
+  return tf.train.Example(features=tf.train.Features(feature={
+      name: tf.train.Feature(int64_list=tf.train.Int64List(
+          value=getattr(features, name)))
+      for name in signatures.FEATURES})).SerializeToString()
+
+
+class Checker(object):
+  """A process that waits for an export, to run it."""
+
+  def __init__(self):
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    # Modules come from its working directory first.
+    self._process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", _PROGRAM], cwd=root,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=dict(os.environ, TF_CPP_MIN_LOG_LEVEL="3", PYTHONPATH=path))
+
+  def check(self, path, names, labels, decision, expected):
+    """Runs every signature, and every warm-up request.
+
+    Args:
+      path: str, the folder of saved_model.pb.
+      names: list of str, its signatures.
+      labels: list of str.
+      decision: `multilabel_thresholds.DecisionRule`.
+      expected: `Expected`.
+
+    Returns:
+      float, the largest difference of a probability from `expected`.
+
+    Raises:
+      RuntimeError: it cannot be loaded, fails, or differs by more than 1e-6.
+    """
+    requests = [_request(name, expected) for name in names]
+    requests += [_rest_request(*request) for request in warmup_requests.read(
+        os.path.join(path, warmup_requests.FOLDER, warmup_requests.FILE_NAME))]
+    answers = self._ask(path, requests)
+    return max(compare(name, answer["outputs"], labels, decision,
+                       expected.of_texts if name == signatures.TEXT else
+                       expected.of_rows)
+               for name, answer in zip(names, answers))
+
+  def _ask(self, path, requests):
+    """The bodies of the answers to bodies of requests."""
+    lines = "".join(json.dumps(line) + "\n"
+                    for line in [os.path.abspath(path)] + requests)
+    stdout, stderr = self._process.communicate(lines.encode("ascii"))
+    if self._process.returncode:
+      lines = stderr.decode("utf-8", "replace").strip().splitlines()
+      raise RuntimeError(
+          "the export cannot be loaded, nothing was written: %s" % (
+              lines[-1] if lines else self._process.returncode))
+    answers = [json.loads(line)
+               for line in stdout.decode("utf-8").splitlines()]
+    for request, answer in zip(requests, answers):
+      if "error" in answer:
+        raise RuntimeError(
+            "the export fails at its signature %s, nothing was written: %s" % (
+                request["signature_name"], answer["error"][:300]))
+    return answers
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *unused_args):
+    if self._process.returncode is None:
+      self._process.kill()
+      self._process.communicate()
+
+
+def _request(name, expected):
+  """The body of a request to a signature for all that is expected."""
+  if name == signatures.TEXT:
+    return {"signature_name": name, "inputs": {"text": list(expected.texts)}}
+  if name == signatures.CLASSIFY:
+    return _rest_request(name, {"inputs": np.array(
+        [example(row) for row in expected.features], object)})
+  inputs = input_pipeline.make_batch(expected.features)
+  if name == signatures.IDS_ONLY:
+    inputs = {"input_ids": inputs["input_ids"]}
+  return _rest_request(name, inputs)
+
+
+def _rest_request(name, inputs):
+  """A columnar REST request of arrays."""
+  return {"signature_name": name, "inputs": {
+      key: [{"b64": base64.b64encode(part).decode("ascii")}
+            for part in value] if value.dtype == object else value.tolist()
+      for key, value in inputs.items()}}
+
+
+def compare(name, outputs, labels, decision, expected):
+  """Compares the answer of a signature.
+
+  Args:
+    name: str, the signature.
+    outputs: what a columnar REST answer has under "outputs".
+    labels: list of str.
+    decision: `multilabel_thresholds.DecisionRule`.
+    expected: float32 `[rows, num_labels]`.
+
+  Returns:
+    float, the largest difference of a probability.
+
+  Raises:
+    RuntimeError: it is wrong.
+  """
+  scores = outputs
+  if name == signatures.CLASSIFY:
+    scores = outputs["scores"]
+    if any(row != labels for row in outputs["classes"]):
+      raise RuntimeError("signature %s names other labels, nothing was "
+                         "written." % name)
+  elif isinstance(outputs, dict):
+    scores = outputs["probabilities"]
+    _check_named(name, outputs, labels, decision)
+  difference = float(np.abs(np.array(scores) - expected).max())
+  if not difference <= TOLERANCE:  # also when it is NaN
+    raise RuntimeError(
+        "signature %s differs from the predictor by %.3g, more than %g; "
+        "nothing was written." % (name, difference, TOLERANCE))
+  return difference
+
+
+def _check_named(name, outputs, labels, decision):
+  """RuntimeError unless names, scores and decisions fit the probabilities."""
+  scores = outputs["probabilities"]
+  columns = [[labels.index(label) for label in row]
+             for row in outputs["labels"]]
+  ordered = [[row[column] for column in order]
+             for row, order in zip(scores, columns)]
+  if outputs["scores"] != ordered or any(
+      row != sorted(row, reverse=True) for row in ordered):
+    raise RuntimeError("signature %s sorts its labels wrongly, nothing was "
+                       "written." % name)
+  # As float32, which JSON has kept exactly.
+  decided = decision.apply(np.array(scores, np.float32)).tolist()
+  if outputs["above_threshold"] != [
+      [row[column] for column in order]
+      for row, order in zip(decided, columns)]:
+    raise RuntimeError("signature %s decides otherwise than the predictor, "
+                       "nothing was written." % name)

@@ -1,0 +1,336 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clients that are slow, greedy or gone.
+
+Over real sockets, with a model that is none (`fake_server`).
+"""
+
+import json
+import socket
+import time
+
+import pytest
+
+pytest.importorskip("uvicorn")
+pytest.importorskip("starlette")
+
+# pylint: disable=g-import-not-at-top
+import fake_server
+from raw_http import LABEL_HEAD
+from raw_http import error_of
+from raw_http import in_thread
+from raw_http import label_request
+from raw_http import read_all
+from raw_http import read_answer
+from raw_http import status_of
+from raw_http import wait_until
+
+
+@pytest.fixture(scope="module")
+def server():
+  """Short time-outs, and a queue of few."""
+  with fake_server.start(
+      head_timeout=1, body_timeout=1, send_timeout=1, request_timeout=3,
+      max_queue=8, keep_alive=2) as running:
+    yield running
+
+
+def is_served(server):
+  """Whether another client is served."""
+  return server.call("POST", "/v1/label", {"texts": ["abc"]})[0] == 200
+
+
+
+# Slow clients.
+
+
+def test_a_head_that_stops_is_cut(server):
+  with server.connect() as sock:
+    sock.sendall(b"POST /v1/label HTTP/1.1\r\nHos")
+    assert is_served(server)
+    started = time.time()
+    answer = read_all(sock)
+    assert 0.3 < time.time() - started < 15
+  assert status_of(answer) == 408
+  assert error_of(answer) == (
+      "the request's head did not come within 1 seconds.")
+
+
+def test_a_head_that_trickles_is_cut(server):
+  with server.connect() as sock:
+    started = time.time()
+    with pytest.raises(OSError):
+      while time.time() - started < 30:
+        sock.sendall(b"X-A: b\r\n" if time.time() - started > 0.2
+                     else b"GET / HTTP/1.1\r\n")
+        time.sleep(0.1)
+    assert time.time() - started < 20
+  assert is_served(server)
+
+
+def test_a_head_that_trickles_after_a_good_request_is_cut(server):
+  with server.connect() as sock:
+    sock.sendall(label_request("abc"))
+    assert status_of(read_answer(sock)) == 200
+    started = time.time()
+    with pytest.raises(OSError):
+      while time.time() - started < 30:
+        sock.sendall(b"G" if time.time() - started < 0.05 else b"E")
+        time.sleep(0.1)
+    assert time.time() - started < 20
+
+
+def test_a_client_that_says_nothing_is_cut(server):
+  with server.connect() as sock:
+    started = time.time()
+    assert read_all(sock) == b""
+    assert time.time() - started < 20
+
+
+def test_an_idle_connection_is_closed(server):
+  with server.connect() as sock:
+    sock.sendall(label_request("abc"))
+    assert status_of(read_answer(sock)) == 200
+    started = time.time()
+    assert read_all(sock) == b""
+    assert 1 < time.time() - started < 20
+
+
+@pytest.mark.parametrize("head", [
+    b"Content-Length: 1000\r\n\r\n",
+    b"Transfer-Encoding: chunked\r\n\r\n3e8\r\n"])
+def test_a_body_that_trickles_is_cut(server, head):
+  with server.connect() as sock:
+    sock.sendall(LABEL_HEAD + head)
+    sock.settimeout(0.1)
+    started = time.time()
+    answer = b""
+    while not answer and time.time() - started < 30:
+      sock.sendall(b" ")
+      try:
+        answer = sock.recv(65536)
+      except socket.timeout:
+        pass
+    assert time.time() - started < 20
+    assert is_served(server)
+    sock.settimeout(5)
+    answer += read_all(sock)  # the connection is closed
+  assert status_of(answer) == 408
+  assert error_of(answer) == "the body did not come within 1 seconds."
+
+
+def test_a_body_that_goes_on_after_the_answer_is_cut(server):
+  with server.connect() as sock:
+    sock.sendall(b"POST /nothing HTTP/1.1\r\nHost: x\r\n"
+                 b"Content-Length: 1000000000\r\n\r\n")
+    started = time.time()
+    with pytest.raises(OSError):
+      while time.time() - started < 30:
+        sock.sendall(b" " * 1000)
+        time.sleep(0.02)
+    assert time.time() - started < 20
+
+
+def test_a_client_that_does_not_read_is_cut(server):
+  before = server.metric("connections_closed_total", reason="slow_reader")
+  with server.connect() as sock:
+    sock.settimeout(0.2)
+    # Many answers of 15 kB, far more than the sockets' buffers hold.
+    request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 100
+    started = time.time()
+    while time.time() - started < 30 and server.metric(
+        "connections_closed_total", reason="slow_reader") == before:
+      try:
+        sock.sendall(request)
+      except socket.timeout:
+        pass
+      except OSError:
+        break
+      assert is_served(server)
+  assert server.metric("connections_closed_total",
+                       reason="slow_reader") == before + 1
+
+
+def test_those_that_wait_longest_give_way(server):
+  with fake_server.start(max_connections=4, head_timeout=20) as few:
+    waiting = [few.connect() for _ in range(4)]
+    waiting[0].sendall(b"GET / HTTP")
+    time.sleep(0.7)
+    assert is_served(few)
+    assert read_all(waiting[0]) == b""  # the first gave way
+    waiting[3].sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert status_of(read_answer(waiting[3])) == 200
+    for sock in waiting:
+      sock.close()
+
+
+def test_too_many_connections_at_work(server):
+  with fake_server.start(max_connections=2) as few:
+    busy = [few.connect() for _ in range(2)]
+    for sock in busy:
+      sock.sendall(label_request("sleep 1.5"))
+    time.sleep(0.2)
+    status, headers, answer = few.call("GET", "/healthz")
+    assert status == 503
+    assert headers["retry-after"] == "1"
+    assert answer == {"error": "too many connections; try again later."}
+    for sock in busy:
+      assert status_of(read_answer(sock)) == 200
+      sock.close()
+
+
+# Large requests.
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_that_is_too_long(server, chunked):
+  """10 MB are read to their end, so that the client sees the answer."""
+  body = b'{"texts": ["' + b"a" * (3 << 20) + b'"]}'
+  with server.connect() as sock:
+    if chunked:
+      sock.sendall(LABEL_HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+      for start in range(0, len(body), 50000):
+        part = body[start:start + 50000]
+        sock.sendall(b"%x\r\n%s\r\n" % (len(part), part))
+      sock.sendall(b"0\r\n\r\n")
+    else:
+      sock.sendall(LABEL_HEAD + b"Content-Length: %d\r\n\r\n" % len(body))
+      sock.sendall(body)
+    answer = read_all(sock)
+  assert status_of(answer) == 413
+  assert b"connection: close" in answer.lower()
+  assert error_of(answer) == (
+      "the body is too long; it may have 100000 bytes.")
+
+
+def test_a_body_without_end_is_cut(server):
+  with server.connect() as sock:
+    sock.sendall(LABEL_HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+    sent = 0
+    with pytest.raises(OSError):
+      while sent < 1 << 26:
+        sock.sendall(b"10000\r\n" + b"a" * 65536 + b"\r\n")
+        sent += 65536
+  assert sent < 1 << 25
+  assert is_served(server)
+
+
+def test_many_bodies_at_a_time_are_not_all_held(server):
+  """32 bodies of full length may be there at a time, not one more."""
+  part = LABEL_HEAD + b"Content-Length: 100000\r\n\r\n" + b" " * 99999
+  with fake_server.start(body_timeout=20, max_connections=60) as held:
+    waiting = [held.connect() for _ in range(33)]
+    for sock in waiting:
+      sock.sendall(part)
+    refused = []
+    wait_until(lambda: held.metric(
+        "http_requests_total", path="/v1/label", code="503") == 1)
+    for sock in waiting:
+      sock.setblocking(False)
+      try:
+        refused.append(sock.recv(65536))
+      except BlockingIOError:
+        pass
+    assert [status_of(answer) for answer in refused] == [503]
+    assert error_of(refused[0]) == (
+        "too many large requests at a time; send it again later.")
+    for sock in waiting:
+      sock.close()
+    wait_until(lambda: held.metric("connections") == 1)
+    assert is_served(held)
+
+
+def test_an_exact_limit(server):
+  body = json.dumps({"texts": ["abc"]}).encode("ascii")
+  assert server.call("POST", "/v1/label",
+                     body + b" " * (100000 - len(body)))[0] == 200
+  assert server.call("POST", "/v1/label",
+                     body + b" " * (100001 - len(body)))[0] == 413
+
+
+def test_expect_100_continue(server):
+  with server.connect() as sock:
+    sock.sendall(LABEL_HEAD + b"Content-Length: 18\r\n"
+                 b"Expect: 100-continue\r\n\r\n")
+    assert sock.recv(65536).startswith(b"HTTP/1.1 100 ")
+    sock.sendall(b'{"texts": ["abc"]}')
+    assert status_of(read_answer(sock)) == 200
+  with server.connect() as sock:
+    sock.sendall(LABEL_HEAD + b"Content-Length: 100001\r\n"
+                 b"Expect: 100-continue\r\n\r\n")
+    assert status_of(read_all(sock)) == 413
+
+
+def test_a_body_in_chunks(server):
+  with server.connect() as sock:
+    sock.sendall(LABEL_HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+                 b'c\r\n{"texts": ["\r\n6\r\nabc"]}\r\n0\r\n\r\n')
+    assert status_of(read_answer(sock)) == 200
+
+
+# More than can be done.
+
+
+def test_a_full_queue_refuses_at_once(server):
+  slow = in_thread(server.call, "POST", "/v1/label", {"texts": ["sleep 2"]})
+  time.sleep(0.2)
+  waiting = in_thread(server.call, "POST", "/v1/label", {"texts": ["a"] * 8})
+  time.sleep(0.1)
+  status, headers, answer = server.call("POST", "/v1/label", {"texts": ["b"]})
+  assert not slow.is_done()  # it was told at once
+  assert status == 503
+  assert headers["retry-after"] == "1"
+  assert answer == {
+      "error": "the server has too much to do; send it again later."}
+  assert server.call("GET", "/healthz")[0] == 200
+  assert server.metric("queue_texts") == 8
+  assert slow()[0] == 200
+  assert waiting()[0] == 200
+  assert is_served(server)
+
+
+def test_an_answer_that_takes_too_long(server):
+  status, _, answer = server.call("POST", "/v1/label", {"texts": ["sleep 4"]})
+  assert status == 504
+  assert answer == {"error": "the answer was not ready within 3 seconds."}
+  time.sleep(1.5)
+
+
+def test_who_hangs_up_costs_nothing_more(server):
+  slow = in_thread(server.call, "POST", "/v1/label", {"texts": ["sleep 2"]})
+  time.sleep(0.2)
+  gone = server.metric("http_errors_total", path="/v1/label",
+                       kind="client_gone")
+  runs = server.metric("batch_texts_sum")
+  for _ in range(3):
+    with server.connect() as sock:
+      sock.sendall(label_request("sleep 1", "sleep 1"))
+      time.sleep(0.05)
+  assert slow()[0] == 200
+  # The model was not run for those that had gone.
+  assert is_served(server)
+  assert server.metric("http_errors_total", path="/v1/label",
+                       kind="client_gone") == gone + 3
+  assert server.metric("batch_texts_sum") == runs + 1
+
+
+def test_who_hangs_up_ends_an_explanation(server):
+  runs = server.metric("batch_texts_sum")
+  body = json.dumps({"text": "sleep 0.1 a b c d e f g h i j k l"}).encode()
+  with server.connect() as sock:
+    sock.sendall(b"POST /v1/explain HTTP/1.1\r\nHost: x\r\n"
+                 b"Content-Length: %d\r\n\r\n" % len(body) + body)
+    time.sleep(0.1)
+  time.sleep(1.5)
+  assert server.metric("batch_texts_sum") - runs < 13
+  assert is_served(server)
+
+
+def test_a_half_sent_body_is_forgotten(server):
+  gone = server.metric("http_errors_total", path="/v1/label",
+                       kind="client_gone")
+  with server.connect() as sock:
+    sock.sendall(LABEL_HEAD + b"Content-Length: 50000\r\n\r\n{")
+    time.sleep(0.1)
+  time.sleep(0.1)
+  assert server.metric("http_errors_total", path="/v1/label",
+                       kind="client_gone") == gone + 1
