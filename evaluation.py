@@ -14,6 +14,7 @@ import collections
 import io
 import json
 import os
+import sys
 
 from absl import logging
 import numpy as np
@@ -151,8 +152,8 @@ def tune(outputs, decision, kind, label_list, min_precision=None):
                       "comes nearest", min_precision, threshold)
     return decision._replace(thresholds=threshold)
   found = multilabel_thresholds.find_label_thresholds(
-      outputs.labels, outputs.probabilities, label_list,
-      min_precision=min_precision)
+      outputs.labels, outputs.probabilities, min_precision=min_precision,
+      label_names=label_list)
   for names, words in (
       (found["fallback_labels"], "no positive on dev; their threshold is the "
        "global one, %.4g" % found["global_threshold"]),
@@ -290,8 +291,9 @@ def write_report(output_dir, wanted=None):
     return
   from reporting import report  # pylint: disable=g-import-not-at-top
   try:
-    logging.info("***** Report: %s *****", report.write(output_dir))
-  except report.ReportUnavailable as error:
+    path = report.write(output_dir, [sys.executable] + sys.argv)
+    logging.info("***** Report: %s *****", path)
+  except (report.ReportUnavailable, ValueError) as error:
     logging.log(logging.WARNING if wanted else logging.INFO,
                 "No report.html: %s", error)
 

@@ -4,9 +4,11 @@
   python export_saved_model.py --model_dir=DIR --export_dir=EXPORT
 
 makes EXPORT/<version>/ with saved_model.pb, variables/ (or none, with
---frozen) and assets.extra/. It is written beside and renamed when it has been
-loaded in a process of its own and has given the predictor's probabilities: a
-server that polls EXPORT sees a whole model or none.
+--frozen) and assets.extra/, from the checkpoint that the predictor takes: the
+best one on dev, if training kept account of that, else the newest. It is
+written beside and renamed when it has been loaded in a process of its own and
+has given the predictor's probabilities: a server that polls EXPORT sees a whole
+model or none.
 """
 
 from __future__ import absolute_import
@@ -19,63 +21,53 @@ if __name__ == "__main__":
   command_line.quiet_tensorflow()
 
 # pylint: disable=g-import-not-at-top
-import base64
 import collections
-import fcntl
-import json
 import os
-import re
 import shutil
-import subprocess
-import sys
-import tempfile
-import time
 
 from absl import flags
-from absl import logging
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-import atomic_files
 import input_pipeline
 import model_dir as trained_directory
+import multilabel_model
 import predict_session
 from serving import conformance
+from serving import export_check
+from serving import export_folder
 from serving import graph_tokenizer
+from serving import half_weights
 from serving import signatures
 from serving import warmup_requests
 import tokenization
 
 FLAGS = flags.FLAGS
 
-MODEL_FILE = "saved_model.pb"
 ONNX_FILE = "model.onnx"
-
 # Largest difference of a probability from the predictor's.
-TOLERANCE = 1e-6
 ONNX_TOLERANCE = 1e-5
 
-_WORK_PREFIX = ".export-"
-_REMOVED_PREFIX = ".removed-"
-_MAX_VERSION = (1 << 63) - 1
+# How variables are stored; what answers is float32 in any case.
+WEIGHTS_DTYPES = ("float32", "float16")
 
-# What the export is compared on; the last but one is cut at any length.
-CHECK_TEXTS = (
-    u"The quick brown fox jumps over the lazy dog.",
-    u"",
-    u"Caf\u00e9 \u4e2d\u6587 \u8f93\u5165 \U0001f600 na\u00efve STRASSE",
-    u"An e-mail asked for the password; somebody opened it, and lost $1,000!",
-    u"long " * 1000,
-    u"\u4f60\u597d\uff0c\u4e16\u754c\u3002",
-)
-
-ExportResult = collections.namedtuple(
-    "ExportResult", ["path", "signatures", "difference", "onnx_difference"])
+# path: str, the version's folder.
+# signatures: list of str, their names.
+# checkpoint: str, what was exported; step: int, its training step.
+# decision: `multilabel_thresholds.DecisionRule`; long_text:
+#   `text_features.LongText`.
+# difference, onnx_difference: float, the largest difference from the
+#   predictor's probabilities; the second is None without ONNX.
+# rounding: float, the largest change of a probability by rounding weights to
+#   float16, with which the predictor is asked then; None for float32.
+ExportResult = collections.namedtuple("ExportResult", [
+    "path", "signatures", "checkpoint", "step", "decision", "long_text",
+    "difference", "onnx_difference", "rounding"])
 
 
 def export(model_dir, export_dir, version=None, frozen=False, raw_text=False,
-           onnx=False, keep_versions=0):
-  """Exports the newest checkpoint of a trained directory.
+           onnx=False, keep_versions=0, weights_dtype="float32"):
+  """Exports the best checkpoint of a trained directory.
 
   Args:
     model_dir: str, `--output_dir` of a training run.
@@ -86,78 +78,61 @@ def export(model_dir, export_dir, version=None, frozen=False, raw_text=False,
     raw_text: bool, a signature that takes texts; needs tensorflow-text.
     onnx: bool, assets.extra/model.onnx as well; needs tf2onnx and onnxruntime.
     keep_versions: int, versions to keep, the new one among them; 0: all.
+    weights_dtype: str, one of `WEIGHTS_DTYPES`.
 
   Returns:
-    `ExportResult(path, signatures, difference, onnx_difference)`: the folder,
-    names of the signatures, and the largest differences from the predictor
-    (float; None without onnx).
+    `ExportResult`.
 
   Raises:
-    ValueError: the trained directory or an argument is wrong, the version
-      exists, or a package is missing.
+    ValueError: the trained directory or an argument is wrong, a weight is not
+      finite, the version exists, or a package is missing.
     RuntimeError: the export does not give the predictor's probabilities.
   """
-  _check_arguments(export_dir, version, keep_versions)
-  trained = trained_directory.read(model_dir)
-  tokenizer = tokenization.FullTokenizer(
-      trained.vocab_file, trained.settings["do_lower_case"])
-  in_graph = graph_tokenizer.GraphTokenizer(tokenizer) if raw_text else None
+  export_folder.check(export_dir, version, keep_versions)
+  _check_weights_dtype(weights_dtype, frozen)
   onnx_export = _import_onnx() if onnx else None
-  with predict_session.SessionPredictor(model_dir) as predictor:
-    checkpoint = predictor.checkpoint
-    expected = predictor.predict(CHECK_TEXTS)
-  os.makedirs(export_dir, exist_ok=True)
-  _remove_left_over(export_dir)
-  with _WorkFolder(export_dir) as work:
-    names = _write_saved_model(work.path, trained, checkpoint, tokenizer,
-                               in_graph, frozen)
-    _write_extra(work.path, trained, tokenizer, names)
-    onnx_difference = None
-    if onnx:
-      onnx_difference = onnx_export.export(
-          trained, checkpoint,
+  with export_check.Checker() as checker:
+    trained = trained_directory.read(model_dir)
+    tokenizer = tokenization.FullTokenizer(
+        trained.vocab_file, trained.settings["do_lower_case"])
+    in_graph = graph_tokenizer.GraphTokenizer(tokenizer) if raw_text else None
+    with predict_session.SessionPredictor(model_dir) as predictor:
+      checkpoint, step = predictor.checkpoint, predictor.step
+      expected = export_check.ask_predictor(predictor)
+    os.makedirs(export_dir, exist_ok=True)
+    export_folder.remove_left_over(export_dir)
+    with export_folder.WorkFolder(export_dir) as work:
+      source, rounding = checkpoint, None
+      if weights_dtype == "float16":
+        source, expected, rounding = _round(model_dir, trained, checkpoint,
+                                            work.scratch, expected)
+      names = _write_saved_model(work.path, trained, source, tokenizer,
+                                 in_graph, frozen, rounding is not None)
+      _write_extra(work.path, trained, tokenizer, names)
+      onnx_difference = None if onnx_export is None else onnx_export.export(
+          trained, source,
           os.path.join(work.path, warmup_requests.FOLDER, ONNX_FILE),
-          _check_batch(tokenizer, trained), expected, ONNX_TOLERANCE)
-    found = conformance.problems(work.path, check_version=False)
-    if found:
-      raise RuntimeError("the export cannot be served, nothing was written: %s"
-                         % found[0])
-    difference = _check(work.path, names, trained, tokenizer, expected)
-    path = work.publish(version)
+          input_pipeline.make_batch(expected.features), expected.of_rows,
+          ONNX_TOLERANCE)
+      _check_conformance(work.path)
+      difference = checker.check(work.path, names, trained.labels,
+                                 trained.decision, expected)
+      path = work.publish(version)
   if keep_versions:
-    _remove_oldest(export_dir, keep_versions, os.path.basename(path))
-  return ExportResult(path, names, difference, onnx_difference)
+    export_folder.remove_oldest(export_dir, keep_versions,
+                                os.path.basename(path))
+  return ExportResult(path, names, checkpoint, step, trained.decision,
+                      trained.long_text, difference, onnx_difference, rounding)
 
 
-def versions(export_dir):
-  """The versions in a folder, list of int, lowest first."""
-  names = os.listdir(export_dir) if os.path.isdir(export_dir) else []
-  return sorted(int(name) for name in names if re.match(r"\d+$", name))
-
-
-def _check_arguments(export_dir, version, keep_versions):
+def _check_weights_dtype(weights_dtype, frozen):
   """Raises ValueError before any work."""
-  if re.search(r"[*?\[\]\\]", os.path.abspath(export_dir)):
-    raise ValueError(
-        "export_dir %s has one of the characters * ? [ ] \\ in its path, which "
-        "TensorFlow takes for a pattern; name another directory." % export_dir)
-  if os.path.exists(os.path.join(export_dir, MODEL_FILE)):
-    raise ValueError("export_dir %s is itself an export; name the directory "
-                     "above it, which holds the versions." % export_dir)
-  folder = atomic_files.unwritable_folder(export_dir)
-  if folder:
-    raise ValueError("export_dir %s: %s is no directory that can be written "
-                     "to." % (export_dir, folder))
-  if version is not None:
-    if not 0 < version <= _MAX_VERSION:
-      raise ValueError("version is %d; it must be from 1 to %d." % (
-          version, _MAX_VERSION))
-    if version in versions(export_dir):
-      raise ValueError("version %d is in %s already and is not overwritten; "
-                       "give another --version." % (version, export_dir))
-  if keep_versions < 0:
-    raise ValueError("keep_versions is %d; it must be 0 (keep all) or more." %
-                     keep_versions)
+  if weights_dtype not in WEIGHTS_DTYPES:
+    raise ValueError("weights_dtype is %s; it must be one of %s." % (
+        weights_dtype, ", ".join(WEIGHTS_DTYPES)))
+  if frozen and weights_dtype != "float32":
+    raise ValueError("weights_dtype %s is for variables, which frozen makes "
+                     "constants of; leave out one of the two." % weights_dtype)
 
 
 def _import_onnx():
@@ -167,111 +142,44 @@ def _import_onnx():
   return onnx_export
 
 
-class _WorkFolder(object):
-  """A hidden folder in the export folder, locked, removed unless published."""
-
-  def __init__(self, export_dir):
-    self._export_dir = export_dir
-    self.path = tempfile.mkdtemp(prefix=_WORK_PREFIX, dir=export_dir)
-    self._lock = _lock(self.path)
-    # mkdtemp lets nobody else in; a server is somebody else.
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(self.path, 0o777 & ~umask)
-
-  def publish(self, version):
-    """Renames to the version, or to the next one that is free if None."""
-    for folder, _, names in os.walk(self.path, topdown=False):
-      for name in names + ["."]:
-        _sync(os.path.join(folder, name))
-    while True:
-      existing = versions(self._export_dir)
-      number = version
-      if number is None:
-        number = max([int(time.time())] + [v + 1 for v in existing[-1:]])
-      path = os.path.join(self._export_dir, str(number))
-      try:
-        # A folder that holds files is never replaced by a rename.
-        if number in existing or os.path.lexists(path):
-          raise FileExistsError(path)
-        atomic_files.replace_file(self.path, path)
-        return path
-      except OSError:
-        if not os.path.lexists(path):
-          raise
-        if version is not None:
-          raise ValueError("version %d has come into %s meanwhile and is not "
-                           "overwritten; give another --version." % (
-                               version, self._export_dir))
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *unused_args):
-    shutil.rmtree(self.path, ignore_errors=True)
-    if self._lock is not None:
-      os.close(self._lock)
+def _check_conformance(path):
+  """RuntimeError if a server would refuse the export."""
+  found = conformance.problems(path, check_version=False)
+  if found:
+    raise RuntimeError("the export cannot be served, nothing was written: %s" %
+                       found[0])
 
 
-def _lock(path):
-  """A descriptor that keeps a folder locked; None where it is locked already.
+def _round(model_dir, trained, checkpoint, folder, expected):
+  """Rounds the weights to float16.
 
-  The lock ends with the process, however that ends.
+  Args:
+    model_dir: str.
+    trained: `model_dir.TrainedModel`.
+    checkpoint: str.
+    folder: str, where the rounded checkpoint goes.
+    expected: `export_check.Expected` of the checkpoint.
+
+  Returns:
+    (checkpoint, `Expected`, float): the rounded one, what the predictor says
+    with it, and the largest difference of that from `expected`.
   """
-  descriptor = os.open(path, os.O_RDONLY)
-  try:
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return descriptor
-  except OSError:
-    os.close(descriptor)
-    return None
+  with tf.Graph().as_default():
+    multilabel_model.create_inference_graph(
+        trained.bert_config, len(trained.labels), trained.settings["pooling"])
+    names = [variable.op.name for variable in tf.global_variables()]
+  rounded = os.path.join(folder, os.path.basename(checkpoint))
+  half_weights.write_rounded(checkpoint, names, rounded)
+  with predict_session.SessionPredictor(
+      model_dir, checkpoint=rounded) as predictor:
+    found = export_check.ask_predictor(predictor)
+  return rounded, found, max(
+      float(np.abs(found.of_texts - expected.of_texts).max()),
+      float(np.abs(found.of_rows - expected.of_rows).max()))
 
 
-def _sync(path):
-  descriptor = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)
-
-
-def _remove_left_over(export_dir):
-  """Removes what exporters left that were killed, not what others work on."""
-  for name in os.listdir(export_dir):
-    path = os.path.join(export_dir, name)
-    if not name.startswith((_WORK_PREFIX, _REMOVED_PREFIX)):
-      continue
-    try:
-      age = time.time() - os.stat(path).st_ctime
-      # One that has just been made may not have been locked yet.
-      lock = _lock(path) if age > 60 else None
-    except FileNotFoundError:
-      continue  # Its exporter has just renamed it.
-    if lock is not None:
-      logging.info("Removing %s, left by an export that was killed.", path)
-      shutil.rmtree(path, ignore_errors=True)
-      os.close(lock)
-
-
-def _remove_oldest(export_dir, keep_versions, newest):
-  """Removes the lowest versions, never `newest`, until so many are left."""
-  others = [version for version in versions(export_dir) if os.path.exists(
-      os.path.join(export_dir, str(version), MODEL_FILE))
-            and str(version) != newest]
-  for version in others[:max(0, len(others) + 1 - keep_versions)]:
-    path = os.path.join(export_dir, str(version))
-    hidden = os.path.join(export_dir, "%s%d-%d" % (
-        _REMOVED_PREFIX, version, os.getpid()))
-    try:
-      # Hidden first: a server must not find half of it.
-      os.rename(path, hidden)
-    except FileNotFoundError:
-      continue  # Another exporter was quicker.
-    shutil.rmtree(hidden, ignore_errors=True)
-    logging.info("Removed %s.", path)
-
-
-def _write_saved_model(path, trained, checkpoint, tokenizer, in_graph, frozen):
+def _write_saved_model(path, trained, checkpoint, tokenizer, in_graph, frozen,
+                       is_half):
   """Writes saved_model.pb and variables/; returns the signatures' names."""
   with tf.Graph().as_default(), tf.Session(config=tf.ConfigProto(
       device_count={"GPU": 0})) as session:
@@ -279,12 +187,16 @@ def _write_saved_model(path, trained, checkpoint, tokenizer, in_graph, frozen):
     found = signatures.SignatureBuilder(
         trained, weights, tokenizer.vocab).build(in_graph)
     variables = tf.global_variables()
+    saver = None
     if variables:
-      tf.train.Saver(variables).restore(session, checkpoint)
+      saver = tf.train.Saver(variables)
+      saver.restore(session, checkpoint)
+    if is_half:
+      saver = half_weights.saver(variables)
     builder = tf.saved_model.Builder(path)
     builder.add_meta_graph_and_variables(
         session, [tf.saved_model.tag_constants.SERVING],
-        signature_def_map=found, strip_default_attrs=True)
+        signature_def_map=found, strip_default_attrs=True, saver=saver)
     builder.save()
   return list(found)
 
@@ -299,24 +211,24 @@ def _write_extra(path, trained, tokenizer, names):
                     os.path.join(folder, name))
   warmup_requests.write(
       os.path.join(folder, warmup_requests.FILE_NAME),
-      _warmup_logs(names, tokenizer.vocab, trained.settings["max_seq_length"]))
+      _warmup_logs(names, tokenizer.vocab, trained))
 
 
-def _warmup_logs(names, vocab, max_seq_length):
+def _warmup_logs(names, vocab, trained):
   """`PredictionLog`s: each signature with a text of each of a few lengths."""
+  max_seq_length = trained.settings["max_seq_length"]
   lengths = [length for length in (8, 16, 32, 64, 128, 256)
              if length < max_seq_length] + [max_seq_length]
   logs = []
   for length in lengths:
     words = length - 2
-    row = [vocab["[CLS]"]] + [vocab["[UNK]"]] * words + [vocab["[SEP]"]]
-    values = {"input_ids": row, "input_mask": [1] * length,
-              "segment_ids": [0] * length}
-    arrays = {name: np.array([value], np.int32)
-              for name, value in values.items()}
+    ids = [vocab["[CLS]"]] + [vocab["[UNK]"]] * words + [vocab["[SEP]"]]
+    row = input_pipeline.InputFeatures(ids, [1] * length, [0] * length, [])
+    arrays = input_pipeline.make_batch([row])
     for name in names:
       if name == signatures.CLASSIFY:
-        logs.append(warmup_requests.classify_log(name, [_example(values)]))
+        logs.append(warmup_requests.classify_log(
+            name, [export_check.example(row)]))
         continue
       inputs = arrays
       if name == signatures.IDS_ONLY:
@@ -324,109 +236,10 @@ def _warmup_logs(names, vocab, max_seq_length):
       elif name == signatures.TEXT:
         inputs = {"text": np.array([b"x " * words], object)}
       logs.append(warmup_requests.predict_log(name, inputs))
+  if signatures.TEXT in names and trained.long_text.form == "windows":
+    logs.append(warmup_requests.predict_log(signatures.TEXT, {
+        "text": np.array([b"x " * (2 * max_seq_length)], object)}))
   return logs
-
-
-def _example(values):
-  """A serialized `tf.Example` of lists of int."""
-  return tf.train.Example(features=tf.train.Features(feature={
-      name: tf.train.Feature(int64_list=tf.train.Int64List(value=value))
-      for name, value in values.items()})).SerializeToString()
-
-
-def _check_batch(tokenizer, trained):
-  """`CHECK_TEXTS` as the three arrays that the model takes."""
-  rows = []
-  for text in CHECK_TEXTS:
-    ids, segments, _ = input_pipeline.encode_text(
-        tokenizer, text, None, trained.settings["max_seq_length"])
-    rows.append(input_pipeline.InputFeatures(
-        ids, [1] * len(ids), segments, []))
-  return input_pipeline.make_batch(rows)
-
-
-def _check(path, names, trained, tokenizer, expected):
-  """Runs every signature in a new process; returns the largest difference."""
-  batch = _check_batch(tokenizer, trained)
-  requests = []
-  for name in names:
-    inputs = {key: value.tolist() for key, value in batch.items()}
-    if name == signatures.IDS_ONLY:
-      inputs = {"input_ids": inputs["input_ids"]}
-    elif name == signatures.CLASSIFY:
-      inputs = {"inputs": [{"b64": base64.b64encode(_example(
-          {key: value[row].tolist() for key, value in batch.items()})
-                                                   ).decode("ascii")}
-                           for row in range(len(CHECK_TEXTS))]}
-    elif name == signatures.TEXT:
-      inputs = {"text": list(CHECK_TEXTS)}
-    requests.append({"signature_name": name, "inputs": inputs})
-  warmups = warmup_requests.read(os.path.join(
-      path, warmup_requests.FOLDER, warmup_requests.FILE_NAME))
-  requests += [_rest_request(name, inputs) for name, inputs in warmups]
-  answers = _ask_new_process(path, requests)
-  difference = 0.0
-  for name, answer in zip(names, answers):
-    difference = max(difference, _compare(
-        name, answer["outputs"], expected, trained.labels))
-  return difference
-
-
-def _rest_request(name, inputs):
-  """A columnar REST request of arrays."""
-  return {"signature_name": name, "inputs": {
-      key: [{"b64": base64.b64encode(part).decode("ascii")}
-            for part in value] if value.dtype == object else value.tolist()
-      for key, value in inputs.items()}}
-
-
-def _ask_new_process(path, requests):
-  """The answers of `serving.run_export`, which knows nothing of this one."""
-  root = os.path.dirname(os.path.abspath(__file__))
-  environment = dict(os.environ, TF_CPP_MIN_LOG_LEVEL="3", PYTHONPATH=(
-      os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))))
-  process = subprocess.Popen(
-      [sys.executable, "-W", "ignore", "-m", "serving.run_export", path],
-      stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-      env=environment)
-  stdout, stderr = process.communicate("".join(
-      json.dumps(request) + "\n" for request in requests).encode("utf-8"))
-  if process.returncode:
-    lines = stderr.decode("utf-8", "replace").strip().splitlines()
-    raise RuntimeError("the export cannot be loaded, nothing was written: %s" %
-                       (lines[-1] if lines else process.returncode))
-  answers = [json.loads(line) for line in stdout.decode("utf-8").splitlines()]
-  for request, answer in zip(requests, answers):
-    if "error" in answer:
-      raise RuntimeError(
-          "the export fails at its signature %s, nothing was written: %s" % (
-              request["signature_name"], answer["error"][:300]))
-  return answers
-
-
-def _compare(name, outputs, expected, labels):
-  """The largest difference of a signature's answer; RuntimeError over 1e-6."""
-  if name == signatures.CLASSIFY:
-    scores, named = outputs["scores"], outputs["classes"]
-  elif isinstance(outputs, dict):
-    scores, named = outputs["probabilities"], outputs["labels"]
-    ordered = [[row[labels.index(label)] for label in line]
-               for row, line in zip(scores, named)]
-    if outputs["scores"] != ordered or any(
-        row != sorted(row, reverse=True) for row in ordered):
-      raise RuntimeError("signature %s sorts its labels wrongly, nothing was "
-                         "written." % name)
-  else:
-    scores, named = outputs, []
-  if name == signatures.CLASSIFY and any(row != labels for row in named):
-    raise RuntimeError("signature %s names other labels, nothing was written." %
-                       name)
-  difference = float(np.abs(np.array(scores) - expected).max())
-  if not difference <= TOLERANCE:  # also when it is NaN
-    raise RuntimeError(
-        "signature %s differs from the predictor by %.3g, more than %g; "
-        "nothing was written." % (name, difference, TOLERANCE))
-  return difference
 
 
 def define_flags():
@@ -446,6 +259,9 @@ def define_flags():
                       "saved_model.pb: one file, faster for single texts.")
     flags.DEFINE_bool("onnx", False, "Also assets.extra/model.onnx; needs "
                       "tf2onnx and onnxruntime.")
+    flags.DEFINE_enum("weights_dtype", "float32", list(WEIGHTS_DTYPES),
+                      "How variables are stored: float16 takes half the room "
+                      "and changes probabilities a little.")
 
 
 def main(argv):
@@ -456,12 +272,28 @@ def main(argv):
       raise ValueError("--%s must be given." % name)
   result = export(FLAGS.model_dir, FLAGS.export_dir, FLAGS.version,
                   FLAGS.frozen, FLAGS.raw_text, FLAGS.onnx,
-                  FLAGS.keep_versions)
-  print("Wrote %s with the signatures %s; loaded back, its probabilities "
-        "differ by at most %.1e%s." % (
-            result.path, ", ".join(result.signatures), result.difference,
-            "" if result.onnx_difference is None else
-            ", ONNX's by %.1e" % result.onnx_difference))
+                  FLAGS.keep_versions, FLAGS.weights_dtype)
+  print(describe(result))
+
+
+def describe(result):
+  """Says in two lines what an `ExportResult` is."""
+  long_text = result.long_text
+  form = long_text.form
+  if form == "windows":
+    form += " (stride %d, %s)" % (long_text.stride, long_text.pooling)
+  differences = ["Loaded back, its probabilities differ by at most %.1e" %
+                 result.difference]
+  if result.onnx_difference is not None:
+    differences.append("ONNX's by %.1e" % result.onnx_difference)
+  if result.rounding is not None:
+    differences.append("rounding to float16 changed them by up to %.1e" %
+                       result.rounding)
+  return ("Wrote %s: %s (step %d); %s; long texts: %s.\n"
+          "Signatures: %s. %s." % (
+              result.path, os.path.basename(result.checkpoint), result.step,
+              result.decision.describe(), form, ", ".join(result.signatures),
+              "; ".join(differences)))
 
 
 if __name__ == "__main__":

@@ -6,49 +6,35 @@ the bodies of the published REST API.
 """
 
 import base64
-import glob
 import json
 import os
-import random
 import re
-import signal
 import stat
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
 import export_saved_model
+import input_pipeline
+import parity_texts
 import predict_session
 from serving import conformance
+from serving import export_check
 from serving import run_export
-from serving import warmup_requests
 import tiny_bert
+import tiny_export
 import tiny_model
 
-IDS = {token: number for number, token in enumerate(tiny_bert.vocabulary())}
-NUM_LABELS = len(tiny_bert.LABELS)
-IS_TF1 = tf.version.VERSION.startswith("1.")
-
-TEXTS = [u"the apple", u"a", u"plum , pear and \u732b", u"we see \U0001f680 !",
-         u"", u"\u72d7", u"un see one caf", u"the apple " * 9]
-
-
-def parity_texts():
-  """500 texts: known and unknown words, Chinese, emoji, long, empty."""
-  texts = [row["text"] for row in tiny_bert.make_rows(430, 11)]
-  rng = random.Random(12)
-  pieces = [u"caf\u00e9", u"APPLE", u"\u732b\u72d7", u"\U0001f600",
-            u"\U0001f469\u200d\U0001f680", u"\u4f60\u597d\uff0c",
-            u"Stra\u00dfe", u"\u0391\u03a3", u"pear,plum", u"\t",
-            u"x" * 210, u"a\u0301", u""]
-  for _ in range(70):
-    texts.append(u" ".join(rng.choice(pieces)
-                           for _ in range(rng.choice([0, 1, 2, 5, 40]))))
-  return texts
+IDS = tiny_export.IDS
+NUM_LABELS = tiny_export.NUM_LABELS
+TEXTS = tiny_export.TEXTS
+batch_of = tiny_export.batch_of
+example = tiny_export.example
+examples_of = tiny_export.examples_of
+expected = tiny_export.expected
 
 
 @pytest.fixture(scope="module")
@@ -84,44 +70,7 @@ def predictor(made):
 @pytest.fixture
 def unchecked(monkeypatch):
   """Leaves out the process that loads the export back: seconds each."""
-  monkeypatch.setattr(export_saved_model, "_check", lambda *_: 0.0)
-
-
-def batch_of(texts):
-  """Arrays of the inputs, padded to the longest text."""
-  rows = [tiny_model.encode(*(text if isinstance(text, tuple) else (text,)))
-          for text in texts]
-  shape = [len(rows), max(len(ids) for ids, _ in rows)]
-  batch = {name: np.zeros(shape, np.int32) for name in (
-      "input_ids", "input_mask", "segment_ids")}
-  for number, (ids, segments) in enumerate(rows):
-    batch["input_ids"][number, :len(ids)] = ids
-    batch["input_mask"][number, :len(ids)] = 1
-    batch["segment_ids"][number, :len(ids)] = segments
-  return batch
-
-
-def expected(weights, texts):
-  return tiny_model.probabilities(
-      weights, [tiny_model.encode(*(text if isinstance(text, tuple) else
-                                    (text,))) for text in texts])
-
-
-def example(**features):
-  """A serialized `tf.Example` of lists of int."""
-  return tf.train.Example(features=tf.train.Features(feature={
-      name: tf.train.Feature(int64_list=tf.train.Int64List(value=value))
-      for name, value in features.items()})).SerializeToString()
-
-
-def examples_of(texts, names=("input_ids", "input_mask", "segment_ids")):
-  serialized = []
-  for text in texts:
-    ids, segments = tiny_model.encode(text)
-    features = {"input_ids": ids, "input_mask": [1] * len(ids),
-                "segment_ids": segments}
-    serialized.append(example(label_ids=[1], **{n: features[n] for n in names}))
-  return serialized
+  monkeypatch.setattr(export_check, "Checker", tiny_export.Unchecked)
 
 
 def error_of(function, *args, **kwargs):
@@ -131,12 +80,6 @@ def error_of(function, *args, **kwargs):
   message = str(raised.value)
   assert message and "\n" not in message
   return message
-
-
-def describe(infos):
-  return {name: (tf.as_dtype(info.dtype).name,
-                 [dim.size for dim in info.tensor_shape.dim])
-          for name, info in infos.items()}
 
 
 # What is written.
@@ -208,12 +151,13 @@ def test_default_is_bert(made, served):
 @pytest.mark.parametrize("form", ["variables", "frozen"])
 def test_every_signature_on_500_texts(form, served, frozen, predictor):
   export = served if form == "variables" else run_export.Export(frozen.path)
-  texts = parity_texts()
+  texts = parity_texts.make()
+  assert len(texts) == 500
   want = predictor.predict(texts)
-  features = [predictor._features(0, text) for text in texts]
+  features = [row for row, in predictor.encode(texts)]
   for start in range(0, 500, 50):
     rows = features[start:start + 50]
-    batch = predict_session.input_pipeline.make_batch(rows)
+    batch = input_pipeline.make_batch(rows)
     answers = {
         "serving_default": export.run("serving_default", batch)[
             "probabilities"],
@@ -433,7 +377,7 @@ for path in sys.argv[2:]:
 """
 
 
-@pytest.mark.skipif(IS_TF1, reason="TensorFlow 1 has no such loader")
+@pytest.mark.skipif(tiny_export.IS_TF1, reason="TF 1 has no such loader")
 def test_loads_eagerly(made, result, frozen):
   batch = {name: value.tolist() for name, value in batch_of(TEXTS).items()}
   output = subprocess.check_output(
@@ -472,7 +416,7 @@ def test_openvino(made, result):
                              expected(made[1], TEXTS), atol=1e-5)
 
 
-# Forms.
+# Frozen.
 
 
 def test_frozen(frozen):
@@ -484,236 +428,6 @@ def test_frozen(frozen):
   assert not ops & {"VarHandleOp", "VariableV2", "RestoreV2"}
   conformance.check(frozen.path)
   assert frozen.difference <= 1e-6
-
-
-def test_onnx(made, predictor, tmp_path, unchecked):
-  onnxruntime = pytest.importorskip("onnxruntime")
-  pytest.importorskip("tf2onnx")
-  result = export_saved_model.export(made[0], str(tmp_path), onnx=True)
-  assert result.onnx_difference <= 1e-5
-  session = onnxruntime.InferenceSession(
-      os.path.join(result.path, "assets.extra", "model.onnx"),
-      providers=["CPUExecutionProvider"])
-  texts = parity_texts()
-  batch = predict_session.input_pipeline.make_batch(
-      [predictor._features(0, text) for text in texts])
-  answer, = session.run(None, {
-      value.name: batch[value.name.split(":")[0]]
-      for value in session.get_inputs()})
-  np.testing.assert_allclose(answer, predictor.predict(texts), rtol=0,
-                             atol=1e-5)
-
-
-def test_raw_text(made, predictor, tmp_path):
-  try:
-    import tensorflow_text  # pylint: disable=all
-  except ImportError as error:
-    pytest.skip("no tensorflow-text: %s" % error)
-  result = export_saved_model.export(made[0], str(tmp_path), raw_text=True)
-  assert result.signatures[-1] == "text"
-  conformance.check(result.path)
-  export = run_export.Export(result.path)
-  texts = parity_texts()
-  outputs = export.run("text", {"text": [t.encode("utf-8") for t in texts]})
-  np.testing.assert_allclose(outputs["probabilities"],
-                             predictor.predict(texts), rtol=0, atol=1e-6)
-  answer = export.answer({"signature_name": "text", "instances": texts[-3:]})
-  assert [sorted(row) for row in answer["predictions"]] == [
-      ["above_threshold", "labels", "probabilities", "scores"]] * 3
-
-
-def test_packages_that_are_missing(made, tmp_path, monkeypatch):
-  for name in ("tensorflow_text", "tf2onnx"):
-    monkeypatch.setitem(sys.modules, name, None)
-  assert "--raw_text needs tensorflow-text" in error_of(
-      export_saved_model.export, made[0], str(tmp_path), raw_text=True)
-  assert "--onnx needs the packages tf2onnx" in error_of(
-      export_saved_model.export, made[0], str(tmp_path), onnx=True)
-  assert os.listdir(str(tmp_path)) == []
-
-
-# Warm-up requests.
-
-
-def test_warmup_requests(result, served):
-  requests = warmup_requests.read(os.path.join(
-      result.path, "assets.extra", "tf_serving_warmup_requests"))
-  assert sorted({name for name, _ in requests}) == [
-      "classify", "ids_only", "predict_labels", "serving_default"]
-  assert {inputs["input_ids"].shape for _, inputs in requests
-          if "input_ids" in inputs} == {(1, 8), (1, 16), (1, 32)}
-  for name, inputs in requests:
-    answer = served.run(name, inputs)
-    assert all(value.shape == (1, NUM_LABELS) for value in answer.values())
-
-
-def test_warmup_requests_are_prediction_logs(result, tmp_path):
-  pb2 = pytest.importorskip("tensorflow_serving.apis.prediction_log_pb2")
-  path = os.path.join(result.path, "assets.extra", "tf_serving_warmup_requests")
-  read = warmup_requests.read(path)
-  logs = [pb2.PredictionLog.FromString(record)
-          for record in tf.io.tf_record_iterator(path)]
-  assert len(logs) == len(read) == 12
-  for log, (name, inputs) in zip(logs, read):
-    kind = log.WhichOneof("log_type")
-    request = getattr(log, kind).request
-    assert request.model_spec.signature_name == name
-    if name == "classify":
-      assert kind == "classify_log"
-      written, = request.input.example_list.examples
-      assert written.SerializeToString() == inputs["inputs"][0] or (
-          written == tf.train.Example.FromString(inputs["inputs"][0]))
-      assert list(written.features.feature["input_mask"].int64_list.value)
-      continue
-    assert kind == "predict_log"
-    assert sorted(request.inputs) == sorted(inputs)
-    for key, tensor in request.inputs.items():
-      np.testing.assert_array_equal(tf.make_ndarray(tensor), inputs[key])
-  # And the other way: what the package writes is read.
-  other = pb2.PredictionLog()
-  other.predict_log.request.model_spec.name = "m" * 300
-  other.predict_log.request.model_spec.version.value = 7
-  other.predict_log.request.inputs["text"].CopyFrom(
-      tf.make_tensor_proto(np.array([b"x" * 200, b""], object)))
-  warmup_requests.write(str(tmp_path / "w"), [other.SerializeToString()])
-  (name, inputs), = warmup_requests.read(str(tmp_path / "w"))
-  assert name == "serving_default"
-  assert inputs["text"].tolist() == [b"x" * 200, b""]
-
-
-@pytest.mark.parametrize("record", [b"", b"\x32", b"\x32\x05\x0a", b"\xff" * 12,
-                                    b"\x1a\x02\x0a\x00"])
-def test_broken_warmup_requests(record, tmp_path):
-  path = str(tmp_path / "requests")
-  warmup_requests.write(path, [record])
-  assert "record 0 is no predict or classify request" in error_of(
-      warmup_requests.read, path)
-
-
-# Versions.
-
-
-def test_default_version_is_the_time(made, tmp_path, unchecked):
-  before = int(time.time())
-  first = export_saved_model.export(made[0], str(tmp_path)).path
-  version = int(os.path.basename(first))
-  assert before <= version <= time.time()
-  os.rename(first, str(tmp_path / str(version + 1000)))
-  second = export_saved_model.export(made[0], str(tmp_path)).path
-  # A server takes the highest, which must be the new one.
-  assert os.path.basename(second) == str(version + 1001)
-
-
-def test_version_is_never_overwritten(made, tmp_path, unchecked):
-  (tmp_path / "5").mkdir()
-  (tmp_path / "5" / "saved_model.pb").write_bytes(b"mine")
-  message = error_of(export_saved_model.export, made[0], str(tmp_path), 5)
-  assert "version 5 is in" in message and "not overwritten" in message
-  assert (tmp_path / "5" / "saved_model.pb").read_bytes() == b"mine"
-
-
-def test_version_that_comes_meanwhile(tmp_path):
-  export_dir = str(tmp_path)
-  with export_saved_model._WorkFolder(export_dir) as first:
-    with export_saved_model._WorkFolder(export_dir) as second:
-      for work in (first, second):
-        with open(os.path.join(work.path, "saved_model.pb"), "w") as writer:
-          writer.write("x")
-      first.publish(8)
-      assert "has come into" in error_of(second.publish, 8)
-      second.publish(None)
-  names = sorted(os.listdir(export_dir), key=int)
-  assert len(names) == 2 and names[0] == "8" and int(names[1]) > 8
-
-
-def test_keep_versions(made, tmp_path, unchecked):
-  for version in (1, 2, 9, 20):
-    (tmp_path / str(version)).mkdir()
-    (tmp_path / str(version) / "saved_model.pb").write_bytes(b"old")
-  (tmp_path / "note").write_text(u"mine")
-  (tmp_path / "007").mkdir()  # no export
-  export_saved_model.export(made[0], str(tmp_path), 21, keep_versions=3)
-  assert sorted(os.listdir(str(tmp_path))) == ["007", "20", "21", "9", "note"]
-  # A new one below the others stays all the same.
-  export_saved_model._remove_oldest(str(tmp_path), 1, "9")
-  assert sorted(os.listdir(str(tmp_path))) == ["007", "9", "note"]
-  export_saved_model._remove_oldest(str(tmp_path), 1, "9")
-  assert sorted(os.listdir(str(tmp_path))) == ["007", "9", "note"]
-
-
-def test_export_that_differs_is_not_published(made, tmp_path, monkeypatch):
-  (tmp_path / "1").mkdir()
-  (tmp_path / "1" / "saved_model.pb").write_bytes(b"old")
-  predict = predict_session.SessionPredictor.predict
-  monkeypatch.setattr(predict_session.SessionPredictor, "predict",
-                      lambda self, texts: predict(self, texts) + 2e-6)
-  with pytest.raises(RuntimeError) as raised:
-    export_saved_model.export(made[0], str(tmp_path), 2, keep_versions=1)
-  assert re.match(r"signature serving_default differs from the predictor by "
-                  r"[12]\.\S*e-06, more than 1e-06; nothing was written\.$",
-                  str(raised.value))
-  # The old one stays, though one version only was to be kept.
-  assert os.listdir(str(tmp_path)) == ["1"]
-
-
-@pytest.mark.parametrize("answer, message", [
-    ("classes", "names other labels"), ("scores", "differs"),
-    ("labels", "sorts its labels wrongly")])
-def test_answers_that_are_wrong(answer, message):
-  want = np.array([[0.1, 0.7]], np.float32)
-  good = want.tolist()
-  outputs = {"probabilities": good, "labels": [["b", "a"]],
-             "scores": [good[0][::-1]], "classes": [["a", "b"]]}
-  outputs[answer] = {"classes": [["b", "a"]], "labels": [["a", "b"]],
-                     "scores": [[0.1, float("nan")]]}[answer]
-  name = "predict_labels" if answer == "labels" else "classify"
-  with pytest.raises(RuntimeError, match=message):
-    export_saved_model._compare(name, outputs, want, ["a", "b"])
-
-
-@pytest.mark.parametrize("stage", ["saved_model.pb", "assets.extra"])
-def test_killed(stage, made, tmp_path):
-  """No version is left, and what is left the next export removes."""
-  export_dir = str(tmp_path / "export")
-  process = tiny_bert.start_script("export_saved_model.py", [
-      "--model_dir=" + made[0], "--export_dir=" + export_dir])
-  try:
-    deadline = time.time() + 120
-    while not glob.glob(os.path.join(export_dir, ".export-*", stage)):
-      assert process.poll() is None and time.time() < deadline
-      time.sleep(0.01)
-  finally:
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-  left, = os.listdir(export_dir)
-  assert left.startswith(".export-")
-  export_saved_model._remove_left_over(export_dir)
-  assert os.listdir(export_dir) == [left]  # it may be another's new one
-
-
-def test_left_over_is_removed_unless_it_is_locked(tmp_path, monkeypatch):
-  for name in (".export-dead", ".removed-1-1", "1", ".other"):
-    (tmp_path / name).mkdir()
-  with export_saved_model._WorkFolder(str(tmp_path)) as work:
-    now = time.time()
-    monkeypatch.setattr(export_saved_model.time, "time", lambda: now + 100)
-    export_saved_model._remove_left_over(str(tmp_path))
-    assert sorted(os.listdir(str(tmp_path))) == sorted(
-        ["1", ".other", os.path.basename(work.path)])
-  assert sorted(os.listdir(str(tmp_path))) == [".other", "1"]
-
-
-def test_two_exporters_at_once(made, tmp_path):
-  processes = [tiny_bert.start_script("export_saved_model.py", [
-      "--model_dir=" + made[0], "--export_dir=%s" % tmp_path])
-               for _ in range(2)]
-  for process in processes:
-    _, stderr = process.communicate(timeout=300)
-    assert process.returncode == 0, stderr.decode("utf-8")
-  names = os.listdir(str(tmp_path))
-  assert len(names) == 2
-  for name in names:
-    conformance.check(str(tmp_path / name))
 
 
 # The script.
@@ -728,9 +442,11 @@ def test_script(made, tmp_path, unchecked):
       "--model_dir=" + made[0], "--export_dir=%s" % (tmp_path / "e"),
       "--version=6", "--frozen")
   assert (status, stderr) == (0, "")
-  assert stdout.startswith("Wrote %s with the signatures serving_default, "
-                           "ids_only, classify, predict_labels;" %
-                           (tmp_path / "e" / "6"))
+  assert stdout == (
+      "Wrote %s: model.ckpt-7 (step 7); threshold 0.5; long texts: "
+      "truncate_head.\nSignatures: serving_default, ids_only, classify, "
+      "predict_labels. Loaded back, its probabilities differ by at most "
+      "0.0e+00.\n" % (tmp_path / "e" / "6"))
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -741,6 +457,8 @@ def test_script(made, tmp_path, unchecked):
      "version is 0; it must be from 1 to"),
     (["--model_dir={model}", "--export_dir={tmp}", "--keep_versions=-1"],
      "keep_versions is -1"),
+    (["--model_dir={model}", "--export_dir={tmp}", "--frozen",
+      "--weights_dtype=float16"], "weights_dtype float16 is for variables"),
     (["--model_dir={model}", "--export_dir={tmp}", "extra"],
      "extra is not a flag."),
     (["--model_dir={model}", "--export_dir={tmp}/a*b"],

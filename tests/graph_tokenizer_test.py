@@ -7,6 +7,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 from serving import graph_tokenizer
+import text_features
 import tokenization
 import tokenization_test
 
@@ -19,7 +20,8 @@ except ImportError as error:
 class Encoder(object):
   """`GraphTokenizer` and `FullTokenizer` of one vocabulary."""
 
-  def __init__(self, folder, lower, max_seq_length):
+  def __init__(self, folder, lower, max_seq_length,
+               long_text=text_features.TRUNCATE_HEAD):
     tokens = tokenization_test.telling_vocab(seed=1)
     self.tokens = tokens
     self.full = tokenization_test.make_tokenizer(folder, lower, tokens)
@@ -28,14 +30,15 @@ class Encoder(object):
     graph = tf.Graph()
     with graph.as_default():
       self.texts = tf.placeholder(tf.string, [None])
-      self.outputs = in_graph.encode(self.texts, max_seq_length)
+      self.outputs = in_graph.encode(
+          self.texts, max_seq_length, long_text)
     self.session = tf.Session(graph=graph)
 
   def encode(self, texts):
     """[ids] of list of bytes; the mask must tell where they end."""
     rows = []
     for start in range(0, len(texts), 500):
-      ids, mask = self.session.run(
+      ids, mask, _ = self.session.run(
           self.outputs, {self.texts: texts[start:start + 500]})
       assert ids.dtype == mask.dtype == "int32"
       for row, length in zip(ids.tolist(), mask.sum(axis=1)):
@@ -110,9 +113,34 @@ def test_long_words_and_texts(tmp_path):
                  u"\u00e9".encode("utf-8") * 201, b"low " * 61,
                  b"low " * 62, b"low " * 63, b"wanted " * 1000,
                  b""])
-  ids, mask = encoder.session.run(encoder.outputs, {encoder.texts: [
-      b"wanted " * 1000]})
+  ids, mask, text_numbers = encoder.session.run(
+      encoder.outputs, {encoder.texts: [b"wanted " * 1000]})
   assert ids.shape == mask.shape == (1, 64)
+  assert text_numbers.tolist() == [0]
+
+
+@pytest.mark.parametrize("form, stride", [
+    ("truncate_head", 0), ("truncate_tail", 0), ("head_tail", 0),
+    ("windows", 1), ("windows", 7), ("windows", 14)])
+def test_long_texts(form, stride, tmp_path):
+  """The rows of `encode_windows`, and which text each is of."""
+  long_text = text_features.LongText(form, stride, "max")
+  encoder = Encoder(tmp_path, True, 16, long_text)
+  rng = random.Random(5)
+  texts = [tokenization_test.random_text(rng) for _ in range(300)]
+  texts += [u"low " * size for size in (0, 1, 13, 14, 15, 16, 27, 28, 29, 300)]
+  texts = [text.encode("utf-8", "ignore") for text in texts]
+  want = []
+  for number, text in enumerate(texts):
+    windows, _ = text_features.encode_windows(
+        encoder.full, text.decode("utf-8"), None, 16, long_text)
+    want += [(number, ids) for ids, _ in windows]
+  ids, mask, text_numbers = encoder.session.run(
+      encoder.outputs, {encoder.texts: texts})
+  assert text_numbers.dtype == "int32"
+  assert [(number, row[:length]) for number, row, length in zip(
+      text_numbers.tolist(), ids.tolist(), mask.sum(axis=1))] == want
+  assert (len(want) > 400) == (form == "windows")
 
 
 def test_vocabulary_with_a_token_twice(tmp_path):

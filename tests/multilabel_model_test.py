@@ -296,5 +296,6 @@ def test_arguments():
   assert parameters[:8] == [
       "bert_config", "is_training", "input_ids", "input_mask", "segment_ids",
       "labels", "num_labels", "use_one_hot_embeddings"]
-  assert parameters[8:] == [
+  assert parameters[8:11] == [
       "pooling='pooler'", "dropout_seed=None", "output_bias_initializer=None"]
+  assert [x.partition("=")[0] for x in parameters[11:]] == ["loss_fn"]

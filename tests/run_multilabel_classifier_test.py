@@ -11,6 +11,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import atomic_files
+import evaluation
 import model_dir
 import run_multilabel_classifier
 import tiny_bert
@@ -628,7 +629,7 @@ def test_names_of_the_original_are_reachable():
 
 def test_prediction_line():
   def line(guid, text_a, text_b=None):
-    return json.loads(run_multilabel_classifier.prediction_line(
+    return json.loads(evaluation.prediction_line(
         run_multilabel_classifier.InputExample(guid, text_a, text_b, None),
         np.array([0.25, 0.75], np.float32), [False, True], ["x", "y"]))
 

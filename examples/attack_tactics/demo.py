@@ -398,8 +398,8 @@ def run(work_dir):
   waiting = ("Another run is still at work in %s; waiting for its end ..."
              % environment.relative(work_dir))
   with environment.locked(os.path.join(work_dir, "lock"), waiting) as lock:
-    step(1, "Environment: TensorFlow %s and scikit-learn in a virtual "
-         "environment" % environment.DEFAULT_TF)
+    step(1, "Environment: TensorFlow %s, scikit-learn and matplotlib in a "
+         "virtual environment" % environment.DEFAULT_TF)
     python = environment.ensure("demo")
     keys = prepare(python, work_dir, stamps, lock)
     train_and_compare(python, work_dir, stamps, lock, keys)
@@ -410,6 +410,9 @@ def run(work_dir):
                  "--model_dir=" + output]
     run_child(predictor + list(SENTENCES), lock, "The prediction")
   say()
+  report = os.path.join(output, "report.html")
+  if os.path.exists(report):
+    say("The report, for a browser: %s" % environment.relative(report))
   say("Done in %.0f seconds. Try a sentence of your own:" % (
       time.time() - started))
   say("  %s \"...\"" % shown(predictor))
