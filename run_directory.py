@@ -61,9 +61,13 @@ def choose_model(flag_values):
   Evaluation and prediction alone take from the trained directory what no flag
   says.
   """
-  trained = None
+  trained, output_dir = None, flag_values.output_dir
   if not flag_values.do_train:
-    trained = model_dir.read(flag_values.output_dir)
+    if not model_dir.is_trained(output_dir) or (
+        model_dir.latest_checkpoint(output_dir) is None):
+      raise ValueError("output_dir %s has no trained model; train first "
+                       "(--do_train)." % output_dir)
+    trained = model_dir.read(output_dir)
 
   def choose(name):
     flag = flag_values[name]

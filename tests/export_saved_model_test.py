@@ -82,6 +82,13 @@ def error_of(function, *args, **kwargs):
   return message
 
 
+def describe(infos):
+  """{name: (type, shape)} of the tensors of a signature."""
+  return {name: (tf.as_dtype(info.dtype).name,
+                 [dim.size for dim in info.tensor_shape.dim])
+          for name, info in infos.items()}
+
+
 # What is written.
 
 

@@ -140,7 +140,7 @@ def test_long_texts(form, stride, tmp_path):
   assert text_numbers.dtype == "int32"
   assert [(number, row[:length]) for number, row, length in zip(
       text_numbers.tolist(), ids.tolist(), mask.sum(axis=1))] == want
-  assert (len(want) > 400) == (form == "windows")
+  assert (len(want) > len(texts) + 50) == (form == "windows")
 
 
 def test_vocabulary_with_a_token_twice(tmp_path):

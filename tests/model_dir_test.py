@@ -5,11 +5,13 @@ import json
 import os
 import shutil
 
+import numpy as np
 import pytest
 
 import atomic_files
 import model_dir
 import modeling
+import multilabel_thresholds
 import tiny_bert
 
 SETTINGS = {"do_lower_case": True, "max_seq_length": 32, "pooling": "mean",
@@ -82,7 +84,7 @@ def test_the_files_as_others_read_them(trained, bert):
   settings = json.loads(text)
   assert list(settings) == sorted(settings) and text.endswith("}\n")
   assert settings["num_labels"] == 4
-  assert settings["format_version"] == 1
+  assert settings["format_version"] == 2
   assert settings["vocab_sha256"] == atomic_files.file_sha256(bert[1])
 
 
@@ -130,7 +132,23 @@ def test_no_directory(tmp_path):
     ({"threshold": "0.5"}, 'threshold is "0.5"'),
     ({"pooling": 3}, "pooling is 3"),
     ({"vocab_sha256": "absent"}, "vocab_sha256 is null"),
-    ({"format_version": 2}, "format 2, written by a newer version"),
+    ({"format_version": 3}, "format 3, written by a newer version"),
+    ({"format_version": "2"}, 'format_version is "2"'),
+    ({"threshold": True}, "threshold is true"),
+    ({"threshold": 1.5}, "threshold is 1.5; it must be from 0 to 1"),
+    ({"threshold": [0.5] * 3}, "threshold has 3 numbers for 4 labels"),
+    ({"threshold": [0.5, "0.5", 0.5, 0.5]}, 'threshold is "0.5"'),
+    ({"threshold": [0.5, 0.5, 0.5, -0.1]}, "threshold is -0.1"),
+    ({"threshold_kind": "best"}, "threshold_kind is best; it must be one of"),
+    ({"threshold_kind": "absent"}, "threshold_kind is null"),
+    ({"top_k": 0}, "top_k is 0; it must be 1 or more"),
+    ({"top_k": 1.5}, "top_k is 1.5"),
+    ({"always_one_label": None}, "always_one_label is null"),
+    ({"long_text": "sliding"}, "long_text is sliding; it must be one of"),
+    ({"long_text": "windows", "stride": 0}, "stride is 0; it must be from 1"),
+    ({"long_text": "windows", "stride": 31}, "from 1 to 30"),
+    ({"window_pooling": "median"}, "window_pooling is median"),
+    ({"stride": "absent"}, "stride is null"),
     ({"num_labels": 3}, "has 4 labels, but model_settings.json says 3"),
     ({"vocab_sha256": "0" * 64},
      "not the file that the model was trained with"),
@@ -138,6 +156,64 @@ def test_no_directory(tmp_path):
 def test_settings_that_do_not_fit(trained, changes, words):
   change_settings(trained, **changes)
   assert words in error_of(model_dir.read, str(trained))
+
+
+def test_defaults_of_what_was_not_said(trained):
+  found = model_dir.read(str(trained))
+  assert found.decision == (0.5, None, False)
+  assert found.long_text == ("truncate_head", 0, "max")
+  assert found.settings["threshold_kind"] == "fixed"
+
+
+def test_what_is_said_is_kept(trained, bert):
+  model_dir.write(str(trained), bert[0], bert[1], LABELS, dict(
+      SETTINGS, threshold=[0, 1, 0.25, 0.5], threshold_kind="tune_per_label",
+      top_k=2, always_one_label=True, long_text="windows", stride=30,
+      window_pooling="mean"))
+  found = model_dir.read(str(trained))
+  assert found.decision == ([0, 1, 0.25, 0.5], 2, True)
+  assert found.long_text == ("windows", 30, "mean")
+
+
+def test_version_1_had_one_threshold_and_cut_texts(trained):
+  change_settings(trained, format_version=1, threshold=0.25, **{
+      key: "absent" for key in (
+          "threshold_kind", "top_k", "always_one_label", "long_text", "stride",
+          "window_pooling")})
+  found = model_dir.read(str(trained))
+  assert found.decision == (0.25, None, False)
+  assert found.long_text == ("truncate_head", 0, "max")
+  assert found.settings["format_version"] == 1
+  change_settings(trained, format_version=2)
+  assert "is missing or of the wrong type" in error_of(
+      model_dir.read, str(trained))
+
+
+def test_update_decision(trained):
+  before = model_dir.read(str(trained)).settings
+  rule = multilabel_thresholds.DecisionRule([0.1, 0.2, 0.3, 1], 3, True)
+  model_dir.update_decision(str(trained), "tune_per_label", rule)
+  found = model_dir.read(str(trained))
+  assert found.decision == rule
+  assert found.settings == dict(
+      before, threshold=[0.1, 0.2, 0.3, 1.0], top_k=3, always_one_label=True,
+      threshold_kind="tune_per_label")
+  path = trained / "model_settings.json"
+  times = os.stat(str(path)).st_mtime_ns
+  model_dir.update_decision(str(trained), "tune_per_label", rule)
+  assert os.stat(str(path)).st_mtime_ns == times
+  model_dir.update_decision(str(trained), "fixed",
+                            multilabel_thresholds.DecisionRule(0.5))
+  assert model_dir.read(str(trained)).settings == before
+
+
+def test_update_decision_makes_version_1_to_2(trained):
+  change_settings(trained, format_version=1, stride="absent")
+  rule = multilabel_thresholds.DecisionRule(np.float64(0.3))
+  model_dir.update_decision(str(trained), "fixed", rule)
+  settings = json.loads(tiny_bert.read_text(trained / "model_settings.json"))
+  assert (settings["format_version"], settings["threshold"],
+          settings["stride"]) == (2, 0.3, 0)
 
 
 @pytest.mark.parametrize("content,words", [
@@ -294,6 +370,80 @@ def test_a_broken_state_file_is_no_new_beginning(tmp_path, content):
   (tmp_path / "checkpoint").write_bytes(content)
   assert "checkpoint is broken" in error_of(
       model_dir.latest_checkpoint, str(tmp_path))
+
+
+# The checkpoint to predict with.
+
+
+BEST = {"checkpoint": "model.ckpt-9", "step": 9, "metric": "loss",
+        "value": 0.25, "evaluations": [{"step": 9, "loss": 0.25}]}
+
+
+def write_best(folder, **changes):
+  best = dict(BEST, **changes)
+  tiny_bert.write_text(folder / "best_checkpoint.json", json.dumps(
+      {key: best[key] for key in best if best[key] != "absent"}))
+
+
+def test_best_checkpoint(checkpoint, tmp_path):
+  assert model_dir.best_checkpoint(str(tmp_path)) is None
+  assert model_dir.prediction_checkpoint(str(tmp_path)) is None
+  put_checkpoint(checkpoint, tmp_path, 9)
+  put_checkpoint(checkpoint, tmp_path, 10)
+  newest = str(tmp_path / "model.ckpt-10")
+  assert model_dir.prediction_checkpoint(str(tmp_path)) == newest
+  write_best(tmp_path)
+  assert model_dir.best_checkpoint(str(tmp_path)) == BEST
+  assert model_dir.prediction_checkpoint(str(tmp_path)) == str(
+      tmp_path / "model.ckpt-9")
+  assert model_dir.latest_checkpoint(str(tmp_path)) == newest
+  write_best(tmp_path, value=None)  # an undefined metric
+  assert model_dir.best_checkpoint(str(tmp_path))["value"] is None
+
+
+@pytest.mark.parametrize("suffix", [".index", ".data-00000-of-00001"])
+def test_a_best_checkpoint_that_is_gone(checkpoint, tmp_path, suffix):
+  put_checkpoint(checkpoint, tmp_path, 9)
+  put_checkpoint(checkpoint, tmp_path, 10)
+  write_best(tmp_path)
+  os.remove(str(tmp_path / ("model.ckpt-9" + suffix)))
+  message = error_of(model_dir.prediction_checkpoint, str(tmp_path))
+  assert "model.ckpt-9%s is missing" % suffix in message
+  assert "remove best_checkpoint.json to use the newest" in message
+
+
+@pytest.mark.parametrize("changes,words", [
+    ({"checkpoint": "absent"}, "checkpoint is null"),
+    ({"checkpoint": "../model.ckpt-9"}, 'checkpoint is "../model.ckpt-9"'),
+    ({"checkpoint": "model.ckpt-9.index"}, "a name like model.ckpt-100"),
+    ({"checkpoint": "model.ckpt-"}, "a name like model.ckpt-100"),
+    ({"step": True}, "step is true"), ({"step": "9"}, 'step is "9"'),
+    ({"metric": None}, "metric is null"), ({"value": "0.2"}, "value is"),
+    ({"evaluations": "absent"}, "evaluations is null"),
+    ({"evaluations": {}}, "evaluations is {}"),
+])
+def test_a_broken_best_checkpoint_file(checkpoint, tmp_path, changes, words):
+  put_checkpoint(checkpoint, tmp_path, 9)
+  write_best(tmp_path, **changes)
+  message = error_of(model_dir.best_checkpoint, str(tmp_path))
+  assert words in message and "best_checkpoint.json" in message
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff"])
+def test_a_best_checkpoint_file_that_is_none(tmp_path, content):
+  (tmp_path / "best_checkpoint.json").write_bytes(content)
+  assert "best_checkpoint.json" in error_of(
+      model_dir.best_checkpoint, str(tmp_path))
+
+
+def test_list_checkpoints(checkpoint, tmp_path):
+  assert model_dir.list_checkpoints(str(tmp_path / "nothing")) == []
+  for step in (100, 9, 20):
+    put_checkpoint(checkpoint, tmp_path, step)
+  put_checkpoint(checkpoint, tmp_path, 7)
+  os.remove(str(tmp_path / "model.ckpt-7.data-00000-of-00001"))
+  assert model_dir.list_checkpoints(str(tmp_path)) == [
+      str(tmp_path / ("model.ckpt-%d" % step)) for step in (9, 20, 100)]
 
 
 def test_lock_keeps_a_second_run_out(tmp_path):

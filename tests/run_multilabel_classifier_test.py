@@ -5,24 +5,25 @@ import json
 import os
 import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-import atomic_files
-import evaluation
 import model_dir
 import run_multilabel_classifier
 import tiny_bert
 
-RESULTS = ("eval_results.txt", "test_results.tsv", "test_predictions.jsonl")
+RESULTS = ("eval_results.txt", "eval_predictions.jsonl", "test_results.tsv",
+           "test_predictions.jsonl")
 PROGRAM = "run_multilabel_classifier.py: "
 
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory):
-  return tiny_bert.make_bert(tmp_path_factory.mktemp("bert"))
+  return tiny_bert.make_bert(tmp_path_factory.mktemp("bert"),
+                             num_hidden_layers=1)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +110,7 @@ def test_log_says_what_was_read(learned):
   assert "120 texts; 0 of them are longer than 32 tokens and cut; 0 empty" in (
       text)
   assert "  120 examples, 3 labels, batches of 8, 180 steps" in text
-  assert "39 from the checkpoint" in text
+  assert "23 from the checkpoint" in text
   assert "2 newly initialised: output_bias, output_weights" in text
   assert "1 pre-training heads (cls/*)" in text
 
@@ -123,10 +124,20 @@ def test_eval_results(learned):
       [average + "_" + measure for average in ("micro", "macro")
        for measure in ("precision", "recall", "f1", "average_precision",
                        "roc_auc")] +
-      ["subset_accuracy", "hamming_loss", "num_examples", "loss", "threshold",
+      [measure + side for side in ("_low", "_high") for measure in (
+          "micro_f1", "macro_f1", "macro_average_precision")] +
+      ["%s_at_%d" % (measure, k) for measure in ("precision", "recall")
+       for k in (1, 3, 5)] +
+      ["weighted_f1", "samples_f1", "label_ranking_average_precision",
+       "coverage_error", "ranking_loss", "brier_score", "log_loss",
+       "ece_equal_width", "ece_equal_mass", "num_examples_without_positive",
+       "subset_accuracy", "hamming_loss", "num_examples", "loss", "threshold",
        "global_step"])
   results = dict(lines)
-  assert results["num_examples"] == "30" and results["global_step"] == "180"
+  best = json.loads(tiny_bert.read_text(
+      os.path.join(learned[0], "best_checkpoint.json")))
+  assert results["num_examples"] == "30"
+  assert results["global_step"] == str(best["step"])
   assert results["threshold"] == "0.5"
 
 
@@ -158,14 +169,30 @@ def test_eval_results_are_those_of_scikit_learn(copy, tmp_path):
         metrics.average_precision_score(truth, scores, average=average))
     expected[average + "_roc_auc"] = metrics.roc_auc_score(
         truth, scores, average=average)
+  for average in ("weighted", "samples"):
+    expected[average + "_f1"] = metrics.f1_score(
+        truth, chosen, average=average, zero_division=0)
+  expected["brier_score"] = np.mean((truth - scores) ** 2)
+  expected["log_loss"] = np.mean([
+      metrics.log_loss(truth[:, i], scores[:, i]) for i in range(3)])
+  some = truth.any(axis=1)
+  expected["num_examples_without_positive"] = np.sum(~some)
+  expected["label_ranking_average_precision"] = (
+      metrics.label_ranking_average_precision_score(truth[some], scores[some]))
+  expected["ranking_loss"] = metrics.label_ranking_loss(
+      truth[some], scores[some])
+  expected["coverage_error"] = metrics.coverage_error(
+      truth[some], scores[some])
   for label, f1 in zip(tiny_bert.LABELS, metrics.f1_score(
       truth, chosen, average=None, zero_division=0)):
     expected["f1/" + label] = f1
   results = dict(read_results(copy))
   for key in expected:
-    assert float(results[key]) == pytest.approx(expected[key], abs=1e-9), key
+    # The table has 8 digits, so what is made of the values is only as close.
+    tolerance = 1e-6 if key in ("brier_score", "log_loss") else 1e-9
+    assert float(results[key]) == pytest.approx(
+        expected[key], abs=tolerance), key
   assert 0.3 < expected["micro_f1"] < 1
-  # The table has 8 digits, so the loss is only as close.
   oracle = -np.mean(np.where(truth, np.log(scores), np.log(1 - scores)))
   assert float(results["loss"]) == pytest.approx(oracle, abs=1e-6)
 
@@ -192,7 +219,8 @@ def test_the_trained_directory_explains_itself(learned, bert):
   assert sorted(name for name in os.listdir(learned[0])
                 if not name.startswith(
                     ("model.ckpt", "events", ".lock"))) == sorted(
-                    RESULTS + ("bert_config.json", "checkpoint", "labels.txt",
+                    RESULTS + ("bert_config.json", "best_checkpoint.json",
+                               "checkpoint", "labels.txt",
                                "model_settings.json", "vocab.txt") + tuple(
                                    part + ".tf_record" + suffix
                                    for part in ("train", "dev", "test")
@@ -204,6 +232,10 @@ def test_the_trained_directory_explains_itself(learned, bert):
   assert (settings["do_lower_case"], settings["max_seq_length"],
           settings["pooling"], settings["loss"], settings["threshold"]) == (
               True, 32, "mean", "sigmoid", 0.5)
+  assert (settings["threshold_kind"], settings["top_k"],
+          settings["always_one_label"], settings["long_text"],
+          settings["stride"], settings["window_pooling"]) == (
+              "fixed", None, False, "truncate_head", 0, "max")
   assert settings["run"]["learning_rate"] == 0.015
   assert settings["run"]["num_train_epochs"] == 12
   assert settings["run"]["init_checkpoint"] == "bert_model.ckpt"
@@ -239,6 +271,33 @@ def test_changed_data_are_read_anew(copy, tmp_path):
               for row, expected in zip(read_rows(copy), rows)
               for label in tiny_bert.LABELS)
   assert right >= 14  # of 15
+
+
+# The report.
+
+
+def test_report(copy, data):
+  pytest.importorskip("matplotlib")
+  status, _, stderr, log = call(again(copy, data, do_eval=True, report=True))
+  assert (status, stderr) == (0, "")
+  page = tiny_bert.read_text(os.path.join(copy, "report.html"))
+  assert page.lower().startswith("<!doctype html>")
+  assert all(label in page for label in tiny_bert.LABELS)
+  assert "***** Report: %s *****" % os.path.join(copy, "report.html") in log
+
+
+def test_a_run_without_what_the_report_needs(copy, data, monkeypatch):
+  for name in list(sys.modules):
+    if name.split(".")[0] == "matplotlib":
+      monkeypatch.delitem(sys.modules, name)
+  monkeypatch.setitem(sys.modules, "matplotlib", None)
+  os.remove(os.path.join(copy, "eval_results.txt"))
+  status, _, stderr, log = call(again(copy, data, do_eval=True, report=True))
+  assert (status, stderr) == (0, "")
+  line, = [line for line in log if line.startswith("No report.html: ")]
+  assert "pip install" in line and "\n" not in line
+  assert os.path.exists(os.path.join(copy, "eval_results.txt"))
+  assert not os.path.exists(os.path.join(copy, "report.html"))
 
 
 # Odd but valid input.
@@ -327,7 +386,8 @@ def test_other_settings_are_refused_by_name(copy, bert, data):
 def test_resume_never_and_force(copy, bert, data):
   assert "--resume=never" in refused(tiny_bert.arguments(
       bert, data, copy, num_train_epochs=12, resume="never"))
-  log = run(bert, data, copy, num_train_epochs=12.5, resume="force")
+  log = run(bert, data, copy, num_train_epochs=12.5, resume="force",
+            do_eval=True)
   assert any("changed: num_train_epochs (there 12.0, here 12.5)" in line
              for line in log)
   assert any("going on from step 180 of 187" in line for line in log)
@@ -364,10 +424,14 @@ def test_other_labels_config_vocabulary_and_model_are_refused(
 
 def test_a_checkpoint_that_is_gone_is_no_new_beginning(copy, bert, data):
   os.remove(model_dir.latest_checkpoint(copy) + ".index")
-  for line in (tiny_bert.arguments(bert, data, copy, num_train_epochs=12),
+  for line in (tiny_bert.arguments(bert, data, copy, num_train_epochs=12,
+                                   do_eval=True),
                again(copy, data, do_predict=True)):
     assert "model.ckpt-180.index is missing" in refused(line)
   os.remove(os.path.join(copy, "checkpoint"))
+  for name in os.listdir(copy):
+    if name.endswith(".index"):
+      os.remove(os.path.join(copy, name))
   assert "has no trained model; train first" in refused(
       again(copy, data, do_eval=True))
 
@@ -422,6 +486,34 @@ def test_foreign_output_dir(bert, data, tmp_path):
     ({"warmup_proportion": 1.1}, "--warmup_proportion is 1.1"),
     ({"warmup_proportion": "nan"}, "--warmup_proportion is nan"),
     ({"random_seed": -1}, "--random_seed is -1"),
+    ({"eval_steps": -1}, "--eval_steps is -1; it must be 0 or more"),
+    ({"top_k": -1}, "--top_k is -1; it must be 0 or more"),
+    ({"eval_train_sample": -1}, "--eval_train_sample is -1"),
+    ({"early_stopping_patience": -1}, "--early_stopping_patience is -1"),
+    ({"early_stopping_patience": 2}, "--early_stopping_patience needs "
+     "evaluation while training: --do_train, --do_eval"),
+    ({"early_stopping_patience": 2, "do_eval": True, "eval_steps": 0},
+     "--early_stopping_patience needs evaluation"),
+    ({"eval_train_sample": 2}, "--eval_train_sample needs evaluation"),
+    ({"eval_train_sample": 2, "do_eval": True, "do_train": False},
+     "--eval_train_sample needs evaluation"),
+    ({"metric_for_best": "accuracy"}, "there is no metric accuracy; there are "
+     "brier_score, coverage_error, ece_equal_mass, ece_equal_width, "),
+    ({"metric_for_best": "f1/fruit"}, "for short lrap, map"),
+    ({"threshold": 1.5}, "--threshold is 1.5; it must be a number from 0 to "
+     "1, tune or tune_per_label"),
+    ({"threshold": "abc"}, "--threshold is abc; it must be"),
+    ({"threshold": "nan"}, "--threshold is nan; it must be"),
+    ({"threshold": ""}, "--threshold is ; it must be"),
+    ({"threshold": "tune"}, "--threshold=tune needs --do_eval"),
+    ({"threshold": "tune_per_label", "do_test": True},
+     "--threshold=tune_per_label needs --do_eval"),
+    ({"min_precision": 0.5}, "--min_precision needs --threshold=tune or"),
+    ({"min_precision": 0.5, "threshold": 0.5}, "--min_precision needs"),
+    ({"min_precision": 1.5, "threshold": "tune", "do_eval": True},
+     "--min_precision is 1.5; it must be from 0 to 1"),
+    ({"min_precision": "nan", "threshold": "tune", "do_eval": True},
+     "--min_precision is nan"),
     ({"dev_fraction": 1.5, "do_eval": True}, "--dev_fraction=1.5"),
     ({"text_column": "x"}, "--text_column=x means nothing"),
     ({"max_seq_length": 65}, "--max_seq_length is 65, but the model was made "
@@ -519,9 +611,9 @@ def test_pairs_need_four_tokens(bert, tmp_path):
     ("bert_config.json", (u'"hidden_size": 16', u'"hidden_size": 32'),
      "has bert/embeddings/LayerNorm/beta of shape [16], but "
      "bert/embeddings/LayerNorm/beta of shape [32] is asked for"),
-    ("bert_config.json", (u'"num_hidden_layers": 2',
-                          u'"num_hidden_layers": 3'),
-     "lacks bert/encoder/layer_2/attention"),
+    ("bert_config.json", (u'"num_hidden_layers": 1',
+                          u'"num_hidden_layers": 2'),
+     "lacks bert/encoder/layer_1/attention"),
     ("bert_config.json", (u"{", u"["), "bert_config.json"),
     ("bert_model.ckpt.index", None, "bert_model.ckpt"),
 ])
@@ -591,7 +683,7 @@ def test_help():
   assert (status, stderr) == (0, "")
   heads = [line[:-1] for line in stdout.splitlines()
            if line.endswith(":") and not line.startswith(" ")]
-  assert heads == ["Data", "Model", "Run",
+  assert heads == ["Data", "Model", "Run", "Loss", "Evaluation and labels",
                    "Of google-research/bert, not supported here", "Other"]
   for flag in (
       "--data_dir", "--bert_config_file", "--task_name", "--vocab_file",
@@ -600,7 +692,11 @@ def test_help():
       "--[no]do_predict=false", "--train_batch_size=32",
       "--eval_batch_size=8", "--predict_batch_size=8", "--learning_rate=5e-05",
       "--num_train_epochs=3.0", "--warmup_proportion=0.1",
-      "--save_checkpoints_steps=1000", "--[no]use_tpu=false"):
+      "--save_checkpoints_steps=1000", "--[no]use_tpu=false",
+      "--[no]do_test=false", "--loss=sigmoid", "--threshold=0.5",
+      "--long_text=truncate_head", "--stride", "--window_pooling=max",
+      "--eval_steps", "--metric_for_best=micro_f1",
+      "--early_stopping_patience=0", "--[no]report"):
     assert "\n  %s\n" % flag in stdout, flag
   assert max(map(len, stdout.splitlines())) <= 80
   assert "alsologtostderr" not in stdout
@@ -627,20 +723,6 @@ def test_names_of_the_original_are_reachable():
     assert callable(getattr(run_multilabel_classifier, name)), name
 
 
-def test_prediction_line():
-  def line(guid, text_a, text_b=None):
-    return json.loads(evaluation.prediction_line(
-        run_multilabel_classifier.InputExample(guid, text_a, text_b, None),
-        np.array([0.25, 0.75], np.float32), [False, True], ["x", "y"]))
-
-  assert line("1", u"\U0001f600", "b") == {
-      "id": "1", "text": u"\U0001f600 ||| b", "labels": ["y"],
-      "probabilities": {"x": 0.25, "y": 0.75}}
-  assert line(np.int64(7), u"a\ud800")["id"] == "7"
-  assert line(7, u"a\ud800")["text"] == "a?"
-  assert line(7, "t" * 200)["text"] == "t" * 200
-
-
 def test_plan_training():
   class Flags(object):
     train_batch_size, num_train_epochs, warmup_proportion = 32, 3.0, 0.1
@@ -650,11 +732,3 @@ def test_plan_training():
   assert plan(96, Flags) == (9, 0)
   Flags.num_train_epochs = 0.01
   assert plan(1, Flags) == (1, 0)
-
-
-def test_results_are_replaced_whole(tmp_path):
-  path = str(tmp_path / "x")
-  atomic_files.write_text(path, u"one")
-  atomic_files.write_text(path, u"\u4e8c")
-  assert tiny_bert.read_text(path) == u"\u4e8c"
-  assert os.listdir(str(tmp_path)) == ["x"]

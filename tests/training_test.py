@@ -23,7 +23,8 @@ import training
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory):
-  return tiny_bert.make_bert(tmp_path_factory.mktemp("bert"))
+  return tiny_bert.make_bert(tmp_path_factory.mktemp("bert"),
+                             num_hidden_layers=1)
 
 
 @pytest.fixture(scope="module")
@@ -134,16 +135,26 @@ def test_a_killed_run_ends_with_the_same_bits(bert, data, tmp_path):
   assert "going on from step" in stderr
   assert "Features of train: found in" in stderr
   check_equal_bits(weights_of(calm), weights_of(stormy))
-  for name in ("eval_results.txt", "test_results.tsv",
-               "test_predictions.jsonl"):
+  for name in ("best_checkpoint.json", "eval_results.txt",
+               "test_results.tsv", "test_predictions.jsonl"):
     assert tiny_bert.read_text(os.path.join(calm, name)) == (
         tiny_bert.read_text(os.path.join(stormy, name))), name
-  assert steps_of(stormy) == steps_of(calm) == [400, 420]
+  best = json.loads(tiny_bert.read_text(
+      os.path.join(calm, "best_checkpoint.json")))
+  epochs = list(range(30, 421, 30))
+  assert [row["step"] for row in best["evaluations"]] == epochs
+  assert steps_of(stormy) == steps_of(calm)
+  assert steps_of(calm)[-1] == 420 and best["step"] in steps_of(calm)
+  assert len(steps_of(calm)) <= 3  # the two newest, and the best
   expected = list(range(20, 421, 20))
-  assert event_steps(calm) == {
-      tag: expected for tag in ("loss", "learning_rate", "grad_norm",
-                                "examples_per_second")}
+  undisturbed = event_steps(calm)
+  for tag in ("loss", "learning_rate", "grad_norm", "examples_per_second"):
+    assert undisturbed.pop(tag) == expected
+  assert "dev/micro_f1" in undisturbed and "pr_curves/all" in undisturbed
+  for tag, steps in undisturbed.items():
+    assert tag.startswith(("dev/", "pr_curves/")) and steps == epochs
   assert sorted(set(event_steps(stormy)["loss"])) == expected
+  assert sorted(set(event_steps(stormy)["dev/micro_f1"])) == epochs
 
 
 def test_a_finished_run_does_not_train_again(bert, data, trained):
@@ -186,11 +197,12 @@ def test_a_signal_in_the_last_step_stops_too(bert, data, tmp_path,
 
 def test_checkpoints_and_steps(trained):
   # 120 examples, batches of 8, 2 epochs; saved every 7 steps, 3 are kept.
-  assert steps_of(trained) == [21, 28, 30]
+  best = model_dir.best_checkpoint(trained)["step"]
+  assert steps_of(trained) == sorted(set([21, 28, 30, best]))
   weights = weights_of(trained)
   assert weights["global_step"] == 30
   assert weights["output_weights"].shape == (3, 16)
-  assert "bert/encoder/layer_1/output/dense/kernel/adam_v" in weights
+  assert "bert/encoder/layer_0/output/dense/kernel/adam_v" in weights
   assert event_steps(trained)["loss"] == [4, 8, 12, 16, 20, 24, 28, 30]
   assert not glob.glob(os.path.join(trained, "*.meta"))
   assert not glob.glob(os.path.join(trained, "*.tmp"))
@@ -274,9 +286,9 @@ def test_nan_weights_give_no_results(data, trained, tmp_path, part):
   shutil.copytree(trained, folder)
   for name in glob.glob(os.path.join(folder, "*results*")):
     os.remove(name)
-  checkpoint = model_dir.latest_checkpoint(folder)
-  poison(model_dir.latest_checkpoint(trained), checkpoint,
-         "bert/encoder/layer_1/output/dense/kernel")
+  checkpoint = model_dir.prediction_checkpoint(folder)
+  poison(model_dir.prediction_checkpoint(trained), checkpoint,
+         "bert/encoder/layer_0/output/dense/kernel")
   status, _, stderr, _ = tiny_bert.call(
       run_multilabel_classifier, tiny_bert.flag_list({
           "task_name": "jsonl", "data_dir": data, "output_dir": folder,
@@ -381,7 +393,7 @@ def test_a_checkpoint_of_another_model_is_refused(trained, tmp_path):
 def test_a_cut_checkpoint_is_refused(trained, data, tmp_path):
   folder = str(tmp_path / "cut")
   shutil.copytree(trained, folder)
-  path = model_dir.latest_checkpoint(folder) + ".data-00000-of-00001"
+  path = model_dir.prediction_checkpoint(folder) + ".data-00000-of-00001"
   with open(path, "rb+") as writer:
     writer.truncate(os.path.getsize(path) // 2)
   status, _, stderr, _ = tiny_bert.call(
@@ -389,7 +401,7 @@ def test_a_cut_checkpoint_is_refused(trained, data, tmp_path):
           "task_name": "jsonl", "data_dir": data, "output_dir": folder,
           "do_predict": True}))
   assert status == 2 and stderr.count("\n") == 1
-  assert "model.ckpt-30" in stderr
+  assert os.path.basename(model_dir.prediction_checkpoint(trained)) in stderr
 
 
 def test_checkpoint_step():

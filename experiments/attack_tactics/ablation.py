@@ -2,7 +2,7 @@
 """What each part of a recipe does: one factor at a time, table and picture.
 
   python -m experiments.attack_tactics.ablation --seeds=3 \\
-      --flagfile=examples/attack_tactics/flags.txt \\
+      --flagfile=examples/attack_tactics/flags.txt --keep_checkpoints=false \\
       --output_dir=experiments_work/attack_tactics/ablation
 
 The recipe is the flag file. Each run differs from it in one flag: pooling,

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands and flag files of experiments/ name flags that exist."""
+
+import glob
+import io
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+FOLDER = os.path.join(ROOT, "experiments")
+FLAG_FILES = sorted(glob.glob(os.path.join(FOLDER, "*", "*.txt")))
+
+
+def read(path):
+  with io.open(path, encoding="utf-8") as reader:
+    return reader.read()
+
+
+def help_flags(*script):
+  text = subprocess.check_output(
+      [sys.executable] + list(script) + ["--help"], cwd=ROOT).decode("utf-8")
+  return set(re.findall(r"--(?:\[no\])?(\w+)", text))
+
+
+def commands():
+  """{module: flags that its commands in the README use}."""
+  found = {}
+  for module, line in re.findall(
+      r"python3? -m (experiments[\w.]*)((?:[^\n]*\\\n)*[^\n]*)",
+      read(os.path.join(FOLDER, "README.md"))):
+    found.setdefault(module, set()).update(re.findall(r" --(\w+)", line))
+  return found
+
+
+@pytest.fixture(name="run_flags", scope="module")
+def run_flags_fixture():
+  return help_flags("run_multilabel_classifier.py") | {"flagfile"}
+
+
+def test_every_program_is_named():
+  modules = {"experiments." + os.path.basename(path)[:-len(".py")]
+             for path in glob.glob(os.path.join(FOLDER, "*.py"))
+             if "__main__" in read(path)}
+  assert modules - set(commands()) == set()
+
+
+@pytest.mark.parametrize("module", sorted(commands()))
+def test_commands(module, run_flags):
+  assert commands()[module] - help_flags("-m", module) - run_flags == set()
+
+
+@pytest.mark.parametrize("path", FLAG_FILES, ids=[
+    os.path.relpath(path, FOLDER) for path in FLAG_FILES])
+def test_flag_files(path, run_flags):
+  lines = read(path).splitlines()
+  flags = [line for line in lines if not line.startswith("#")]
+  assert flags
+  assert all(re.match(r"--(no)?\w+(=\S+)?$", line) for line in flags)
+  assert set(re.findall(r"^--(\w+)", "\n".join(flags), re.M)) <= run_flags
+
+
+def test_flag_files_named_are_there():
+  for name in re.findall(r"--flagfile=(\S+)", read(
+      os.path.join(FOLDER, "README.md"))):
+    assert os.path.isfile(os.path.join(ROOT, name)), name

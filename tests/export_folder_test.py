@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of versions: each is whole or not there, whatever happens."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import export_saved_model
+from serving import conformance
+from serving import export_check
+from serving import export_folder
+import tiny_bert
+import tiny_export
+import tiny_model
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+  """A trained directory and its weights; not to be changed."""
+  folder = str(tmp_path_factory.mktemp("made") / "model")
+  return folder, tiny_model.make(folder)
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+  """Leaves out the process that loads the export back: seconds each."""
+  monkeypatch.setattr(export_check, "Checker", tiny_export.Unchecked)
+
+
+def error_of(function, *args, **kwargs):
+  """Returns the message of the ValueError that must come, one line."""
+  with pytest.raises(ValueError) as raised:
+    function(*args, **kwargs)
+  message = str(raised.value)
+  assert message and "\n" not in message
+  return message
+
+
+def test_default_version_is_the_time(made, tmp_path, unchecked):
+  before = int(time.time())
+  first = export_saved_model.export(made[0], str(tmp_path)).path
+  version = int(os.path.basename(first))
+  assert before <= version <= time.time()
+  os.rename(first, str(tmp_path / str(version + 1000)))
+  second = export_saved_model.export(made[0], str(tmp_path)).path
+  # A server takes the highest, which must be the new one.
+  assert os.path.basename(second) == str(version + 1001)
+
+
+def test_version_is_never_overwritten(made, tmp_path, unchecked):
+  (tmp_path / "5").mkdir()
+  (tmp_path / "5" / "saved_model.pb").write_bytes(b"mine")
+  message = error_of(export_saved_model.export, made[0], str(tmp_path), 5)
+  assert "version 5 is in" in message and "not overwritten" in message
+  assert (tmp_path / "5" / "saved_model.pb").read_bytes() == b"mine"
+
+
+def test_version_that_comes_meanwhile(tmp_path):
+  export_dir = str(tmp_path)
+  with export_folder.WorkFolder(export_dir) as first:
+    with export_folder.WorkFolder(export_dir) as second:
+      for work in (first, second):
+        with open(os.path.join(work.path, "saved_model.pb"), "w") as writer:
+          writer.write("x")
+      first.publish(8)
+      assert "has come into" in error_of(second.publish, 8)
+      second.publish(None)
+  names = sorted(os.listdir(export_dir), key=int)
+  assert len(names) == 2 and names[0] == "8" and int(names[1]) > 8
+
+
+def test_keep_versions(made, tmp_path, unchecked):
+  for version in (1, 2, 9, 20):
+    (tmp_path / str(version)).mkdir()
+    (tmp_path / str(version) / "saved_model.pb").write_bytes(b"old")
+  (tmp_path / "note").write_text(u"mine")
+  (tmp_path / "007").mkdir()  # no export
+  export_saved_model.export(made[0], str(tmp_path), 21, keep_versions=3)
+  assert sorted(os.listdir(str(tmp_path))) == ["007", "20", "21", "9", "note"]
+  # A new one below the others stays all the same.
+  export_folder.remove_oldest(str(tmp_path), 1, "9")
+  assert sorted(os.listdir(str(tmp_path))) == ["007", "9", "note"]
+  export_folder.remove_oldest(str(tmp_path), 1, "9")
+  assert sorted(os.listdir(str(tmp_path))) == ["007", "9", "note"]
+
+
+# Each instant at which an exporter is killed: what it calls then, in its order.
+KILLER = u"""
+import os, signal, sys
+sys.path[:0] = sys.argv[1:3]
+import export_saved_model
+import tiny_export
+from serving import conformance, export_check, export_folder, warmup_requests
+builder = export_saved_model.tf.saved_model.Builder
+checker = export_check.Checker
+export_check.Checker = tiny_export.Unchecked
+for number, (owner, name) in enumerate([
+    (export_saved_model, "_write_saved_model"),
+    (builder, "add_meta_graph_and_variables"),
+    (builder, "save"),
+    (export_saved_model, "_write_extra"),
+    (warmup_requests, "write"),
+    (conformance, "problems"),
+    (checker, "_ask"),
+    (export_folder, "_sync"),
+    (os, "replace"),
+    (export_folder.shutil, "rmtree")]):
+  pid = os.fork()
+  if not pid:
+    if owner is checker:
+      export_check.Checker = checker
+    setattr(owner, name, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+    export_saved_model.export(
+        sys.argv[3], os.path.join(sys.argv[4], "%02d-%s" % (number, name)))
+    os._exit(0)
+  assert os.waitpid(pid, 0)[1] == signal.SIGKILL, name
+"""
+
+
+def test_killed(made, tmp_path):
+  """Whenever it comes, a version is whole or not there."""
+  subprocess.check_call(
+      [sys.executable, "-W", "ignore", "-c", KILLER, tiny_bert.ROOT,
+       os.path.dirname(os.path.abspath(__file__)), made[0], str(tmp_path)],
+      stderr=subprocess.DEVNULL)
+  instants = sorted(path for path in tmp_path.iterdir())
+  assert len(instants) == 10
+  for path in instants[:-1]:
+    # One hidden folder, which may be another's that is at work.
+    left, = os.listdir(str(path))
+    assert left.startswith(".export-")
+    export_folder.remove_left_over(str(path))
+    assert os.listdir(str(path)) == [left]
+  hidden, version = sorted(os.listdir(str(instants[-1])))
+  assert hidden.startswith(".export-")
+  conformance.check(str(instants[-1] / version))
+
+
+def test_killed_while_it_is_checked(made, tmp_path):
+  process = tiny_bert.start_script("export_saved_model.py", [
+      "--model_dir=" + made[0], "--export_dir=%s" % (tmp_path / "export")])
+  try:
+    deadline = time.time() + 120
+    while not list(tmp_path.glob("export/.export-*/version/assets.extra")):
+      assert process.poll() is None and time.time() < deadline
+      time.sleep(0.01)
+  finally:
+    process.send_signal(signal.SIGKILL)
+    # Waits for the process that checks, too: it holds the same pipes.
+    process.communicate(timeout=120)
+  left, = os.listdir(str(tmp_path / "export"))
+  assert left.startswith(".export-")
+
+
+def test_left_over_is_removed_unless_it_is_locked(tmp_path, monkeypatch):
+  for name in (".export-dead", ".removed-1-1", "1", ".other"):
+    (tmp_path / name).mkdir()
+  with export_folder.WorkFolder(str(tmp_path)) as work:
+    now = time.time()
+    monkeypatch.setattr(export_folder.time, "time", lambda: now + 100)
+    export_folder.remove_left_over(str(tmp_path))
+    assert sorted(os.listdir(str(tmp_path))) == sorted(
+        ["1", ".other", os.path.basename(work.scratch)])
+  assert sorted(os.listdir(str(tmp_path))) == [".other", "1"]
+
+
+def test_two_exporters_at_once(made, tmp_path):
+  processes = [tiny_bert.start_script("export_saved_model.py", [
+      "--model_dir=" + made[0], "--export_dir=%s" % tmp_path])
+               for _ in range(2)]
+  for process in processes:
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr.decode("utf-8")
+  names = os.listdir(str(tmp_path))
+  assert len(names) == 2
+  for name in names:
+    conformance.check(str(tmp_path / name))
