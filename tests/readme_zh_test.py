@@ -161,7 +161,7 @@ def test_the_comparison_sees_what_it_compares():
   assert "from predict_session import SessionPredictor" in code
   assert len([line for line in code if COMMAND.match(line)]) >= 10
   assert "serving/README.md" in found(LINK, lines)
-  assert {"0.5", "259", "4,000"} <= set(found(FIGURE, lines))
+  assert {"0.5", "259", "12,875"} <= set(found(FIGURE, lines))
   assert "## Limits" not in lines
   assert "Limits" in [section.title for section in sections]
 
