@@ -537,8 +537,8 @@ def test_interrupted_while_it_writes(model, tmp_path):
     time.sleep(0.1)
   time.sleep(0.5)
   process.send_signal(signal.SIGINT)
-  err = process.stderr.read()
   assert process.wait(60) == 130
+  err = process.stderr.read()
   assert err == b"predict_session.py: interrupted\n"
   assert os.listdir(str(tmp_path)) == []
   process.stdin.close()
