@@ -57,7 +57,8 @@ WEIGHTS_DTYPES = ("float32", "float16")
 # decision: `multilabel_thresholds.DecisionRule`; long_text:
 #   `text_features.LongText`.
 # difference, onnx_difference: float, the largest difference from the
-#   predictor's probabilities; the second is None without ONNX.
+#   predictor's probabilities, for one text at a time; the second, None without
+#   ONNX, for several.
 # rounding: float, the largest change of a probability by rounding weights to
 #   float16, with which the predictor is asked then; None for float32.
 ExportResult = collections.namedtuple("ExportResult", [
@@ -98,7 +99,8 @@ def export(model_dir, export_dir, version=None, frozen=False, raw_text=False,
     in_graph = graph_tokenizer.GraphTokenizer(tokenizer) if raw_text else None
     with predict_session.SessionPredictor(model_dir) as predictor:
       checkpoint, step = predictor.checkpoint, predictor.step
-      expected = export_check.ask_predictor(predictor)
+      expected = export_check.ask_predictor(
+          predictor, trained.bert_config.max_position_embeddings)
     os.makedirs(export_dir, exist_ok=True)
     export_folder.remove_left_over(export_dir)
     with export_folder.WorkFolder(export_dir) as work:
@@ -112,7 +114,7 @@ def export(model_dir, export_dir, version=None, frozen=False, raw_text=False,
       onnx_difference = None if onnx_export is None else onnx_export.export(
           trained, source,
           os.path.join(work.path, warmup_requests.FOLDER, ONNX_FILE),
-          input_pipeline.make_batch(expected.features), expected.of_rows,
+          input_pipeline.make_batch(expected.rows), expected.of_rows,
           ONNX_TOLERANCE)
       _check_conformance(work.path)
       difference = checker.check(work.path, names, trained.labels,
@@ -172,7 +174,8 @@ def _round(model_dir, trained, checkpoint, folder, expected):
   half_weights.write_rounded(checkpoint, names, rounded)
   with predict_session.SessionPredictor(
       model_dir, checkpoint=rounded) as predictor:
-    found = export_check.ask_predictor(predictor)
+    found = export_check.ask_predictor(
+        predictor, trained.bert_config.max_position_embeddings)
   return rounded, found, max(
       float(np.abs(found.of_texts - expected.of_texts).max()),
       float(np.abs(found.of_rows - expected.of_rows).max()))
@@ -228,7 +231,7 @@ def _warmup_logs(names, vocab, trained):
     for name in names:
       if name == signatures.CLASSIFY:
         logs.append(warmup_requests.classify_log(
-            name, [export_check.example(row)]))
+            name, export_check.examples(arrays)))
         continue
       inputs = arrays
       if name == signatures.IDS_ONLY:
@@ -282,12 +285,12 @@ def describe(result):
   form = long_text.form
   if form == "windows":
     form += " (stride %d, %s)" % (long_text.stride, long_text.pooling)
-  differences = ["Loaded back, its probabilities differ by at most %.1e" %
+  differences = ["Loaded back, its probabilities differ by at most %.2g" %
                  result.difference]
   if result.onnx_difference is not None:
-    differences.append("ONNX's by %.1e" % result.onnx_difference)
+    differences.append("ONNX's by %.2g" % result.onnx_difference)
   if result.rounding is not None:
-    differences.append("rounding to float16 changed them by up to %.1e" %
+    differences.append("rounding to float16 changed them by up to %.2g" %
                        result.rounding)
   return ("Wrote %s: %s (step %d); %s; long texts: %s.\n"
           "Signatures: %s. %s." % (

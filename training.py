@@ -256,7 +256,7 @@ def _check_step(run, step, values):
 
 def _end_step(run, step, dev, save, writer, stop, progress):
   """Evaluates if it is time, saves if there is a reason to."""
-  is_evaluated, is_best = False, False
+  evaluation, is_best = None, False
   if dev is not None and dev.is_due(step) and not stop.signal_number:
     start = time.time()
     try:
@@ -264,15 +264,16 @@ def _end_step(run, step, dev, save, writer, stop, progress):
     except best_checkpoint.EvaluationStopped:
       pass
     else:
-      is_evaluated = True
       log_evaluation(step, evaluation.values, dev.metric, is_best)
-      for summary in evaluation.summaries:
-        writer.add_summary(summary, step)
       progress.leave_out(time.time() - start)
-  if save or is_best or stop.signal_number or (is_evaluated and dev.is_over):
+  if save or is_best or stop.signal_number or (evaluation and dev.is_over):
     writer.flush()
     run.save(step)
-  if is_evaluated:
+  if evaluation:
+    # After the checkpoint: what goes on from it would add the points again.
+    for summary in evaluation.summaries:
+      writer.add_summary(summary, step)
+    writer.flush()
     dev.commit()
   run.remove_old_checkpoints(dev.best_step if dev else None)
 

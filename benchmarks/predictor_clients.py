@@ -42,8 +42,8 @@ def define_flags():
     flags.DEFINE_integer("most_words", 0, "Only texts of at most so many "
                          "words; 0: all.")
     flags.DEFINE_integer("clients", 16, "Clients at a time.")
-    flags.DEFINE_float("slice_seconds", 3.0, "Seconds a slice.")
-    flags.DEFINE_integer("rounds", 5, "Slices of each way.")
+    flags.DEFINE_float("slice_seconds", 2.0, "Seconds a slice.")
+    flags.DEFINE_integer("rounds", 8, "Slices of each way.")
     flags.DEFINE_integer("max_batch_size", 32, "Texts a shared run.")
     flags.DEFINE_float("max_delay_ms", 2.0, "How long a run is held back.")
 
@@ -91,26 +91,27 @@ def main(argv):
   import predict_session
   from serving import micro_batching
   texts = read_texts(FLAGS.texts_file, FLAGS.most_words)
-  with predict_session.SessionPredictor(FLAGS.model_dir) as predictor, (
-      micro_batching.MicroBatcher(
-          predictor, FLAGS.max_batch_size, FLAGS.max_delay_ms)) as batcher:
+  with predict_session.SessionPredictor(FLAGS.model_dir) as predictor:
+    batchers = {clients: micro_batching.MicroBatcher(
+        predictor, FLAGS.max_batch_size, FLAGS.max_delay_ms)
+                for clients in (1, FLAGS.clients)}
     predictor.warm_up()
     predictor.predict(texts[:64])
 
-    def alone(text):
-      predictor.predict([text])
+    def shared(batcher):
+      return lambda text: batcher.submit(predictor.encode([text])).result()
 
-    def shared(text):
-      batcher.submit(predictor.encode([text])).result()
-
-    ways = collections.OrderedDict(
-        ((name, clients), (ask, Way([], [], [])))
-        for clients in (1, FLAGS.clients)
-        for name, ask in (("a run each", alone), ("micro-batching", shared)))
+    ways = collections.OrderedDict()
+    for clients, batcher in batchers.items():
+      ways["a run each", clients] = (lambda text: predictor.predict([text]),
+                                     Way([], [], []))
+      ways["micro-batching", clients] = shared(batcher), Way([], [], [])
     for _ in range(FLAGS.rounds):
       for (_, clients), (ask, way) in ways.items():
         run_slice(ask, texts, clients, FLAGS.slice_seconds, way)
-    sizes = batcher.stats()["batch_sizes"]
+    sizes = batchers[FLAGS.clients].stats()["batch_sizes"]
+    for batcher in batchers.values():
+      batcher.close()
   lengths = [len(windows[0].input_ids) for windows in predictor.encode(texts)]
   print("%d texts of %d to %d ids, %.0f on average; %d cores, load %.1f" % (
       len(texts), min(lengths), max(lengths), np.mean(lengths),

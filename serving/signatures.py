@@ -26,6 +26,7 @@ import collections
 
 import tensorflow.compat.v1 as tf
 
+import feature_rows
 import multilabel_model
 import multilabel_thresholds
 
@@ -133,6 +134,7 @@ class SignatureBuilder(object):
     texts = tf.placeholder(tf.string, [None], "text")
     input_ids, input_mask, text_numbers = graph_tokenizer.encode(
         texts, self._settings["max_seq_length"], self._long_text)
+    input_ids, input_mask = self._rounded(input_ids, input_mask)
     if self._long_text.form == "windows":
       pool = {"max": tf.math.segment_max, "mean": tf.math.segment_mean}[
           self._long_text.pooling]
@@ -143,6 +145,15 @@ class SignatureBuilder(object):
                                      tf.zeros_like(input_ids))
     return _predict([texts], self._named(
         tf.identity(probabilities, "probabilities")))
+
+  def _rounded(self, *tensors):
+    """Pads to a length that the predictor takes: then both round alike."""
+    longest = self._config.max_position_embeddings
+    table = tf.constant([0] + [feature_rows.round_up(length, longest)
+                               for length in range(1, longest + 1)])
+    length = tf.shape(tensors[0])[1]
+    more = tf.gather(table, length) - length
+    return [tf.pad(tensor, [[0, 0], [0, more]]) for tensor in tensors]
 
   def _logits_of_windows(self, input_ids, input_mask):
     """Logits `[windows, num_labels]`, a few windows at a time."""

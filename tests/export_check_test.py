@@ -58,7 +58,7 @@ WANT = np.array([[0.25, 0.75], [0.5, 0.125]], np.float32)
 ])
 def test_named_answers_that_are_wrong(changes, message):
   compare = lambda outputs: export_check.compare(
-      "predict_labels", outputs, ["a", "b"], RULE, WANT)
+      "predict_labels", outputs, ["a", "b"], RULE, WANT, 1e-6)
   assert compare(outputs_of()) == 0.0
   with pytest.raises(RuntimeError, match="signature predict_labels " + message):
     compare(outputs_of(**changes))
@@ -75,10 +75,10 @@ def test_named_answers_that_are_wrong(changes, message):
 def test_decisions(rule, above):
   outputs = outputs_of(above_threshold=above)
   assert export_check.compare(
-      "text", outputs, ["a", "b"], rule, WANT) == 0.0
+      "text", outputs, ["a", "b"], rule, WANT, 1e-6) == 0.0
   outputs["above_threshold"] = [above[0], [not above[1][0], above[1][1]]]
   with pytest.raises(RuntimeError, match="decides otherwise"):
-    export_check.compare("text", outputs, ["a", "b"], rule, WANT)
+    export_check.compare("text", outputs, ["a", "b"], rule, WANT, 1e-6)
 
 
 @pytest.mark.parametrize("outputs, message", [
@@ -87,11 +87,12 @@ def test_decisions(rule, above):
     ({"scores": [[0.25, float("nan")], [0.5, 0.125]],
       "classes": [["a", "b"]] * 2}, "differs from the predictor by nan"),
     ({"scores": [[0.25, 0.75], [0.5, 0.125 + 1e-5]],
-      "classes": [["a", "b"]] * 2}, "differs from the predictor by 1e-05"),
+      "classes": [["a", "b"]] * 2},
+     "differs from the predictor by 1e-05, more than 1e-06; nothing was"),
 ])
 def test_classes_that_are_wrong(outputs, message):
   with pytest.raises(RuntimeError, match=message):
-    export_check.compare("classify", outputs, ["a", "b"], RULE, WANT)
+    export_check.compare("classify", outputs, ["a", "b"], RULE, WANT, 1e-6)
 
 
 def test_export_that_cannot_be_loaded(tmp_path):
@@ -110,12 +111,18 @@ def test_long_texts_are_asked_about(tmp_path):
   """With windows, the first and the last of a text are rows of ids."""
   tiny_model.make(tmp_path / "model", long_text="windows", stride=9)
   with predict_session.SessionPredictor(str(tmp_path / "model")) as predictor:
-    expected = export_check.ask_predictor(predictor)
+    expected = export_check.ask_predictor(predictor, 64)
     windows = predictor.encode(expected.texts[-1:])[0]
   assert len(windows) > 2
-  assert len(expected.features) == len(expected.texts) + 1
-  for row, window in zip(expected.features[-2:], (windows[0], windows[-1])):
+  assert len(expected.rows) == len(expected.texts) + 1
+  for row, window in zip(expected.rows[-2:], (windows[0], windows[-1])):
     assert row.input_ids == window.input_ids
+  # The shapes that the predictor runs: no shorter than the row.
+  for row, batch in zip(expected.rows, expected.batches):
+    size = len(row.input_ids)
+    assert len(batch["input_ids"]) == 1
+    assert batch["input_ids"][0, :size].tolist() == row.input_ids
+    assert batch["input_mask"].sum() == size
   assert expected.of_texts.shape == (6, 3) and expected.of_rows.shape == (7, 3)
   np.testing.assert_allclose(expected.of_texts[:-1], expected.of_rows[:-2],
                              atol=1e-6)

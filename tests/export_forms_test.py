@@ -101,13 +101,23 @@ class FakeTrained(object):
 
 def test_stored_rule_is_exported(tmp_path, unchecked):
   folder = str(tmp_path / "model")
-  tiny_model.make(folder, threshold=[0.9, 0.8, 0.1], top_k=1,
-                  always_one_label=True)
+  weights = tiny_model.make(folder, threshold=[0.75, 0.9, 0.61], top_k=1,
+                            always_one_label=True)
   result = export_saved_model.export(folder, str(tmp_path / "export"))
-  assert result.decision == ([0.9, 0.8, 0.1], 1, True)
+  assert result.decision == ([0.75, 0.9, 0.61], 1, True)
   outputs = run_export.Export(result.path).run(
       "predict_labels", tiny_export.batch_of(tiny_export.TEXTS))
-  assert outputs["above_threshold"].sum(axis=1).tolist() == [1] * 8
+  want = tiny_export.expected(weights, tiny_export.TEXTS)
+  np.testing.assert_allclose(want, [
+      [0.68, 0.47, 0.62],  # one passes, and is not the best
+      [0.65, 0.37, 0.55],  # none passes: the best
+      [0.83, 0.58, 0.49], [0.75, 0.26, 0.55], [0.71, 0.40, 0.61],
+      [0.68, 0.45, 0.61], [0.79, 0.42, 0.52],
+      [0.77, 0.48, 0.63]  # two pass: the better
+  ], atol=0.006)
+  names = [label.encode("utf-8") for label in tiny_bert.LABELS]
+  assert outputs["labels"][outputs["above_threshold"]].tolist() == [
+      names[number] for number in (2, 0, 0, 0, 2, 2, 0, 0)]
 
 
 # The checkpoint.

@@ -133,6 +133,43 @@ def test_loss_is_the_mean_over_labels_then_over_the_batch():
                              rtol=1e-6)
 
 
+def loss_of_numbers(labels, logits):
+  """A loss of each cell that no other one is."""
+  return 3.0 * labels + logits * [0.0, 1.0, 10.0, 100.0]
+
+
+def test_another_loss(encoder):
+  vectors = mean_over_tokens(encoder[0])
+  _, _, logits, probabilities = numpy_head(vectors)
+  per_example = (3.0 * LABELS + logits * [0, 1, 10, 100]).sum(axis=1) / 4
+  expected = (per_example.sum() / 3, per_example, logits, probabilities)
+  check(run(pooling="mean", loss_fn=loss_of_numbers), expected, 1e-4)
+  with tf.Graph().as_default(), tf.Session() as session:
+    graph = multilabel_model.create_inference_graph(
+        make_config(), NUM_LABELS, "mean", with_labels=True,
+        loss_fn=loss_of_numbers)
+    set_variables(session)
+    np.testing.assert_allclose(
+        session.run(graph.per_example_loss, {
+            graph.input_ids: IDS, graph.input_mask: MASK,
+            graph.segment_ids: TYPES, graph.labels: LABELS}),
+        per_example, rtol=1e-5)
+
+
+def test_logits_that_are_fed_are_what_the_rest_is_made_of():
+  """How the pooled logits of windows become probabilities and a loss."""
+  logits = np.array([[0.0, math.log(3.0), -200.0, 200.0]], np.float32)
+  with tf.Graph().as_default(), tf.Session() as session:
+    graph = multilabel_model.create_inference_graph(
+        make_config(), NUM_LABELS, "mean", with_labels=True)
+    probabilities, losses = session.run(
+        [graph.probabilities, graph.per_example_loss],
+        {graph.logits: logits, graph.labels: LABELS[:1]})
+  np.testing.assert_allclose(probabilities, [[0.5, 0.75, 0.0, 1.0]], rtol=1e-6)
+  np.testing.assert_allclose(losses, [(math.log(2) + math.log(4)) / 4],
+                             rtol=1e-6)
+
+
 def test_gradient_of_the_logits():
   """(probability - label) / labels / batch, by calculus."""
   with tf.Graph().as_default(), tf.Session() as session:

@@ -130,6 +130,11 @@ def test_text_of_many_windows(tmp_path, monkeypatch):
 
 # Rounded lengths.
 
+# The length that each of 0 to 64 is rounded up to.
+ROUNDED = list(range(17)) + [
+    n for n in range(18, 33, 2) for _ in range(2)] + [
+        n for n in range(36, 65, 4) for _ in range(4)]
+
 
 def test_lengths_are_rounded_up():
   def shape(*lengths):
@@ -139,27 +144,29 @@ def test_lengths_are_rounded_up():
     assert len({array.shape for array in batch.values()}) == 1
     return batch["input_ids"].shape
 
-  assert shape(1) == (1, 8)
-  assert shape(8) == (1, 8)
-  assert shape(9, 3) == (2, 16)
-  assert shape(60) == (1, 61)
+  assert [shape(length)[1] for length in range(1, 62)] == [
+      min(rounded, 61) for rounded in ROUNDED[1:62]]
+  assert shape(17, 3) == (2, 18)
   assert shape(57, 61, 2) == (3, 61)
+  assert [feature_rows.round_up(length, 512)
+          for length in (65, 128, 129, 255, 257, 480, 481, 512)] == [
+              72, 128, 144, 256, 288, 480, 512, 512]
   batch = feature_rows.pad_batch(
       [features([3, 4, 5], [1, 0, 1], [0, 1, 1]), features([6])], 64)
-  assert batch["input_ids"].tolist() == [
-      [3, 4, 5, 0, 0, 0, 0, 0], [6, 0, 0, 0, 0, 0, 0, 0]]
-  assert batch["input_mask"].tolist() == [
-      [1, 0, 1, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0]]
-  assert batch["segment_ids"].tolist() == [
-      [0, 1, 1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 0]]
+  assert batch["input_ids"].tolist() == [[3, 4, 5], [6, 0, 0]]
+  assert batch["input_mask"].tolist() == [[1, 0, 1], [1, 0, 0]]
+  assert batch["segment_ids"].tolist() == [[0, 1, 1], [0, 0, 0]]
+  batch = feature_rows.pad_batch([features([5] * 17)], 64)
+  for name, value in (("input_ids", 5), ("input_mask", 1), ("segment_ids", 0)):
+    assert batch[name].tolist() == [[value] * 17 + [0]]
 
 
 def test_rounding_changes_no_probability(made, predictor, monkeypatch):
   texts = [u" ".join([u"apple", u"the", u"\u732b"] * 10)[:n * 4]
            for n in range(1, 31)]
   rounded = np.concatenate([predictor.predict([text]) for text in texts])
-  for step in (1, 64):
-    monkeypatch.setattr(feature_rows, "LENGTH_STEP", step)
+  for lengths in (1, 64):
+    monkeypatch.setattr(feature_rows, "LENGTHS_A_DOUBLING", lengths)
     exact = np.concatenate([predictor.predict([text]) for text in texts])
     np.testing.assert_allclose(rounded, exact, atol=1e-6)
     np.testing.assert_allclose(predictor.predict(texts), exact, atol=1e-6)
@@ -303,8 +310,8 @@ def test_deadline():
 
 def cost(batches, lengths):
   """Tokens of all batches, and `RUN_COST` for each."""
-  return sum(feature_rows.RUN_COST + len(numbers) * -(-max(
-      lengths[i] for i in numbers) // 8) * 8 for numbers in batches)
+  return sum(feature_rows.RUN_COST + len(numbers) * ROUNDED[max(
+      lengths[i] for i in numbers)] for numbers in batches)
 
 
 def splits(rows, batch_size):
@@ -336,8 +343,8 @@ def test_batches_are_small_enough():
     assert sorted(np.concatenate(batches)) == list(range(200))
     assert max(map(len, batches)) <= batch_size
     longest = [max(lengths[i] for i in numbers) for numbers in batches]
-    assert [-(-n // 8) for n in longest] == sorted(
-        [-(-n // 8) for n in longest], reverse=True)
+    assert [ROUNDED[n] for n in longest] == sorted(
+        [ROUNDED[n] for n in longest], reverse=True)
   # One text more is worth its padding, many short ones are not.
   assert [len(numbers) for numbers in feature_rows.cut_batches(
       [64] + [60] * 5 + [8] * 10, 32, 64)] == [6, 10]

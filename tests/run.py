@@ -30,7 +30,8 @@ import environment  # pylint: disable=wrong-import-position
 VERSION_FREE = (
     "ablation", "attack_tactics", "baseline_tfidf", "build_vocab",
     "chinese_experiment", "coloured_text", "compare_runs",
-    "cross_validate_thresholds", "environment", "experiments_readme", "http_*",
+    "cross_validate_thresholds", "environment", "experiments_readme",
+    "export_check", "export_folder", "http_*",
     "prediction_files", "prepare_package_tags", "pytorch_reference", "readme",
     "readme_zh", "report", "report_parts", "serving_readme", "sweep")
 

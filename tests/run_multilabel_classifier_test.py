@@ -175,26 +175,23 @@ def test_eval_results_are_those_of_scikit_learn(copy, tmp_path):
   expected["brier_score"] = np.mean((truth - scores) ** 2)
   expected["log_loss"] = np.mean([
       metrics.log_loss(truth[:, i], scores[:, i]) for i in range(3)])
-  some = truth.any(axis=1)
-  expected["num_examples_without_positive"] = np.sum(~some)
+  expected["num_examples_without_positive"] = np.sum(~truth.any(axis=1))
   expected["label_ranking_average_precision"] = (
-      metrics.label_ranking_average_precision_score(truth[some], scores[some]))
-  expected["ranking_loss"] = metrics.label_ranking_loss(
-      truth[some], scores[some])
-  expected["coverage_error"] = metrics.coverage_error(
-      truth[some], scores[some])
+      metrics.label_ranking_average_precision_score(truth, scores))
+  expected["ranking_loss"] = metrics.label_ranking_loss(truth, scores)
+  expected["coverage_error"] = metrics.coverage_error(truth, scores)
   for label, f1 in zip(tiny_bert.LABELS, metrics.f1_score(
       truth, chosen, average=None, zero_division=0)):
     expected["f1/" + label] = f1
   results = dict(read_results(copy))
   for key in expected:
-    # The table has 8 digits, so what is made of the values is only as close.
-    tolerance = 1e-6 if key in ("brier_score", "log_loss") else 1e-9
+    # The table has 8 digits, of which 1 - p may have lost some.
+    tolerance = {"brier_score": 1e-7, "log_loss": 1e-5}.get(key, 1e-9)
     assert float(results[key]) == pytest.approx(
         expected[key], abs=tolerance), key
   assert 0.3 < expected["micro_f1"] < 1
   oracle = -np.mean(np.where(truth, np.log(scores), np.log(1 - scores)))
-  assert float(results["loss"]) == pytest.approx(oracle, abs=1e-6)
+  assert float(results["loss"]) == pytest.approx(oracle, abs=1e-5)
 
 
 def test_test_results(learned, data):

@@ -8,7 +8,6 @@ import shutil
 import numpy as np
 import pytest
 
-import model_dir
 import multilabel_thresholds
 import predict_session
 import run_multilabel_classifier
@@ -276,7 +275,7 @@ def test_labels_without_positives_on_dev(copy, data, tmp_path):
   assert line.endswith("%.4g: fruit" % middle)
   thresholds = read_settings(copy)[0]
   assert thresholds[tiny_bert.LABELS.index("fruit")] == middle
-  assert thresholds[0] != middle != thresholds[2]
+  assert len(set(thresholds)) > 1
   assert read_results(copy, "dev")["left_out_of_macro_roc_auc"] == "fruit"
 
 

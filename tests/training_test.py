@@ -471,3 +471,19 @@ def test_progress_line(monkeypatch):
   assert lines[-1].startswith("step 30/30  0:40, 0:00 left  ")
 
 
+def test_evaluation_is_no_part_of_the_rates(monkeypatch):
+  now = [1000.0]
+  monkeypatch.setattr(training.time, "time", lambda: now[0])
+  monkeypatch.setattr(training.logging, "info", lambda *unused_args: None)
+  progress = training.Progress(0, 20, 5, 4)
+  rates = []
+  for step in range(1, 21):
+    now[0] += 2
+    progress.update(step, {"loss": 0.25, "learning_rate": 0.001,
+                           "shape": (4, 9), "num_tokens": 30,
+                           "grad_norm": 1.0})
+    rates.append(progress.scalars()["examples_per_second"])
+    if step in (5, 8):
+      now[0] += 60
+      progress.leave_out(60)
+  assert rates[4::5] == [2.0, 2.0, 2.0, 2.0]
