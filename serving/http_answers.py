@@ -10,6 +10,7 @@ import collections
 
 import numpy as np
 
+import multilabel_thresholds
 from serving import http_requests
 
 # (type, dimensions after the batch) of what signatures take and give;
@@ -28,20 +29,24 @@ def numbers(row):
   return [float("%.9g" % value) for value in row.tolist()]
 
 
-def predict(request, probabilities, labels, thresholds):
+def predict(request, probabilities, labels, decision):
   """Returns the answer to a `:predict`.
 
   Args:
     request: `http_requests.PredictRequest`.
     probabilities: float32 `[n, num_labels]`.
     labels: list of str.
-    thresholds: float or list of float.
+    decision: `multilabel_thresholds.DecisionRule`.
 
   Returns:
     dict with `predictions` or `outputs`.
   """
   if request.signature in (http_requests.PREDICT_LABELS, http_requests.TEXT):
-    rows = [_named(row, labels, thresholds) for row in probabilities]
+    above = multilabel_thresholds.apply_thresholds(
+        probabilities, decision.thresholds, decision.top_k,
+        decision.always_one_label)
+    rows = [_named(row, labels, chosen)
+            for row, chosen in zip(probabilities, above)]
     if request.rows:
       return {"predictions": rows}
     return {"outputs": {name: [row[name] for row in rows]
@@ -51,11 +56,9 @@ def predict(request, probabilities, labels, thresholds):
       numbers(row) for row in probabilities]}
 
 
-def _named(row, labels, thresholds):
+def _named(row, labels, above):
   """One text's `probabilities`, and `labels` and `scores` from the best on."""
   order = np.argsort(-row, kind="stable")
-  above = row >= np.broadcast_to(
-      np.asarray(thresholds, np.float32), row.shape)
   return collections.OrderedDict([
       ("probabilities", numbers(row)),
       ("labels", [labels[i] for i in order]),

@@ -175,7 +175,7 @@ class Application(object):
         request, asked.texts, asked.features)
     return await self._write(
         probabilities.size, http_answers.predict, asked, probabilities,
-        self._predictor.labels, self._predictor.decision.thresholds)
+        self._predictor.labels, self._predictor.decision)
 
   async def _classify(self, request):
     self._check_model(request)

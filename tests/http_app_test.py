@@ -2,6 +2,7 @@
 """What the server answers, over real sockets, with a model that is none."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ pytest.importorskip("starlette")
 
 # pylint: disable=g-import-not-at-top
 import fake_server
+import multilabel_thresholds
+from serving import http_answers
 
 PREDICT = "/v1/models/multilabel:predict"
 CLASSIFY = "/v1/models/multilabel:classify"
@@ -312,3 +315,15 @@ def test_a_failure_inside_stays_inside(server):
   assert (status, answer) == (500, {
       "error": "the server failed; its log says how."})
   assert server.call("POST", "/v1/label", {"texts": ["abc"]})[0] == 200
+
+
+def test_above_threshold_is_the_whole_decision():
+  """As in the export: at most `top_k` labels, the best where none passes."""
+  asked = types.SimpleNamespace(signature="predict_labels", rows=True)
+  rows = np.array([[.9, .8, .7], [.1, .3, .2]], np.float32)
+  decision = multilabel_thresholds.DecisionRule([.5, .5, .5], 2, True)
+  answer = http_answers.predict(asked, rows, ["a", "b", "c"], decision)
+  assert [row["labels"] for row in answer["predictions"]] == [
+      ["a", "b", "c"], ["b", "c", "a"]]
+  assert [row["above_threshold"] for row in answer["predictions"]] == [
+      [True, True, False], [True, False, False]]
