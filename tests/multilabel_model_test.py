@@ -285,7 +285,8 @@ def test_dropout_without_seed_differs_from_run_to_run(encoder):
     logits = create(is_training=True, config=make_config(dropout=0.0))[2]
     set_variables(session)
     values = [session.run(logits) for _ in range(200)]
-  assert np.abs(values[0] - values[1]).max() > 1e-3
+  # Two masks of 24 cells may be the same, by chance.
+  assert np.std(values, axis=0).min() > 1e-3
   # Scaled so that the mean stays.
   np.testing.assert_allclose(np.mean(values, axis=0), numpy_head(encoder[1])[2],
                              atol=0.2)
