@@ -104,14 +104,9 @@ class Run(object):
 
   def _restore(self, checkpoint):
     """Restores every variable of the graph; the step comes with them."""
-    modeling.check_checkpoint(checkpoint, self.graph.get_collection(
-        tf.GraphKeys.GLOBAL_VARIABLES))
-    try:
-      with self.graph.as_default():  # or it would restore eagerly
-        self._saver.restore(self.session, checkpoint)
-    except tf.errors.OpError as error:
-      raise ValueError("checkpoint %s cannot be read: %s" % (
-          checkpoint, str(error).split("\n")[0]))
+    modeling.restore_checkpoint(
+        self.session, self._saver, self.graph.get_collection(
+            tf.GraphKeys.GLOBAL_VARIABLES), checkpoint)
 
   def use_best_checkpoint(self):
     """Restores the checkpoint that did best on dev, to evaluate and predict."""

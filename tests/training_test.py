@@ -402,6 +402,9 @@ def test_a_cut_checkpoint_is_refused(trained, data, tmp_path):
           "do_predict": True}))
   assert status == 2 and stderr.count("\n") == 1
   assert os.path.basename(model_dir.prediction_checkpoint(trained)) in stderr
+  # What is wrong with the file, not where in the graph it was noticed.
+  assert "cannot be restored" in stderr
+  assert "Graph execution error" not in stderr
 
 
 def test_checkpoint_step():
