@@ -14,8 +14,6 @@ import importlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 
 from absl import flags
 from absl import logging
@@ -26,8 +24,8 @@ import tensorflow.compat.v1 as tf
 import convert_checkpoint
 import modeling
 from safetensors_reader_test import save
+import tiny_bert
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 CONFIG = {
     "model_type": "bert", "architectures": ["BertModel"], "vocab_size": 7,
@@ -598,12 +596,7 @@ def test_import_defines_no_flags():
 
 
 def run_script(*args):
-  process = subprocess.Popen(
-      [sys.executable, os.path.join(ROOT, "convert_checkpoint.py")] +
-      list(args), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-      universal_newlines=True)
-  stdout, stderr = process.communicate()
-  return process.returncode, stdout, stderr
+  return tiny_bert.call(convert_checkpoint, args)[:3]
 
 
 def test_script(tmp_path):

@@ -3,8 +3,10 @@
 
   python3 tests/run.py                     TensorFlow 2.21
   python3 tests/run.py --tf=1.15           another version: 2.21, 2.15, 1.15
-  python3 tests/run.py --tf=all            one after another; what no version
-                                           changes with 2.21 alone
+  python3 tests/run.py --tf=all            one after another: everything with
+                                           2.21; with 1.15 what a version can
+                                           change; with 2.15, between them,
+                                           what builds graphs and sessions
   python3 tests/run.py tests/x_test.py -k name    whatever pytest takes
 
 A version whose Python is missing on this machine is named and passed over
@@ -25,8 +27,8 @@ import environment  # pylint: disable=wrong-import-position
 
 
 # What no TensorFlow version can change: with --tf=all run once, with the
-# default one. (Readers, metrics and the tokenizer are run on all: Python and
-# numpy differ as well.)
+# default one. (Readers, metrics and the tokenizer are run on 1.15 as well,
+# where Python and numpy differ.)
 VERSION_FREE = (
     "ablation", "attack_tactics", "baseline_tfidf", "build_vocab",
     "chinese_experiment", "coloured_text", "compare_runs",
@@ -34,6 +36,23 @@ VERSION_FREE = (
     "export_check", "export_folder", "http_*",
     "prediction_files", "prepare_package_tags", "pytorch_reference", "readme",
     "readme_zh", "report", "report_parts", "serving_readme", "sweep")
+
+# What is run on a version between the oldest and the newest.
+GRAPHS_AND_SESSIONS = (
+    "best_checkpoint", "convert_checkpoint", "dev_evaluation",
+    "export_saved_model", "input_pipeline", "long_text", "loss_run",
+    "modeling", "multilabel_losses", "multilabel_model", "optimization",
+    "predict_session", "run_multilabel_classifier", "training")
+
+
+def choose_files(tf_version):
+  """pytest's arguments for a version of `--tf=all`: list of str."""
+  versions = list(environment.TENSORFLOWS)
+  if tf_version == environment.DEFAULT_TF:
+    return []
+  if tf_version == versions[-1]:
+    return ["--ignore-glob=tests/%s_test.py" % name for name in VERSION_FREE]
+  return ["tests/%s_test.py" % name for name in GRAPHS_AND_SESSIONS]
 
 
 def run_tests(tf_version, pytest_arguments):
@@ -83,10 +102,9 @@ def main(argv=None):
               else [options.tf])
   failed = []
   for version in versions:
-    once = [] if version == environment.DEFAULT_TF or options.tf != "all" else [
-        "--ignore-glob=tests/%s_test.py" % name for name in VERSION_FREE]
+    chosen = choose_files(version) if options.tf == "all" else []
     try:
-      if run_tests(version, pytest_arguments + once):
+      if run_tests(version, pytest_arguments + chosen):
         failed.append(version)
     except environment.PythonMissing as error:
       environment.say(str(error))

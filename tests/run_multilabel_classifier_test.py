@@ -675,8 +675,8 @@ def test_the_process_ends_with_2_and_one_line(data, tmp_path):
 
 
 def test_help():
-  status, stdout, stderr = tiny_bert.run_script(
-      "run_multilabel_classifier.py", ["--help"])
+  status, stdout, stderr, _ = tiny_bert.call(
+      run_multilabel_classifier, ["--help"])
   assert (status, stderr) == (0, "")
   heads = [line[:-1] for line in stdout.splitlines()
            if line.endswith(":") and not line.startswith(" ")]

@@ -277,8 +277,13 @@ def call(module, script_arguments):
       setattr(replaced, name, functools.partial(
           getattr(flags, name), flag_values=values))
   log = _Lines()
-  changes = [(target, name, value) for target in (module, command_line)
-             for name, value in (("FLAGS", values), ("flags", replaced))]
+  # A script may take another one's flags as well.
+  others = [other for other in list(sys.modules.values()) if other is not module
+            and hasattr(other, "define_flags") and hasattr(other, "flags")]
+  changes = [(target, name, value)
+             for target in [module, command_line] + others
+             for name, value in (("FLAGS", values), ("flags", replaced))
+             if hasattr(target, name)]
   changes += [
       (command_line, "_FLAG_GROUPS", []),
       (command_line, "_set_up_logging", lambda: None),
