@@ -235,3 +235,141 @@ def test_locked_waits_for_the_holder(tmp_path, capsys):
   with environment.locked(path, "waiting"):
     pass
   assert "waiting" not in capsys.readouterr().err
+
+
+# The list of pinned packages.
+
+
+def read_pins():
+  """{(name, version): (marker, number of hashes)} of the demo's list."""
+  with open(os.path.join(ROOT, "requirements", "demo-tf2.21.txt"),
+            encoding="utf-8") as reader:
+    text = reader.read().replace("\\\n", " ")
+  pins = {}
+  for line in text.splitlines():
+    if not line.startswith("#"):
+      pin = re.match(r"([a-z0-9-]+)==([^\s;]+)(?: ; ([^#]*?))?"
+                     r"((?: +--hash=sha256:[0-9a-f]{64})+)$", line.rstrip())
+      assert pin, line[:80]
+      pins[pin.group(1, 2)] = (pin.group(3), pin.group(4).count("--hash"))
+  return pins
+
+
+def test_the_demos_list_pins_all_that_the_project_asks_for():
+  packaging = pytest.importorskip("packaging.requirements")
+  markers = pytest.importorskip("packaging.markers")
+  pins = read_pins()
+  assert len(pins) > 40
+  with open(os.path.join(ROOT, "pyproject.toml"), encoding="utf-8") as reader:
+    text = reader.read()
+  lines = re.findall(r'^  "([^"]*)",', re.search(
+      r"\ndependencies = \[(.*?)\n\]", text, re.S).group(1), re.M)
+  lines += re.findall('"([^"]*)"', re.search(
+      r"\ndemo = \[(.*?)\]", text, re.S).group(1))
+  assert len(lines) >= 7
+  for minor in ("10", "11", "12", "13"):
+    for machine in ("x86_64", "aarch64"):
+      where = {"python_version": "3." + minor, "sys_platform": "linux",
+               "python_full_version": "3.%s.1" % minor,
+               "platform_machine": machine}
+      chosen = {name: version for (name, version), (marker, _) in pins.items()
+                if not marker or markers.Marker(marker).evaluate(where)}
+      chosen.setdefault("tensorflow", chosen.get("tensorflow-cpu"))
+      assert ("tensorflow-cpu" in chosen) == (machine == "x86_64")
+      for requirement in map(packaging.Requirement, lines):
+        if not requirement.marker or requirement.marker.evaluate(where):
+          assert requirement.specifier.contains(chosen[requirement.name]), (
+              requirement.name, minor)
+
+
+def test_the_demos_list_names_no_index_and_fits_the_project():
+  path = environment.lock_path(["demo"], "2.21", "cpu")
+  wanted = environment.read_requirements(
+      sys.executable, os.path.join(ROOT, "pyproject.toml"), ["demo"])
+  if sys.version_info >= (3, 9):  # the list is for these
+    text = environment.read_lock(path, wanted)
+    assert "://" not in text and "--index" not in text and "@" not in text
+  with pytest.raises(environment.EnvironmentFailure,
+                     match=r"make it anew with tools/lock\.py"):
+    environment.read_lock(path, wanted + ["other"])
+
+
+def test_where_there_is_no_list():
+  assert environment.lock_path(["demo"], "2.21", "full")
+  for extras, tf_version, flavour in (
+      ([], "2.21", "cpu"), (["demo"], "2.21", "gpu"), (["demo"], "2.15", "cpu"),
+      (["dev"], "2.21", "cpu")):
+    assert environment.lock_path(extras, tf_version, flavour) is None
+
+
+def test_the_header_of_a_list_does_not_depend_on_the_pip():
+  header = environment.lock_header(["numpy<3,>=1.16", "six[a]~=1.12"])
+  assert header == environment.lock_header(["six[a] ~=1.12", "numpy>=1.16, <3"])
+  assert header != environment.lock_header(["numpy<3,>=1.17", "six[a]~=1.12"])
+
+
+class Install(object):
+  """`environment._install` up to pip, whose arguments it keeps."""
+
+  def __init__(self, monkeypatch, folder, fails=False):
+    self.commands = []
+    self.fails = fails
+    self.folder = folder
+    os.makedirs(folder)
+    for name, value in (
+        ("find_python", lambda version: (sys.executable, (3, 11))),
+        ("make_venv", lambda *unused: None),
+        ("upgrade_old_pip", lambda *unused: None),
+        ("environment_python", lambda unused: sys.executable),
+        ("read_requirements", lambda *unused: ["tensorflow", "six"]),
+        ("run_pip", self.run_pip)):
+      monkeypatch.setattr(environment, name, value)
+
+  def run_pip(self, python, arguments, log_path, lock):
+    self.commands.append(arguments)
+    if self.fails:
+      raise environment.EnvironmentFailure("pip failed.")
+
+  def __call__(self, lock_file):
+    environment._install(  # pylint: disable=protected-access
+        self.folder, "pyproject.toml", ["demo"], "2.21", "cpu", lock_file, None)
+    return self.commands[-1]
+
+
+def write_list(path):
+  path.write_text(environment.lock_header(["tensorflow", "six"]) + "\nsix==1\n",
+                  encoding="utf-8")
+  return str(path)
+
+
+def test_pip_gets_the_list_and_checks_hashes(tmp_path, monkeypatch):
+  install = Install(monkeypatch, str(tmp_path / "env"))
+  pins = write_list(tmp_path / "demo.txt")
+  command = install(pins)
+  assert command[-2:] == ["-r", pins]
+  assert {"--require-hashes", "--only-binary=:all:"} <= set(command)
+  assert "six" not in command
+  pinned = "tensorflow-cpu==2.21.*"
+
+  def ready(lock_file):
+    return environment.ready_python(install.folder, "", ["demo"], pinned,
+                                    lock_file)
+
+  # Neither another list nor none is what stands there now.
+  assert ready(pins) == sys.executable and ready(None) is None
+  with open(pins, "a") as writer:
+    writer.write("numpy==2\n")
+  assert ready(pins) is None
+  assert install(None)[-2:] == [pinned, "six"]
+  assert "--require-hashes" not in install.commands[-1]
+  assert ready(None) == sys.executable and ready(pins) is None
+
+
+def test_a_list_that_the_index_does_not_have_says_the_way_out(
+    tmp_path, monkeypatch):
+  install = Install(monkeypatch, str(tmp_path / "env"), fails=True)
+  pins = write_list(tmp_path / "demo.txt")
+  with pytest.raises(environment.EnvironmentFailure, match="BERT_UNLOCKED=1"):
+    install(pins)
+  with pytest.raises(environment.EnvironmentFailure, match=r"^pip failed\.$"):
+    install(None)

@@ -10,6 +10,10 @@ environment's Python. The project itself is not installed: its scripts run
 from the repository root. Called again, it finds the environment ready and
 does not touch the network.
 
+Where `requirements/` has a list for the extra and the TensorFlow, exactly what
+stands there is installed, each file checked by its sha256; `--unlocked` (or
+BERT_UNLOCKED=1) takes what `pyproject.toml` allows and the index has today.
+
 Needs nothing but a Python from 3.7 on.
 """
 
@@ -242,6 +246,58 @@ def fingerprint(requirements):
   return hashlib.sha256("\n".join(requirements).encode("utf-8")).hexdigest()
 
 
+def lock_path(extras, tf_version, flavour):
+  """Returns the path of the list of pinned packages, or None if there is none.
+
+  Args:
+    extras: list of names of extras.
+    tf_version: key of `TENSORFLOWS`.
+    flavour: "cpu", "full" or "gpu"; no list has the GPU libraries.
+  """
+  path = os.path.join(ROOT, "requirements", "%s-tf%s.txt" % (
+      "-".join(extras), tf_version))
+  if flavour == "gpu" or not extras or not os.path.isfile(path):
+    return None
+  return path
+
+
+def lock_header(wanted):
+  """Returns the line by which a list says what it was made for.
+
+  Args:
+    wanted: list of requirement strings, `tensorflow` not pinned, as
+      `read_requirements` gives them.
+  """
+  # Pips of several ages write the bounds of a version in several orders.
+  ordered = [",".join(sorted(re.split(
+      r"(?<![<>=!~])(?=[<>=!~])|,", re.sub(r"\s", "", line))))
+             for line in wanted]
+  return "# For: sha256 %s" % fingerprint(sorted(ordered))
+
+
+def read_lock(path, wanted):
+  """Reads a list of pinned packages, and checks what it was made for.
+
+  Args:
+    path: str, as `lock_path` returns it.
+    wanted: as for `lock_header`.
+
+  Returns:
+    str, its text.
+
+  Raises:
+    EnvironmentFailure: it was made for other requirements.
+  """
+  with open(path, encoding="utf-8") as reader:
+    text = reader.read()
+  if lock_header(wanted) not in text.splitlines()[:10]:
+    raise EnvironmentFailure(
+        "%s was made for other requirements than pyproject.toml has now: make "
+        "it anew with tools/lock.py, or set BERT_UNLOCKED=1 to do without." %
+        relative(path))
+  return text
+
+
 def read_requirements(python, pyproject, extras):
   """Reads `pyproject.toml` with the Python of an environment.
 
@@ -426,7 +482,21 @@ def upgrade_old_pip(python, log_path, lock):
     run_pip(python, ["install", "--upgrade", "pip"], log_path, lock)
 
 
-def ready_python(folder, pyproject, extras, pinned):
+def wanted_stamp(wanted, pinned, lock_file):
+  """Returns the fingerprint of what an environment must hold.
+
+  Args:
+    wanted: list of requirements, as `read_requirements` gives them.
+    pinned: the TensorFlow requirement.
+    lock_file: path of the list of pinned packages, or None.
+  """
+  parts = replace_tensorflow(wanted, pinned)
+  if lock_file:
+    parts.append(read_lock(lock_file, wanted))
+  return fingerprint(parts)
+
+
+def ready_python(folder, pyproject, extras, pinned, lock_file=None):
   """Returns the Python of a finished environment, or None.
 
   Args:
@@ -434,17 +504,20 @@ def ready_python(folder, pyproject, extras, pinned):
     pyproject: path of the project's `pyproject.toml`.
     extras: list of names of extras.
     pinned: the TensorFlow requirement.
+    lock_file: path of the list of pinned packages, or None.
+
+  Raises:
+    EnvironmentFailure: the list was made for other requirements.
   """
   stamp = read_stamp(os.path.join(folder, "installed.sha256"))
   python = environment_python(folder)
   if stamp is None or probe_python(python) is None:
     return None
-  wanted = replace_tensorflow(
-      read_requirements(python, pyproject, extras), pinned)
-  return python if stamp == fingerprint(wanted) else None
+  wanted = read_requirements(python, pyproject, extras)
+  return python if stamp == wanted_stamp(wanted, pinned, lock_file) else None
 
 
-def ensure(extra, tf_version=DEFAULT_TF, gpu=None, name=None):
+def ensure(extra, tf_version=DEFAULT_TF, gpu=None, name=None, unlocked=None):
   """Makes the environment of one TensorFlow and one extra, or finds it.
 
   Args:
@@ -453,6 +526,8 @@ def ensure(extra, tf_version=DEFAULT_TF, gpu=None, name=None):
     gpu: whether to install TensorFlow with its GPU libraries; None: as the
       environment variable `BERT_GPU` says ("1" is yes).
     name: folder under `.venvs`; None: made of the TensorFlow and the extra.
+    unlocked: whether to pass over the list of pinned packages; None: as the
+      environment variable `BERT_UNLOCKED` says ("1" is yes).
 
   Returns:
     Absolute path of the environment's Python.
@@ -462,6 +537,8 @@ def ensure(extra, tf_version=DEFAULT_TF, gpu=None, name=None):
   """
   if gpu is None:
     gpu = os.environ.get("BERT_GPU", "") == "1"
+  if unlocked is None:
+    unlocked = os.environ.get("BERT_UNLOCKED", "") == "1"
   flavour = tensorflow_flavour(gpu)
   pinned = tensorflow_requirement(tf_version, flavour)
   if name is None:
@@ -470,15 +547,17 @@ def ensure(extra, tf_version=DEFAULT_TF, gpu=None, name=None):
   folder = os.path.join(ROOT, ".venvs", name)
   pyproject = os.path.join(ROOT, "pyproject.toml")
   extras = [extra] if extra else []
+  lock_file = None if unlocked else lock_path(extras, tf_version, flavour)
   waiting = "Another process is making %s; waiting for it ..."
   with locked(folder + ".lock", waiting % relative(folder)) as lock:
-    python = ready_python(folder, pyproject, extras, pinned)
+    python = ready_python(folder, pyproject, extras, pinned, lock_file)
     if python is None:
-      python = _install(folder, pyproject, extras, tf_version, flavour, lock)
+      python = _install(folder, pyproject, extras, tf_version, flavour,
+                        lock_file, lock)
   return python
 
 
-def _install(folder, pyproject, extras, tf_version, flavour, lock):
+def _install(folder, pyproject, extras, tf_version, flavour, lock_file, lock):
   """Makes an environment from nothing; returns its Python."""
   base, version = find_python(tf_version)
   log_path = folder + ".log"
@@ -487,18 +566,32 @@ def _install(folder, pyproject, extras, tf_version, flavour, lock):
   make_venv(base, version, folder, lock)
   python = environment_python(folder)
   upgrade_old_pip(python, log_path, lock)
-  requirements = replace_tensorflow(
-      read_requirements(python, pyproject, extras),
-      tensorflow_requirement(tf_version, flavour))
+  wanted = read_requirements(python, pyproject, extras)
+  pinned = tensorflow_requirement(tf_version, flavour)
+  stamp = wanted_stamp(wanted, pinned, lock_file)
+  requirements = replace_tensorflow(wanted, pinned)
   size = ("several GB" if flavour == "gpu" else
           "about %d MB" % TENSORFLOWS[tf_version].megabytes)
   say("Installing TensorFlow %s and %d more packages with what they need "
-      "(%s) ..." % (tf_version, len(requirements) - 1, size))
+      "(%s%s) ..." % (tf_version, len(requirements) - 1, size,
+                      ", as pinned in " + relative(lock_file)
+                      if lock_file else ""))
   # Compiling all of TensorFlow ahead takes longer than what is ever imported.
-  run_pip(python, ["install", "--no-compile", "--progress-bar=off"]
-          + requirements, log_path, lock)
-  write_stamp(os.path.join(folder, "installed.sha256"),
-              fingerprint(requirements))
+  command = ["install", "--no-compile", "--progress-bar=off"]
+  if lock_file:
+    # Wheels alone: nothing of a package is run while it is installed.
+    command += ["--require-hashes", "--only-binary=:all:", "-r", lock_file]
+  else:
+    command += requirements
+  try:
+    run_pip(python, command, log_path, lock)
+  except EnvironmentFailure as error:
+    if not lock_file:
+      raise
+    raise EnvironmentFailure(
+        "%s If the package index has not, or has changed, what %s pins, "
+        "BERT_UNLOCKED=1 installs what it has." % (error, relative(lock_file)))
+  write_stamp(os.path.join(folder, "installed.sha256"), stamp)
   return python
 
 
@@ -527,12 +620,16 @@ def main(argv=None):
   parser.add_argument("--gpu", action="store_true", default=None,
                       help="install TensorFlow with its GPU libraries "
                       "(default: where BERT_GPU=1 is set)")
+  parser.add_argument("--unlocked", action="store_true", default=None,
+                      help="pass over the pinned packages in requirements/ "
+                      "(default: where BERT_UNLOCKED=1 is set)")
   parser.add_argument("--name", help="folder in .venvs (default: made of the "
                       "version and the extra)")
   options = parser.parse_args(argv)
   raise_on_sigterm()
   try:
-    print(ensure(options.extra, options.tf, options.gpu, options.name))
+    print(ensure(options.extra, options.tf, options.gpu, options.name,
+                 options.unlocked))
   except (EnvironmentFailure, OSError) as error:
     say(str(error))
     return 1
