@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""This project as a peer of the benchmark; a job a kind of work."""
+
+from __future__ import absolute_import
+from __future__ import division
+from __future__ import print_function
+
+import os
+import sys
+import time
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from benchmarks import work_items
+from benchmarks.shared_texts import load_texts
+from benchmarks.shared_texts import training_labels
+
+_NEVER = 10 ** 9
+
+
+def logit(probabilities):
+  """Logits of probabilities, in float64, to be compared."""
+  values = np.asarray(probabilities, np.float64)
+  return np.log(values) - np.log1p(-values)
+
+
+class Peer(object):
+  """See `worker`; settings: "threads"."""
+
+  def __init__(self, settings):
+    self._threads = settings["threads"]
+
+  def versions(self):
+    return {"python": sys.version.split()[0], "tensorflow": tf.__version__,
+            "numpy": np.__version__}
+
+  def load(self, job):
+    return {"predict": Prediction, "single": Single, "train": Training,
+            "features": Features, "start": Single}[job["kind"]](
+                job, self._threads)
+
+
+class Prediction(object):
+  """All texts in one call of `SessionPredictor.predict`."""
+
+  def __init__(self, job, threads):
+    import predict_session
+    self._texts = [text for text, _ in load_texts(job)]
+    self._checked = job["checked"]
+    self._predictor = predict_session.SessionPredictor(
+        os.path.join(job["work_dir"], job["model"], job.get("form") or
+                     "trained"),
+        batch_size=job["batch_size"], intra_op_threads=threads)
+    self.says = "batch_size %d" % job["batch_size"]
+
+  def outputs(self):
+    return logit(self._predictor.predict(self._texts[:self._checked]))
+
+  def run(self):
+    self._predictor.predict(self._texts)
+
+  def close(self):
+    self._predictor.close()
+
+
+class Single(Prediction):
+  """A call a text, one after another; the seconds of each are kept."""
+
+  def run(self):
+    each = []
+    for text in self._texts:
+      start = time.perf_counter()
+      self._predictor.predict([text])
+      each.append(time.perf_counter() - start)
+    return each
+
+
+class Features(object):
+  """`file_based_convert_examples_to_features`, its processes and its file."""
+
+  def __init__(self, job, threads):
+    import tokenization
+    self._texts = [text for text, _ in load_texts(job)]
+    self._work_dir = job["work_dir"]
+    self._checked = job["checked"]
+    self._tokenizer = tokenization.FullTokenizer(
+        os.path.join(job["work_dir"], job["model"], "hf", "vocab.txt"))
+    self._max_seq_length = job["max_seq_length"]
+    self._threads = threads
+    self.says = "%d processes, written to a record file" % threads
+
+  def outputs(self):
+    import text_features
+    return [text_features.encode_text(
+        self._tokenizer, text, None, self._max_seq_length)[0]
+            for text in self._texts[:self._checked]]
+
+  def run(self):
+    import input_pipeline
+    import processors
+    input_pipeline.file_based_convert_examples_to_features(
+        (processors.InputExample(str(i), text, None, ())
+         for i, text in enumerate(self._texts)),
+        ["a"], self._max_seq_length, self._tokenizer,
+        os.path.join(self._work_dir, "features.tf_record"),
+        num_workers=self._threads)
+
+  def close(self):
+    pass
+
+
+class Training(object):
+  """`training.train` over records that were written before."""
+
+  def __init__(self, job, unused_threads):
+    import input_pipeline
+    import modeling
+    import processors
+    import run_multilabel_classifier as script
+    import tokenization
+    import training
+    tf.disable_v2_behavior()
+    self._training, self._job = training, job
+    folder = os.path.join(job["work_dir"], job["model"])
+    work = os.path.join(folder, "training")
+    os.makedirs(work, exist_ok=True)
+    records = os.path.join(work, "train.tf_record")
+    rows = load_texts(job)
+    labels = training_labels(len(rows))
+    names = ["label %d" % i for i in range(work_items.NUM_LABELS)]
+    input_pipeline.file_based_convert_examples_to_features(
+        (processors.InputExample(str(i), text, None, [
+            names[j] for j in np.flatnonzero(labels[i])])
+         for i, (text, _) in enumerate(rows)), names, job["max_seq_length"],
+        tokenization.FullTokenizer(os.path.join(folder, "hf", "vocab.txt")),
+        records)
+    self._batch = input_pipeline.make_batch(
+        [input_pipeline.RecordFile(records).read(i)
+         for i in range(job["batch_size"])], len(names))
+    model_fn = script.model_fn_builder(
+        bert_config=modeling.BertConfig.from_json_file(os.path.join(
+            folder, job.get("form") or "trained", "bert_config.json")),
+        num_labels=len(names),
+        init_checkpoint=os.path.join(folder, "trained", "model.ckpt-0"),
+        learning_rate=1e-5, num_train_steps=_NEVER, num_warmup_steps=0,
+        use_tpu=False, use_one_hot_embeddings=False, pooling=job["pooling"],
+        random_seed=1, adam_bias_correction=True)
+    self._run = training.Run(
+        model_fn, work, input_pipeline.file_based_input_fn_builder(
+            records, job["max_seq_length"], True, False,
+            num_labels=len(names), seed=1), job["batch_size"], 1)
+    self._run.save = lambda step: None
+    self._run.remove_old_checkpoints = lambda best_step=None: None
+    self.says = "batches of like length, dropout on, AdamW, clipping"
+
+  def outputs(self):
+    inference = self._run.inference
+    return [self._run.session.run(
+        inference.per_example_loss,
+        self._training.feed_dict(inference, self._batch))]
+
+  def run(self):
+    first = self._run.checkpoint_step
+    last = first + self._job["steps"]
+    self._training.train(self._run, last, _NEVER, _NEVER,
+                         self._job["batch_size"])
+    self._run.checkpoint_step = last
+
+  def close(self):
+    self._run.close()
