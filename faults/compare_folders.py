@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a finished run leaves, byte by byte, and what a broken one looks like.
+"""
+
+from __future__ import absolute_import
+from __future__ import division
+from __future__ import print_function
+
+import hashlib
+import os
+import re
+
+# Times, the pid, and what a run may or may not have had to write.
+_NOT_COMPARED = re.compile(r"(^|/)(events\.out\..*|\.lock)$")
+# What a kill may leave; it takes room and does no harm.
+_LEFT_OVER = re.compile(
+    r"\.tmp\w*$|\.tempstate\d+$|_temp(/|$)|(^|/)\.(export|removed)-")
+_RANDOM = re.compile(r"\d{9,}|(?<=\.tmp)[0-9a-f]{32}|(?<=\.export-)\w+")
+
+
+def read(folder):
+  """{name: bytes} of what is compared, and a set of names left over."""
+  contents, left_over = {}, set()
+  for path, name in _walk(folder):
+    if _NOT_COMPARED.search(name):
+      continue
+    if _LEFT_OVER.search(name):
+      left_over.add(name)
+      continue
+    with open(path, "rb") as reader:
+      contents[name] = reader.read()
+  return contents, left_over
+
+
+def differences(expected, found):
+  """{name: number of bytes that differ} of two results of `read`."""
+  result = {}
+  for name in sorted(set(expected) | set(found)):
+    first, second = expected.get(name), found.get(name)
+    if first is None or second is None:
+      result[name] = max(1, len(first or second or b""))
+    elif first != second:
+      result[name] = abs(len(first) - len(second)) + sum(
+          a != b for a, b in zip(first, second))
+  return result
+
+
+def fingerprint(folder):
+  """What of a folder a program that goes on could notice: str.
+
+  Of what is left over the names count alone.
+  """
+  digest = hashlib.sha256()
+  rows = []
+  for path, name in _walk(folder):
+    if _NOT_COMPARED.search(name):
+      continue
+    content = b""
+    if not _LEFT_OVER.search(name):
+      with open(path, "rb") as reader:
+        content = reader.read()
+    rows.append("%s %s" % (_RANDOM.sub("#", name),
+                           hashlib.sha256(content).hexdigest()))
+  digest.update("\n".join(sorted(rows)).encode("utf-8", "surrogateescape"))
+  return digest.hexdigest()
+
+
+def _walk(folder):
+  for parent, _, names in os.walk(folder):
+    for name in sorted(names):
+      path = os.path.join(parent, name)
+      yield path, os.path.relpath(path, folder)

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A storm over a small training: kills, failing calls, full disks, lost power.
+
+  python -m faults.run --kills=100 --every_index --power_cuts=50 --seed=1
+
+Each round begins the same commands (training with evaluation and prediction,
+then the export) in a fresh folder, hurts them, starts them again until they
+end, and compares every byte of what they leave with the undisturbed run. The
+exit status is 1 if a byte differs, a folder is stuck or a traceback is shown.
+"""
+
+from __future__ import absolute_import
+from __future__ import division
+from __future__ import print_function
+
+import argparse
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+
+from faults import storm as storms
+
+
+def main(argv=None):
+  parser = argparse.ArgumentParser(
+      prog="python -m faults.run", description=__doc__,
+      formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("--kills", type=int, default=100,
+                      help="SIGKILLs in all (default: %(default)s)")
+  parser.add_argument("--power_cuts", type=int, default=0,
+                      help="losses of power (default: %(default)s)")
+  parser.add_argument("--every_index", action="store_true",
+                      help="let each call that changes a file fail once, in "
+                      "each way that it can")
+  parser.add_argument("--faults", type=int, default=0,
+                      help="so many of those, at random (default: "
+                      "%(default)s)")
+  parser.add_argument("--full_disks", type=int, default=20,
+                      help="disks that stay full from a call on (default: "
+                      "%(default)s)")
+  parser.add_argument("--seed", type=int, default=1)
+  parser.add_argument("--only", metavar="KIND:NUMBER",
+                      help="one round again: kill:12, power:3")
+  parser.add_argument("--work_dir", help="an empty or new folder; default: a "
+                      "temporary one")
+  parser.add_argument("--keep", action="store_true",
+                      help="leave the work folder")
+  options = parser.parse_args(argv)
+  try:
+    return _run(options)
+  except ValueError as error:
+    print("faults.run: %s" % error, file=sys.stderr)
+    return 2
+
+
+def _run(options):
+  work_dir = options.work_dir or tempfile.mkdtemp(prefix="faults-")
+  if os.path.isdir(work_dir) and os.listdir(work_dir):
+    raise ValueError("--work_dir %s is not empty; name another one." %
+                     work_dir)
+  os.makedirs(work_dir, exist_ok=True)
+  try:
+    with storms.Storm(work_dir, options.seed, _say) as storm:
+      _say("Undisturbed: training %.1f s of processor time, %d calls that "
+           "change files; export %.1f s, %d calls." % sum(
+               [(storm.seconds[command], len(storm.operations[command]))
+                for command in (storms.TRAIN, storms.EXPORT)], ()))
+      _weather(storm, options)
+      print("\n".join(storm.counts.findings + storm.counts.lines()))
+      return 0 if storm.counts.is_clean else 1
+  finally:
+    if options.keep:
+      _say("Kept: %s" % work_dir)
+    else:
+      shutil.rmtree(work_dir, ignore_errors=True)
+
+
+def _weather(storm, options):
+  """All the rounds that were asked for."""
+  if options.only:
+    kind, _, number = options.only.partition(":")
+    rounds = {"kill": storm.kill_round, "power": storm.power_round}
+    if kind not in rounds or not number.isdigit():
+      raise ValueError("--only is %s; it must be like kill:12 or power:3." %
+                       options.only)
+    rounds[kind](int(number))
+    return
+  counts, number = storm.counts, 0
+  progress = _Progress(counts)
+  # A round that is not killed in time gives none.
+  while counts.kills < options.kills and number < 3 * options.kills:
+    storm.kill_round(number)
+    number += 1
+    progress.show("kills")
+  number = 0
+  while counts.power_cuts < options.power_cuts and (
+      number < 3 * options.power_cuts):
+    storm.power_round(number)
+    number += 1
+    progress.show("power cuts")
+  rng = random.Random(options.seed)
+  for command in (storms.TRAIN, storms.EXPORT):
+    faults = storm.every_fault(command)
+    if not options.every_index:
+      faults = rng.sample(faults, min(options.faults // 2, len(faults)))
+    for operation, name, action, error in faults:
+      storm.fault_round(command, operation, name, action, error)
+      progress.show("faults of " + command)
+    operations = storm.full_disk_operations(command)
+    share = options.full_disks * (1 if command == storms.EXPORT else 3) // 4
+    for operation in rng.sample(operations, min(share, len(operations))):
+      storm.fault_round(command, operation, "ENOSPC", "fail", storms.NO_SPACE,
+                        lasting=True)
+      progress.show("full disks")
+
+
+class _Progress(object):
+  """A line every half minute."""
+
+  def __init__(self, counts):
+    self._counts = counts
+    self._shown = time.time()
+
+  def show(self, what):
+    if time.time() - self._shown > 30:
+      self._shown = time.time()
+      counts = self._counts
+      _say("%s: %d rounds, %d kills, %d power cuts, %d faults, %d findings, "
+           "%.0f s" % (what, counts.rounds, counts.kills, counts.power_cuts,
+                       sum(counts.faults.values()), len(counts.findings),
+                       counts.seconds))
+
+
+def _say(line):
+  print(line, file=sys.stderr)
+  sys.stderr.flush()
+
+
+if __name__ == "__main__":
+  sys.exit(main())
