@@ -104,8 +104,9 @@ class Bench(object):
       raise worker_process.WorkerFailure(
           "no environment: " + self._missing[environment])
     log = os.path.join(self._log_dir, "%s.log" % name.replace(", ", "-"))
-    return worker_process.Worker(self._pythons[environment], module,
-                                 self._threads, log, settings)
+    return worker_process.Worker(
+        self._pythons[environment], module, self._threads, log, settings,
+        settings.get("root", worker_process.ROOT))
 
   def worker(self, name, module, environment, settings):
     """The living process of that name; WorkerFailure if it has died."""
@@ -195,6 +196,7 @@ def load_turns(bench, item, peers, results):
     job.update({"steps": units, "count": 512} if training
                else {"count": units})
     job["checked"] = min(job["checked"], job["count"])
+    job["work_dir"] = peer.settings.get("work_dir", job["work_dir"])
     try:
       worker = bench.worker(peer.name, peer.module, peer.environment,
                             peer.settings)
@@ -312,7 +314,8 @@ def fresh(bench, item, peer):
   """(seconds from the start of a process on, its answer)."""
   whole = item.work.kind == "whole"
   module = "peer_script" if whole and peer.name == "ours" else peer.module
-  job = dict(item.job, count=1, checked=1)
+  job = dict(item.job, count=1, checked=1, work_dir=peer.settings.get(
+      "work_dir", item.job["work_dir"]))
   if whole:
     job["output_dir"] = os.path.join(
         item.job["work_dir"], "whole", peer.name.replace(", ", "-"))

@@ -26,10 +26,10 @@ def logit(probabilities):
 
 
 class Peer(object):
-  """See `worker`; settings: "threads"."""
+  """See `worker`; settings: "threads", "inter_op_threads"."""
 
   def __init__(self, settings):
-    self._threads = settings["threads"]
+    self._settings = settings
 
   def versions(self):
     return {"python": sys.version.split()[0], "tensorflow": tf.__version__,
@@ -38,20 +38,21 @@ class Peer(object):
   def load(self, job):
     return {"predict": Prediction, "single": Single, "train": Training,
             "features": Features, "start": Single}[job["kind"]](
-                job, self._threads)
+                job, self._settings)
 
 
 class Prediction(object):
   """All texts in one call of `SessionPredictor.predict`."""
 
-  def __init__(self, job, threads):
+  def __init__(self, job, settings):
     import predict_session
     self._texts = [text for text, _ in load_texts(job)]
     self._checked = job["checked"]
     self._predictor = predict_session.SessionPredictor(
         os.path.join(job["work_dir"], job["model"], job.get("form") or
                      "trained"),
-        batch_size=job["batch_size"], intra_op_threads=threads)
+        batch_size=job["batch_size"], intra_op_threads=settings["threads"],
+        inter_op_threads=settings.get("inter_op_threads"))
     self.says = "batch_size %d" % job["batch_size"]
 
   def outputs(self):
@@ -79,7 +80,7 @@ class Single(Prediction):
 class Features(object):
   """`file_based_convert_examples_to_features`, its processes and its file."""
 
-  def __init__(self, job, threads):
+  def __init__(self, job, settings):
     import tokenization
     self._texts = [text for text, _ in load_texts(job)]
     self._work_dir = job["work_dir"]
@@ -87,8 +88,8 @@ class Features(object):
     self._tokenizer = tokenization.FullTokenizer(
         os.path.join(job["work_dir"], job["model"], "hf", "vocab.txt"))
     self._max_seq_length = job["max_seq_length"]
-    self._threads = threads
-    self.says = "%d processes, written to a record file" % threads
+    self._threads = settings["threads"]
+    self.says = "%d processes, written to a record file" % self._threads
 
   def outputs(self):
     import text_features
@@ -113,7 +114,7 @@ class Features(object):
 class Training(object):
   """`training.train` over records that were written before."""
 
-  def __init__(self, job, unused_threads):
+  def __init__(self, job, unused_settings):
     import input_pipeline
     import modeling
     import processors

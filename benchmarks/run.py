@@ -128,7 +128,7 @@ def facts(options, argv):
       "sizes": dict(options.sizes._asdict()), "pooling": options.pooling}
 
 
-def prepare(options, works, python):
+def prepare(options, works, python, root=ROOT):
   """Makes models and texts; returns what `prepare` prints: dict."""
   models = sorted(set(options.models.get(work.model, work.model)
                       for work in works))
@@ -139,7 +139,7 @@ def prepare(options, works, python):
        "--encoder_dir=" + options.encoder_dir,
        "--data_dir=" + options.data_dir, "--pooling=" + options.pooling,
        "--sizes=" + json.dumps(options.sizes._asdict())],
-      cwd=ROOT, env=settings)
+      cwd=root, env=settings)
   return json.loads(output.decode("utf-8").strip().splitlines()[-1])
 
 
@@ -180,6 +180,8 @@ def main(argv=None):
   works, peers = chosen_works(options), chosen_peers(options)
   options.output_dir = os.path.abspath(options.output_dir)
   options.work_dir = os.path.abspath(options.work_dir)
+  options.encoder_dir = os.path.abspath(options.encoder_dir)
+  options.data_dir = os.path.abspath(options.data_dir)
   os.makedirs(options.output_dir, exist_ok=True)
   environments.environment.raise_on_sigterm()
   bench, results = None, dict(facts(options, argv), items={})

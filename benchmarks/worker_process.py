@@ -32,7 +32,8 @@ class Worker(object):
     started: float, `time.time()` when the process was started.
   """
 
-  def __init__(self, python, module, threads, log_path, settings=None):
+  def __init__(self, python, module, threads, log_path, settings=None,
+               root=ROOT):
     """Starts the process; `hello` waits until it answers.
 
     Args:
@@ -40,7 +41,9 @@ class Worker(object):
       module: str, module of `benchmarks` with the peer.
       threads: int, threads of its products and cores it may use.
       log_path: str, file that gets what it writes to stderr.
-      settings: dict, the peer's own.
+      settings: dict, the peer's own; "environment" of it are variables of
+        the process.
+      root: str, folder of the project that the process runs.
     """
     self._log_path = log_path
     self._answers = queue.Queue()
@@ -52,12 +55,13 @@ class Worker(object):
     environment.update({"TF_CPP_MIN_LOG_LEVEL": "3",
                         "TOKENIZERS_PARALLELISM": "true",
                         "HF_HUB_OFFLINE": "1"})
+    environment.update((settings or {}).get("environment", {}))
     self.started = time.time()
     with open(log_path, "ab") as log:
       self._process = subprocess.Popen(
           [python, "-W", "ignore", "-m", "benchmarks.worker", module,
            json.dumps(settings or {})],
-          cwd=ROOT, env=environment, stdin=subprocess.PIPE,
+          cwd=root, env=environment, stdin=subprocess.PIPE,
           stdout=subprocess.PIPE, stderr=log, start_new_session=True)
     threading.Thread(target=self._read, daemon=True).start()
 
