@@ -114,11 +114,15 @@ def predict(model_dir, texts, output_file):
 
 
 def ask_export(path, requests, output_file):
-  """Writes what an export answers to bodies of REST requests."""
+  """Checks an export, and writes what it answers to REST requests."""
   import command_line  # pylint: disable=g-import-not-at-top
+  from serving import conformance  # pylint: disable=g-import-not-at-top
   from serving import run_export  # pylint: disable=g-import-not-at-top
 
   def main(unused_argv):
+    found = conformance.problems(path)
+    if found:
+      raise ValueError("%s: %s" % (path, found[0]))
     export = run_export.Export(path)
     said = [export.answer(request) for request in requests]
     with io.open(output_file, "w", encoding="utf-8") as writer:

@@ -33,12 +33,12 @@
 
 enum action { NONE, KILL_BEFORE, KILL_AFTER, KILL_WITHIN, FAIL, SHORT };
 
-/* In their order: what needs room, then what does not, but for two. */
-enum kind { OPEN, WRITE, FWRITE, FLUSH, CLOSE, FSYNC, RENAME, UNLINK, TRUNCATE,
-            MKDIR, RMDIR, LINK };
+/* Those up to LINK need room on the disk. */
+enum kind { OPEN, WRITE, FWRITE, FLUSH, CLOSE, MKDIR, LINK, FSYNC, RENAME,
+            UNLINK, TRUNCATE, RMDIR };
 static const char *const kKinds[] = {
-    "open", "write", "fwrite", "flush", "close", "fsync", "rename", "unlink", "truncate",
-    "mkdir", "rmdir", "link"};
+    "open", "write", "fwrite", "flush", "close", "mkdir", "link", "fsync",
+    "rename", "unlink", "truncate", "rmdir"};
 
 struct control {
   uint32_t armed;
@@ -217,9 +217,7 @@ static void begin(struct operation *operation, enum kind kind) {
   uint32_t action = control->action;
   if (control->lasting && control->fired) {
     /* What frees room goes on. */
-    if (kind <= CLOSE || kind == MKDIR || kind == LINK) {
-      operation->action = action;
-    }
+    if (kind <= LINK) operation->action = action;
     return;
   }
   if (action == NONE || operation->stream != control->stream ||

@@ -106,7 +106,8 @@ def training_flags(world, output_dir, **changes):
       "vocab_file": os.path.join(world, "bert", "vocab.txt"),
       "output_dir": output_dir, "do_train": "true", "do_eval": "true",
       "do_predict": "true", "max_seq_length": 12, "train_batch_size": 4,
-      "num_train_epochs": 4, "eval_steps": EVAL_STEPS, "learning_rate": 0.02, "pooling": "mean",
+      "num_train_epochs": 4, "eval_steps": EVAL_STEPS,
+      "learning_rate": 0.02, "pooling": "mean",
       "save_checkpoints_steps": SAVE_STEPS, "keep_checkpoint_max": 2,
       "log_steps": 3, "threshold": "tune_per_label", "report": "false",
       "random_seed": 11}
