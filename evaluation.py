@@ -11,7 +11,7 @@ from __future__ import division
 from __future__ import print_function
 
 import collections
-import io
+import contextlib
 import json
 import os
 import sys
@@ -244,6 +244,7 @@ class PredictionWriter(object):
     names = [PREDICTION_FILES[part]] + ([TEST_RESULTS_FILE] if table else [])
     self.paths = [os.path.join(output_dir, name) for name in names]
     self._files = []
+    self._stack = None
 
   def write(self, examples, probabilities):
     """Writes some texts: an iterator of examples, float32 `[n, num_labels]`."""
@@ -256,21 +257,15 @@ class PredictionWriter(object):
         table.write(u"\t".join("%.8g" % value for value in row) + u"\n")
 
   def __enter__(self):
-    for path in self.paths:
-      self._files.append(io.open(path + ".tmp", "w", encoding="utf-8"))
+    with contextlib.ExitStack() as stack:
+      for path in self.paths:
+        self._files.append(stack.enter_context(
+            atomic_files.replacing(path, text=True)))
+      self._stack = stack.pop_all()
     return self
 
-  def __exit__(self, error, *unused_args):
-    for stream in self._files:
-      if error is None:
-        stream.flush()
-        os.fsync(stream.fileno())
-      stream.close()
-    for path in self.paths:
-      if error is None:
-        atomic_files.replace_file(path + ".tmp", path)
-      else:
-        os.remove(path + ".tmp")
+  def __exit__(self, *error):
+    return self._stack.__exit__(*error)
 
 
 def write_predictions(part, examples, outputs, decision, label_list,

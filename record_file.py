@@ -3,7 +3,7 @@
 
 Features are written without padding, a record a window of a text (most texts
 are one). A record file `train.tf_record` stands beside
-`train.tf_record.index.npy` (offset, length and text of each record) and
+`train.tf_record.index.npy` (offset, length, text and CRC-32 of each record) and
 `train.tf_record.json` (fingerprint, counts, sha256), which is written last:
 without it the records are made anew.
 """
@@ -15,6 +15,7 @@ from __future__ import print_function
 import array
 import collections
 import concurrent.futures
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -22,11 +23,14 @@ import signal
 import struct
 import threading
 import time
+import zlib
 
+from absl import logging
 import numpy as np
 import tensorflow.compat.v1 as tf
 
 import atomic_files
+import storage_errors
 import text_features
 
 # Below this, starting processes costs more than they save.
@@ -66,27 +70,44 @@ def file_based_convert_examples_to_features(
   """
   label_map = {label: index for index, label in enumerate(label_list)}
   # array.array keeps a million numbers in 12 MB; a list would take 60.
-  offsets, lengths, texts = (array.array("q"), array.array("i"),
-                             array.array("q"))
+  offsets, lengths, texts, sums = (array.array("q"), array.array("i"),
+                                   array.array("q"), array.array("I"))
   offset = num_examples = num_truncated = num_empty = 0
   settings = (tokenizer, label_map, max_seq_length, long_text)
   temporary = output_file + ".tmp"
-  with tf.io.TFRecordWriter(temporary) as writer:
-    for windows, truncated, empty in _map_chunks(
-        _encode_chunk, settings, examples, num_workers):
+  rows = _map_chunks(_encode_chunk, settings, examples, num_workers)
+  with _open_writer(temporary) as writer:
+    for windows, truncated, empty in rows:
       for record, length in windows:
-        writer.write(record)
+        with storage_errors.naming(temporary):
+          writer.write(record)
         offsets.append(offset)
         lengths.append(length)
         texts.append(num_examples)
+        sums.append(zlib.crc32(record))
         offset += _RECORD_HEADER + len(record) + _RECORD_FOOTER
       num_examples += 1
       num_truncated += truncated
       num_empty += empty
   stats = FeatureStats(num_examples, len(offsets), num_truncated, num_empty)
-  _finish_record_file(temporary, output_file, (offsets, lengths, texts), stats,
-                      fingerprint)
+  _finish_record_file(temporary, output_file, (offsets, lengths, texts, sums),
+                      stats, fingerprint)
   return stats
+
+
+@contextlib.contextmanager
+def _open_writer(path):
+  """A `TFRecordWriter`; a file that could not be finished is removed."""
+  try:
+    with storage_errors.naming(path):
+      writer = tf.io.TFRecordWriter(path)
+    yield writer
+    with storage_errors.naming(path):
+      writer.close()
+  except BaseException:
+    if os.path.exists(path):
+      os.remove(path)
+    raise
 
 
 def _finish_record_file(temporary, output_file, columns, stats, fingerprint):
@@ -95,39 +116,40 @@ def _finish_record_file(temporary, output_file, columns, stats, fingerprint):
   manifest_file = output_file + ".json"
   if os.path.exists(manifest_file):
     os.remove(manifest_file)
-  with open(temporary, "rb+") as written:
-    os.fsync(written.fileno())
+  atomic_files.sync_file(temporary)
   index = np.stack([np.asarray(column, np.int64) for column in columns])
   index_file = output_file + ".index.npy"
-  with open(index_file + ".tmp", "wb") as writer:
+  with atomic_files.replacing(index_file) as writer:
     np.save(writer, index, allow_pickle=False)
-    writer.flush()
-    os.fsync(writer.fileno())
-  atomic_files.replace_file(index_file + ".tmp", index_file)
   atomic_files.replace_file(temporary, output_file)
-  atomic_files.write_text(manifest_file, atomic_files.to_json(dict(
+  atomic_files.write_sealed(manifest_file, dict(
       stats._asdict(),
       fingerprint=fingerprint,
       records_sha256=atomic_files.file_sha256(output_file),
-      index_sha256=atomic_files.file_sha256(index_file))))
+      index_sha256=atomic_files.file_sha256(index_file)))
 
 
 def read_feature_stats(path, fingerprint):
   """Returns the `FeatureStats` of a finished record file of that fingerprint.
 
   Returns None if there is no such file, or it is of other data or settings,
-  or its bytes are not those that were written.
+  or its bytes are not those that were written; the log says which.
   """
+  if not os.path.exists(path + ".json"):
+    return None
   try:
-    manifest = atomic_files.read_json(path + ".json")
+    manifest = atomic_files.read_sealed(path + ".json", True)
     if manifest["fingerprint"] != fingerprint:
+      logging.info("%s is of other data or settings and is made again", path)
       return None
     for key, name in (("records_sha256", path),
                       ("index_sha256", path + ".index.npy")):
       if atomic_files.file_sha256(name) != manifest[key]:
-        return None
+        raise ValueError("%s is not what was written (its sha256 differs)" %
+                         name)
     return FeatureStats(*[manifest[key] for key in FeatureStats._fields])
-  except (EnvironmentError, ValueError, KeyError):
+  except (EnvironmentError, ValueError, KeyError) as error:
+    logging.warning("%s is made again: %s", path, " ".join(str(error).split()))
     return None
 
 
@@ -242,9 +264,12 @@ class RecordFile(object):
       raise ValueError("record file %s is missing." % path)
     self._file = open(path, "rb")
     self._size = os.fstat(self._file.fileno()).st_size
+    self._sums = None
     if os.path.isfile(path + ".index.npy"):
-      self._offsets, self.lengths, self.texts = np.load(
-          path + ".index.npy", allow_pickle=False)
+      columns = self._read_index(path + ".index.npy")
+      self._offsets, self.lengths, self.texts = columns[:3]
+      if len(columns) > 3:
+        self._sums = columns[3]
     else:
       self._offsets = np.asarray(list(self._find_offsets()), np.int64)
       self.lengths = np.asarray(
@@ -260,6 +285,23 @@ class RecordFile(object):
 
   def __len__(self):
     return len(self._offsets)
+
+  def _read_index(self, index_file):
+    """The columns of the index; ValueError if it is not what was written."""
+    manifest_file = self._path + ".json"
+    try:
+      if os.path.isfile(manifest_file) and atomic_files.file_sha256(
+          index_file) != atomic_files.read_json(manifest_file).get(
+              "index_sha256"):
+        raise ValueError("its sha256 differs from the one in %s" %
+                         manifest_file)
+      columns = np.load(index_file, allow_pickle=False)
+      if columns.ndim != 2 or len(columns) < 3:
+        raise ValueError("it has not 3 columns or more")
+      return columns
+    except (ValueError, EOFError) as error:
+      raise ValueError("%s is broken (%s); remove it and its record file to "
+                       "have them made again." % (index_file, error))
 
   def _find_offsets(self):
     """Yields where each record begins, from the lengths that precede them."""
@@ -282,6 +324,10 @@ class RecordFile(object):
     offset = int(self._offsets[number])
     size = self._record_size(offset)
     data = os.pread(self._file.fileno(), size, offset + _RECORD_HEADER)
+    if self._sums is not None and zlib.crc32(data) != self._sums[number]:
+      raise ValueError("record file %s is broken at byte %d (a checksum "
+                       "differs); it is made again at the next start." % (
+                           self._path, offset))
     feature = tf.train.Example.FromString(data).features.feature
     length = sum(feature["input_mask"].int64_list.value)
     values = {key: list(feature[key].int64_list.value) for key in (

@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of files that a kill leaves whole."""
 
+import errno
+import hashlib
+import json
 import os
+import stat
 
 import pytest
 
 import atomic_files
+import tiny_bert
 
 
 def read_bytes(path):
@@ -29,6 +34,92 @@ def test_text_is_replaced_whole(tmp_path, monkeypatch):
   assert read_bytes(path) == b"\xe4\xba\x8c\r\n"
 
 
+@pytest.mark.parametrize("name", ["fsync", "replace"])
+def test_what_cannot_be_synced_takes_no_place(tmp_path, monkeypatch, name):
+  path = str(tmp_path / "x")
+  atomic_files.write_text(path, u"one")
+
+  def fail(*unused_args):
+    raise OSError(errno.EIO, "Input/output error")
+
+  monkeypatch.setattr(os, name, fail)
+  with pytest.raises(OSError) as raised:
+    atomic_files.write_text(path, u"two")
+  assert raised.value.filename == path
+  assert read_bytes(path) == b"one" and os.listdir(str(tmp_path)) == ["x"]
+
+
+def test_file_then_rename_then_folder(tmp_path, monkeypatch):
+  order = []
+  fsync, replace = os.fsync, os.replace
+
+  def kind(descriptor):
+    return "folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file"
+
+  monkeypatch.setattr(os, "fsync", lambda descriptor: (
+      order.append(kind(descriptor)), fsync(descriptor)))
+  monkeypatch.setattr(os, "replace", lambda a, b: (
+      order.append("rename"), replace(a, b)))
+  atomic_files.write_text(str(tmp_path / "x"), u"one")
+  with atomic_files.replacing(str(tmp_path / "y"), text=True) as writer:
+    writer.write(u"\u4e8c\r\n")
+  atomic_files.copy_file(str(tmp_path / "x"), str(tmp_path / "z"))
+  assert order == ["file", "rename", "folder"] * 3
+  assert read_bytes(str(tmp_path / "y")) == b"\xe4\xba\x8c\r\n"
+  assert read_bytes(str(tmp_path / "z")) == b"one"
+
+
+def test_a_folder_that_cannot_be_synced(tmp_path, monkeypatch):
+  for number, raises in ((errno.EINVAL, False), (errno.EIO, True)):
+    def fail(unused_descriptor, number=number):
+      raise OSError(number, "no")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    if raises:
+      with pytest.raises(OSError):
+        atomic_files.sync_folder(str(tmp_path))
+    else:
+      atomic_files.sync_folder(str(tmp_path))
+
+
+def test_a_sealed_file(tmp_path):
+  path = str(tmp_path / "x")
+  value = {"b": [1, 0.1, None], "a": u"\u4e8c", "sha256": "of old"}
+  atomic_files.write_sealed(path, value)
+  del value["sha256"]
+  assert atomic_files.read_sealed(path, True) == value
+  text = read_bytes(path).decode("utf-8")
+  plain = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
+  assert json.loads(text)["sha256"] == hashlib.sha256(
+      (plain + "\n").encode("utf-8")).hexdigest()
+  # As another program may have laid it out.
+  tiny_bert.write_text(path, json.dumps(json.loads(text)))
+  assert atomic_files.read_sealed(path, True) == value
+
+
+@pytest.mark.parametrize("old,new", [
+    (u"0.1", u"0.2"), (u"null", u"NaN"), (u'"a"', u'"c"'),
+    (u'"sha256"', u'"sha257"'), (u"\u4e8c", u"\u4e09"),
+    (u'"b"', u'"a": "\u4e09", "b"')])
+def test_a_changed_sealed_file(tmp_path, old, new):
+  path = str(tmp_path / "x")
+  atomic_files.write_sealed(path, {"b": [1, 0.1, None], "a": u"\u4e8c"})
+  text = read_bytes(path).decode("utf-8")
+  assert old in text
+  tiny_bert.write_text(path, text.replace(old, new, 1))
+  with pytest.raises(ValueError) as raised:
+    atomic_files.read_sealed(path, True)
+  assert path + " has been changed" in str(raised.value)
+
+
+def test_what_was_never_sealed(tmp_path):
+  path = str(tmp_path / "x")
+  tiny_bert.write_text(path, u'{"a": 1}')
+  assert atomic_files.read_sealed(path) == {"a": 1}
+  with pytest.raises(ValueError, match="has been changed"):
+    atomic_files.read_sealed(path, True)
+
+
 def test_json(tmp_path):
   path = str(tmp_path / "x")
   value = {"b": [1, 0.5, None], "a": u"\u4e8c"}
@@ -42,7 +133,8 @@ def test_json(tmp_path):
 
 @pytest.mark.parametrize("content,words", [
     (b"", "is not JSON"), (b"{", "is not JSON"), (b"\xff", "is not JSON"),
-    (b"[]", "holds no JSON object"), (b"3", "holds no JSON object")])
+    (b"[" * 100000, "is not JSON"), (b"[]", "holds no JSON object"),
+    (b"3", "holds no JSON object")])
 def test_what_is_no_json_object(tmp_path, content, words):
   (tmp_path / "x").write_bytes(content)
   with pytest.raises(ValueError) as raised:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of features on disk: record files, and what makes them valid."""
 
+import binascii
 import collections
 import json
 import os
@@ -14,6 +15,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import record_file
+import storage_errors
 import text_features
 import tiny_bert
 from word_records import CLS
@@ -51,14 +53,16 @@ def test_records_have_the_original_keys(tmp_path):
 def test_index_and_manifest(tmp_path):
   path = tmp_path / "r"
   write(path, [example(i) for i in range(20)], fingerprint="print")
-  offsets, lengths, texts = np.load(str(path) + ".index.npy")
+  offsets, lengths, texts, sums = np.load(str(path) + ".index.npy")
   assert texts.tolist() == list(range(20))
   assert lengths.tolist() == [i % 7 + 3 for i in range(20)]
   data = read_bytes(path)
   position = 0
-  for offset in offsets:
+  for offset, checksum in zip(offsets, sums):
     assert offset == position
-    position += 16 + struct.unpack_from("<Q", data, position)[0]
+    size, = struct.unpack_from("<Q", data, position)
+    assert binascii.crc32(data[position + 12:position + 12 + size]) == checksum
+    position += 16 + size
   assert position == len(data)
   manifest = json.loads(tiny_bert.read_text(str(path) + ".json"))
   assert manifest["fingerprint"] == "print"
@@ -188,9 +192,7 @@ def test_damaged_records_are_made_anew(tmp_path, suffix, damage):
   damaged = tmp_path / ("r" + suffix)
   data = bytearray(read_bytes(damaged))
   if damage == "flip":
-    # In the manifest, a byte that matters: of the fingerprint or a sum.
-    place = data.index(b"sha256") + 10 if suffix == ".json" else len(data) // 2
-    data[place] ^= 1
+    data[len(data) // 2] ^= 1
   elif damage == "cut":
     data = data[:-5]
   elif damage == "empty":
@@ -202,6 +204,67 @@ def test_damaged_records_are_made_anew(tmp_path, suffix, damage):
   assert record_file.read_feature_stats(str(tmp_path / "r"), "f") is None
   stats = write(tmp_path / "r", [example(i) for i in range(10)])
   assert record_file.read_feature_stats(str(tmp_path / "r"), "f") == stats
+
+
+@pytest.mark.parametrize("key,value", [
+    ("num_truncated", 7), ("num_records", 9), ("fingerprint", "g"),
+    ("index_sha256", "0" * 64)])
+def test_a_changed_manifest_is_noticed(tmp_path, key, value):
+  write(tmp_path / "r", [example(i) for i in range(10)])
+  path = tmp_path / "r.json"
+  manifest = json.loads(tiny_bert.read_text(path))
+  assert manifest[key] != value
+  manifest[key] = value
+  tiny_bert.write_text(path, json.dumps(manifest))
+  assert record_file.read_feature_stats(str(tmp_path / "r"), "f") is None
+  assert record_file.read_feature_stats(str(tmp_path / "r"), "g") is None
+
+
+def test_damage_while_a_file_is_open_is_noticed(tmp_path):
+  path = tmp_path / "r"
+  write(path, [example(i) for i in range(10)])
+  records = record_file.RecordFile(str(path))
+  with open(str(path), "rb+") as writer:
+    # The first id of the last record; the index says where that begins.
+    writer.seek(os.path.getsize(str(path)) - 8)
+    byte = writer.read(1)
+    writer.seek(-1, os.SEEK_CUR)
+    writer.write(bytes([byte[0] ^ 4]))
+  assert len(records.read(8).input_ids) == 4
+  with pytest.raises(ValueError, match="is broken at byte .*checksum differs"):
+    records.read(9)
+  records.close()
+
+
+@pytest.mark.parametrize("damage", [
+    lambda data: data[:-1] + bytes([data[-1] ^ 1]), lambda data: data[:-9],
+    lambda data: b"", lambda data: bytes(len(data))])
+@pytest.mark.parametrize("with_manifest", [True, False])
+def test_a_damaged_index_is_noticed_when_a_file_is_opened(
+    tmp_path, damage, with_manifest):
+  path = tmp_path / "r"
+  write(path, [example(i) for i in range(10)])
+  index = tmp_path / "r.index.npy"
+  index.write_bytes(damage(read_bytes(index)))
+  if not with_manifest:
+    os.remove(str(path) + ".json")
+  try:
+    records = record_file.RecordFile(str(path))
+  except ValueError as error:
+    assert "r.index.npy is broken" in str(error)
+  else:
+    assert not with_manifest  # a checksum that differs is found in reading
+    with pytest.raises(ValueError, match="checksum differs"):
+      records.read(9)
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+  os.symlink("/dev/full", str(tmp_path / "r.tmp"))
+  with pytest.raises(storage_errors.StorageError) as raised:
+    write(tmp_path / "r", [example(i) for i in range(10)])
+  assert str(raised.value) == (
+      "%s cannot be written: No space left on device" % (tmp_path / "r.tmp"))
+  assert os.listdir(str(tmp_path)) == []
 
 
 def test_a_failure_on_the_way_leaves_no_valid_records(tmp_path):
