@@ -96,7 +96,8 @@ class DevEvaluation(object):
     self._evaluate = evaluate
     self._num_train_steps = num_train_steps
     self._patience = patience
-    known = model_dir.best_checkpoint(output_dir)
+    self._fingerprint = model_dir.run_identity(output_dir).fingerprint
+    known = model_dir.read_best(output_dir)
     self._evaluations = [
         collections.OrderedDict(
             (key, float("nan") if value is None else value)
@@ -133,16 +134,16 @@ class DevEvaluation(object):
   def commit(self):
     """Writes best_checkpoint.json; the checkpoint it names must be there."""
     best = choose(self._evaluations, self.metric).best
-    atomic_files.write_text(
-        os.path.join(self._output_dir, model_dir.BEST_CHECKPOINT_FILE),
-        atomic_files.to_json({
+    atomic_files.write_sealed(
+        os.path.join(self._output_dir, model_dir.BEST_CHECKPOINT_FILE), {
+            "fingerprint": self._fingerprint,
             "checkpoint": "model.ckpt-%d" % best["step"],
             "step": best["step"],
             "metric": self.metric,
             "value": _for_json(best[self.metric]),
             "evaluations": [
                 {key: _for_json(value) for key, value in values.items()}
-                for values in self._evaluations]}))
+                for values in self._evaluations]})
 
 
 def _for_json(value):

@@ -3,7 +3,8 @@
 
 A user's mistake raises `ValueError` anywhere and ends here as one sentence on
 stderr with exit status 2; a failure while running ends with 1; an interrupted
-run with 128 + signal number. `--debug` shows the traceback.
+run with 128 + signal number, and one whose time is over with 75, sysexits.h's
+EX_TEMPFAIL: the same command goes on. `--debug` shows the traceback.
 """
 
 from __future__ import absolute_import
@@ -33,6 +34,13 @@ class Interrupted(Exception):
   def __init__(self, signal_number, message):
     super(Interrupted, self).__init__(message)
     self.signal_number = signal_number
+    self.exit_status = 128 + signal_number
+
+
+class OutOfTime(Exception):
+  """The run has had its time and has saved what there was to save."""
+
+  exit_status = 75
 
 
 def quiet_tensorflow():
@@ -84,8 +92,8 @@ def _exit_status(main, argv):
     main(argv)
     sys.stdout.flush()
     return 0
-  except Interrupted as interrupted:
-    return _report(interrupted, 128 + interrupted.signal_number)
+  except (Interrupted, OutOfTime) as interrupted:
+    return _report(interrupted, interrupted.exit_status)
   except KeyboardInterrupt:
     return _report("interrupted", 130)
   except BrokenPipeError:
@@ -122,8 +130,8 @@ def _sentence(error):
     return "%s%s" % (error.strerror,
                      ": %s" % error.filename if error.filename else "")
   # What the library raises explains itself; the name helps with the rest.
-  if isinstance(error, (ValueError, Interrupted, flags.Error, RuntimeError,
-                        FloatingPointError)):
+  if isinstance(error, (ValueError, Interrupted, OutOfTime, flags.Error,
+                        RuntimeError, FloatingPointError)):
     return text or type(error).__name__
   return "%s: %s" % (type(error).__name__, text[:600])
 

@@ -119,11 +119,13 @@ class InferenceModel(object):
           for variable in self._variables])
     self.graph.finalize()
 
-  def load(self, checkpoint):
+  def load(self, checkpoint, check_weights=True):
     """Restores a checkpoint into a session of its own.
 
     Args:
       checkpoint: str, prefix.
+      check_weights: bool, whether each weight is looked at; TensorFlow's
+        checksums are checked in any case.
 
     Returns:
       `LoadedWeights`.
@@ -137,18 +139,20 @@ class InferenceModel(object):
     session = tf.Session(graph=self.graph, config=self._config)
     try:
       _check_device(session, self._device)
-      self._restore(session, checkpoint)
+      self._restore(session, checkpoint, check_weights)
     except BaseException:
       session.close()
       raise
     return LoadedWeights(self, session, checkpoint, identity)
 
-  def _restore(self, session, checkpoint):
-    """Fills the variables of a session and looks at every number."""
+  def _restore(self, session, checkpoint, check_weights):
+    """Fills the variables of a session, and looks at every number."""
     modeling.restore_checkpoint(
         session, self._saver, self._variables, checkpoint, "%s and %s of the "
         "directory must be those that it was trained with" % (
             trained_directory.BERT_CONFIG_FILE, trained_directory.LABELS_FILE))
+    if not check_weights:
+      return
     try:
       session.run(self._check_weights)
     except tf.errors.InvalidArgumentError as error:

@@ -9,7 +9,10 @@ Beside TensorFlow's checkpoints (`model.ckpt-<step>`, `checkpoint`):
   model_settings.json  how texts become ids, the head, thresholds, the run
   best_checkpoint.json the checkpoint that did best on dev, if that was asked
 
-so that prediction and export need the directory and nothing else.
+so that prediction and export need the directory and nothing else. A file that
+was changed, or is of another run, is refused: model_settings.json holds the
+sha256 of the others, of the rest of itself, and the run's fingerprint, which
+the checkpoints and best_checkpoint.json hold, too.
 """
 
 from __future__ import absolute_import
@@ -17,40 +20,35 @@ from __future__ import division
 from __future__ import print_function
 
 import collections
-import contextlib
+import hashlib
 import json
 import os
-import platform
 import re
-import shutil
 
-try:
-  import fcntl
-except ImportError:  # not on Windows, where nothing keeps others out
-  fcntl = None
-
-import tensorflow.compat.v1 as tf
+from absl import logging
 
 import atomic_files
+import checkpoint_files
 import modeling
 import multilabel_thresholds
+# Whose a directory is can be asked here, too.
+# pylint: disable=unused-import
+from output_directory import LOCK_FILE
+from output_directory import SETTINGS_FILE
+from output_directory import begun_files
+from output_directory import check_output_dir
+from output_directory import is_trained
+from output_directory import lock
+from output_directory import remove_temporary_files
 import text_features
 import tokenization
 
 BERT_CONFIG_FILE = "bert_config.json"
 VOCAB_FILE = "vocab.txt"
 LABELS_FILE = "labels.txt"
-SETTINGS_FILE = "model_settings.json"
 BEST_CHECKPOINT_FILE = "best_checkpoint.json"
-LOCK_FILE = ".lock"
-# 1 had one threshold and cut every long text at its end.
-FORMAT_VERSION = 2
-
-# What a run leaves in its directory before model_settings.json is there, and
-# what an operating system puts into any directory.
-_OWN_FILES = re.compile(
-    r"(bert_config\.json|vocab\.txt|labels\.txt|.*\.tf_record(\..*)?|.*\.tmp|"
-    r"events\.out\.tfevents\..*|lost\+found|\..*)$")
+# 1 had one threshold and cut every long text at its end; 2 no sha256 of itself.
+FORMAT_VERSION = 3
 
 # Settings that make the model what it is: another value is another model.
 MODEL_SETTINGS = ("do_lower_case", "max_seq_length", "pooling", "loss",
@@ -62,6 +60,8 @@ _VERSION_1 = {"threshold_kind": "fixed", "top_k": None,
               "stride": 0, "window_pooling": "max"}
 
 THRESHOLD_KINDS = ("fixed", "tune", "tune_per_label")
+
+list_checkpoints = checkpoint_files.list_checkpoints
 
 # Keys of model_settings.json that hold the sha256 of the files beside it.
 _HASHED_FILES = (("bert_config_sha256", BERT_CONFIG_FILE),
@@ -90,7 +90,8 @@ class TrainedModel(collections.namedtuple(
         "long_text", "stride", "window_pooling")])
 
 
-def write(output_dir, bert_config, vocab_file, labels, settings):
+def write(output_dir, bert_config, vocab_file, labels, settings,
+          earlier_runs=()):
   """Writes all but the checkpoints; model_settings.json comes last.
 
   Args:
@@ -98,28 +99,49 @@ def write(output_dir, bert_config, vocab_file, labels, settings):
     bert_config: `modeling.BertConfig`.
     vocab_file: str, path of the vocabulary to copy.
     labels: list of str.
-    settings: dict that JSON can hold, with the keys of `MODEL_SETTINGS`.
+    settings: dict that JSON can hold, with the keys of `MODEL_SETTINGS`; with
+      `run`, what decides a run's weights, checkpoints are tied to it.
+    earlier_runs: `checkpoint_files.RunIdentity.earlier`.
   """
   settings = dict(_VERSION_1, **dict({"threshold": 0.5}, **settings))
-  atomic_files.write_text(os.path.join(output_dir, BERT_CONFIG_FILE),
-                          bert_config.to_json_string())
+  _write_if_new(os.path.join(output_dir, BERT_CONFIG_FILE),
+                bert_config.to_json_string())
   target = os.path.join(output_dir, VOCAB_FILE)
   if not (os.path.exists(target) and os.path.samefile(vocab_file, target)):
-    shutil.copyfile(vocab_file, target + ".tmp")
-    atomic_files.replace_file(target + ".tmp", target)
-  atomic_files.write_text(os.path.join(output_dir, LABELS_FILE),
-                          "".join(label + "\n" for label in labels))
-  hashes = {key: atomic_files.file_sha256(os.path.join(output_dir, name))
-            for key, name in _HASHED_FILES}
-  write_settings(output_dir, dict(
-      settings, format_version=FORMAT_VERSION, num_labels=len(labels),
-      **hashes))
+    atomic_files.copy_file(vocab_file, target)
+  _write_if_new(os.path.join(output_dir, LABELS_FILE),
+                "".join(label + "\n" for label in labels))
+  settings.update((key, atomic_files.file_sha256(os.path.join(
+      output_dir, name))) for key, name in _HASHED_FILES)
+  settings["num_labels"] = len(labels)
+  settings["fingerprint"] = _fingerprint(settings)
+  settings["earlier_runs"] = [
+      part for part in earlier_runs
+      if part["fingerprint"] != settings["fingerprint"]]
+  write_settings(output_dir, dict(settings, format_version=FORMAT_VERSION))
+
+
+def _write_if_new(path, text):
+  """Leaves a file alone that model_settings.json may hold the sha256 of."""
+  data = text.encode("utf-8")
+  if not os.path.isfile(path) or atomic_files.file_sha256(
+      path) != hashlib.sha256(data).hexdigest():
+    atomic_files.write_text(path, text)
+
+
+def _fingerprint(settings):
+  """Hex digest of what decides a run's weights; None if that is not told."""
+  if settings.get("run") is None:
+    return None
+  keys = MODEL_SETTINGS + ("num_labels", "run") + tuple(
+      key for key, _ in _HASHED_FILES)
+  return hashlib.sha256(atomic_files.to_json({
+      key: settings[key] for key in keys}).encode("utf-8")).hexdigest()
 
 
 def write_settings(output_dir, settings):
   """Writes model_settings.json, JSON with sorted keys."""
-  atomic_files.write_text(os.path.join(output_dir, SETTINGS_FILE),
-                          atomic_files.to_json(settings))
+  atomic_files.write_sealed(os.path.join(output_dir, SETTINGS_FILE), settings)
 
 
 def read(model_dir):
@@ -176,15 +198,23 @@ def _read_settings(path):
     raise ValueError("%s is of format %d, written by a newer version of this "
                      "program (this one reads up to %d)." % (
                          path, version, FORMAT_VERSION))
+  try:
+    settings = atomic_files.read_sealed(path, version == FORMAT_VERSION)
+  except ValueError as error:
+    raise ValueError("%s; bring back what was written. Thresholds are changed "
+                     "by --threshold, not in the file." % error)
   if version == 1:
     settings = dict(_VERSION_1, **settings)
+  for key, value in (("fingerprint", None), ("earlier_runs", [])):
+    settings.setdefault(key, value)
   expected = {"do_lower_case": bool, "max_seq_length": int, "pooling": str,
               "loss": str, "num_labels": int, "vocab_sha256": str,
               "labels_sha256": str, "bert_config_sha256": str,
               "threshold": (int, float, list), "format_version": int,
               "threshold_kind": str, "top_k": (int, type(None)),
               "always_one_label": bool, "long_text": str, "stride": int,
-              "window_pooling": str}
+              "window_pooling": str, "fingerprint": (str, type(None)),
+              "earlier_runs": list}
   for key in sorted(expected):
     if key not in settings or not _is(settings[key], expected[key]):
       raise ValueError("%s: %s is %s; it is missing or of the wrong type." % (
@@ -300,91 +330,69 @@ def _label_difference(there, here):
       ", only here: %s" % ", ".join(new[:3]) if new else "")
 
 
-def is_trained(output_dir):
-  """Whether a run has been started in that directory."""
-  return os.path.isfile(os.path.join(output_dir, SETTINGS_FILE))
-
-
-def check_output_dir(output_dir):
-  """Raises ValueError for a directory that is not ours to write into."""
-  # lexists: a link to nothing is in the way, too.
-  if os.path.lexists(output_dir) and not os.path.isdir(output_dir):
-    raise ValueError("output_dir %s is a file; name a directory." % output_dir)
-  if re.search(r"[*?\[\]\\]", output_dir):
-    raise ValueError(
-        "output_dir %s has one of the characters * ? [ ] \\ in its name, which "
-        "TensorFlow takes for a pattern; name another directory." % output_dir)
-  if os.path.isdir(output_dir) and not is_trained(output_dir):
-    foreign = sorted(name for name in os.listdir(output_dir)
-                     if not _OWN_FILES.match(name))
-    if foreign:
-      raise ValueError(
-          "output_dir %s is not empty and no training run made it (it holds "
-          "%s); name a new or empty directory." % (
-              output_dir, ", ".join(foreign[:3])))
-  folder = atomic_files.unwritable_folder(output_dir)
-  if folder:
-    raise ValueError("output_dir %s cannot be written: no right to write into "
-                     "%s." % (output_dir, folder))
-
-
-@contextlib.contextmanager
-def lock(output_dir):
-  """Makes the directory, and keeps other runs out of it meanwhile.
-
-  The kernel frees the lock when its holder ends, however it ends.
-
-  Args:
-    output_dir: str.
+def run_identity(model_dir):
+  """Which checkpoints belong into a directory: `checkpoint_files.RunIdentity`.
 
   Raises:
-    ValueError: another process holds it; names its pid and host.
+    ValueError: model_settings.json is broken.
   """
-  if not os.path.isdir(output_dir):
-    os.makedirs(output_dir)
-  with open(os.path.join(output_dir, LOCK_FILE), "a+") as holder:
-    if fcntl is not None:
-      try:
-        fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      except EnvironmentError:
-        holder.seek(0)
-        raise ValueError("output_dir %s is in use by another run (%s); wait "
-                         "for it, or name another --output_dir." % (
-                             output_dir, holder.read().strip() or "unknown"))
-    holder.truncate(0)
-    holder.write("pid %d on %s" % (os.getpid(), platform.node()))
-    holder.flush()
-    yield
+  if not is_trained(model_dir):
+    return checkpoint_files.UNKNOWN_RUN
+  settings = _read_settings(os.path.join(model_dir, SETTINGS_FILE))
+  return checkpoint_files.RunIdentity(settings["fingerprint"],
+                                      settings["earlier_runs"])
+
+
+def earlier_runs(output_dir):
+  """`RunIdentity.earlier` of a run that goes on with other settings."""
+  run = run_identity(output_dir)
+  steps = [checkpoint_files.checkpoint_step(prefix) for prefix in
+           checkpoint_files.finished_checkpoints(output_dir, run)]
+  if not steps:
+    return list(run.earlier)
+  return list(run.earlier) + [
+      {"fingerprint": run.fingerprint, "last_step": max(steps)}]
+
+
+def has_checkpoint(model_dir):
+  """Whether there is a checkpoint, whole or not."""
+  run = run_identity(model_dir)
+  return bool(checkpoint_files.finished_checkpoints(model_dir, run) or
+              os.path.exists(os.path.join(
+                  model_dir, checkpoint_files.STATE_FILE)))
 
 
 def latest_checkpoint(model_dir):
   """Returns the prefix of the newest checkpoint, or None if there is none.
 
+  Only that its files are there is looked at.
+
   Raises:
-    ValueError: the file `checkpoint` cannot be read, or names one that is not
-      there; training must not begin anew because of that.
+    ValueError: the file `checkpoint` cannot be read, or a file of the newest
+      checkpoint is missing.
   """
-  state_file = os.path.join(model_dir, "checkpoint")
-  if not os.path.exists(state_file):
-    return _newest_checkpoint(model_dir)
-  try:
-    state = tf.train.get_checkpoint_state(model_dir)
-  except ValueError:
-    state = None
-  if state is None or not state.model_checkpoint_path:
-    raise ValueError("%s is broken; remove it to go on from the newest "
-                     "checkpoint there." % state_file)
-  for suffix in (".index", ".data-00000-of-00001"):
-    if not os.path.isfile(state.model_checkpoint_path + suffix):
+  run = run_identity(model_dir)
+  finished = checkpoint_files.finished_checkpoints(model_dir, run)
+  named = checkpoint_files.read_state(model_dir)
+  if named is not None and run.fingerprint is None:
+    newest = named
+  else:
+    # The file may lag behind, and may be damaged; the identities are not.
+    newest = max(finished + [named] * (named is not None), default=None,
+                 key=checkpoint_files.checkpoint_step)
+  if newest is None:
+    return None
+  for suffix in (checkpoint_files.INDEX, checkpoint_files.DATA):
+    if not os.path.isfile(newest + suffix):
       raise ValueError(
-          "%s names the checkpoint %s, but %s%s is missing; bring it back, or "
-          "remove %s to go on from the newest checkpoint there." % (
-              state_file, os.path.basename(state.model_checkpoint_path),
-              state.model_checkpoint_path, suffix, state_file))
-  return state.model_checkpoint_path
+          "the newest checkpoint of %s is %s, but %s%s is missing; bring it "
+          "back, train on from an older one, or take the newest whole one with "
+          "--allow_older_checkpoint." % (
+              model_dir, os.path.basename(newest), newest, suffix))
+  return newest
 
 
-def best_checkpoint(model_dir):
+def read_best(model_dir):
   """Returns the content of best_checkpoint.json, or None if there is none.
 
   Returns:
@@ -392,12 +400,18 @@ def best_checkpoint(model_dir):
     `metric`, `value`, `evaluations` (list of dict, one an evaluation on dev).
 
   Raises:
-    ValueError: the file is broken, or names a checkpoint that is not there.
+    ValueError: the file is broken, or is of another run.
   """
   path = os.path.join(model_dir, BEST_CHECKPOINT_FILE)
   if not os.path.exists(path):
     return None
-  best = atomic_files.read_json(path)
+  run = run_identity(model_dir)
+  way_out = ("bring back what was written, or remove it to do without what was "
+             "found on dev until now")
+  try:
+    best = atomic_files.read_sealed(path, run.needs_identity(0))
+  except ValueError as error:
+    raise ValueError("%s; %s." % (error, way_out))
   expected = {"checkpoint": str, "step": int, "metric": str,
               "value": (int, float, type(None)), "evaluations": list}
   for key in sorted(expected):
@@ -407,40 +421,82 @@ def best_checkpoint(model_dir):
   if not re.match(r"model\.ckpt-\d+$", best["checkpoint"]):
     raise ValueError("%s: checkpoint is %s; it must be a name like "
                      "model.ckpt-100." % (path, json.dumps(best["checkpoint"])))
-  for suffix in (".index", ".data-00000-of-00001"):
+  if not run.owns(best.get("fingerprint"), 0):
+    raise ValueError("%s is of another run than %s; %s." % (
+        path, SETTINGS_FILE, way_out))
+  return best
+
+
+def best_checkpoint(model_dir):
+  """`read_best`; ValueError if the checkpoint that it names is not there."""
+  best = read_best(model_dir)
+  for suffix in (checkpoint_files.INDEX, checkpoint_files.DATA) if best else ():
     name = best["checkpoint"] + suffix
     if not os.path.isfile(os.path.join(model_dir, name)):
       raise ValueError(
           "%s names the checkpoint %s, but %s is missing; bring it back, or "
           "remove %s to use the newest checkpoint." % (
-              path, best["checkpoint"], name, BEST_CHECKPOINT_FILE))
+              os.path.join(model_dir, BEST_CHECKPOINT_FILE),
+              best["checkpoint"], name, BEST_CHECKPOINT_FILE))
   return best
 
 
-def prediction_checkpoint(model_dir):
-  """The prefix to predict with: the best on dev, else the newest, else None."""
-  best = best_checkpoint(model_dir)
-  if best is None:
-    return latest_checkpoint(model_dir)
-  return os.path.join(model_dir, best["checkpoint"])
+def prediction_checkpoint(model_dir, allow_older=False, verify=True):
+  """The prefix to predict with: the best on dev, else the newest, else None.
+
+  Args:
+    model_dir: str.
+    allow_older: bool, whether the newest whole checkpoint may take the place
+      of one that is broken; a warning says so.
+    verify: bool, whether the checkpoint's identity is looked at.
+
+  Raises:
+    ValueError: what would be taken is broken, or of another run.
+  """
+  try:
+    best = best_checkpoint(model_dir)
+    chosen = (latest_checkpoint(model_dir) if best is None else
+              os.path.join(model_dir, best["checkpoint"]))
+    if chosen is not None and verify:
+      check_checkpoint_identity(model_dir, chosen)
+    if chosen is None or not allow_older:
+      return chosen
+    problem = checkpoint_files.find_problem(chosen, run_identity(model_dir),
+                                            True)
+    if problem is None:
+      return chosen
+  except ValueError as error:
+    if not allow_older:
+      raise
+    problem = str(error)
+  return _newest_good_checkpoint(model_dir, problem)
 
 
-def _newest_checkpoint(model_dir):
-  """The whole checkpoint of the highest step, without the state file."""
-  for prefix in reversed(list_checkpoints(model_dir)):
-    try:
-      tf.train.load_checkpoint(prefix)
+def check_checkpoint_identity(model_dir, checkpoint):
+  """Raises ValueError for a checkpoint that is changed or of another run.
+
+  One from elsewhere is the caller's to know.
+  """
+  folder, name = os.path.split(checkpoint)
+  if os.path.realpath(folder) != os.path.realpath(model_dir) or not re.match(
+      r"model\.ckpt-\d+$", name):
+    return
+  problem = checkpoint_files.find_problem(checkpoint, run_identity(model_dir))
+  if problem:
+    raise ValueError(
+        "checkpoint %s cannot be trusted: %s; bring its files back, or take "
+        "the newest whole one with --allow_older_checkpoint." % (
+            checkpoint, problem.rstrip(".")))
+
+
+def _newest_good_checkpoint(model_dir, problem):
+  """The newest checkpoint that is whole; a warning names it and `problem`."""
+  run = run_identity(model_dir)
+  for prefix in reversed(
+      checkpoint_files.finished_checkpoints(model_dir, run)):
+    if checkpoint_files.find_problem(prefix, run, True) is None:
+      logging.warning("%s Taking %s instead.", problem.rstrip(".") + ".",
+                      prefix)
       return prefix
-    except (tf.errors.OpError, ValueError, RuntimeError):
-      pass  # A kill cut it off before the state file named it.
-  return None
-
-
-def list_checkpoints(model_dir):
-  """Returns the prefixes of the checkpoints that are there, oldest first."""
-  names = os.listdir(model_dir) if os.path.isdir(model_dir) else []
-  matches = [re.match(r"(model\.ckpt-(\d+))\.index$", name) for name in names]
-  prefixes = [os.path.join(model_dir, match.group(1)) for match in sorted(
-      filter(None, matches), key=lambda match: int(match.group(2)))]
-  return [prefix for prefix in prefixes
-          if os.path.isfile(prefix + ".data-00000-of-00001")]
+  raise ValueError("%s No other checkpoint of %s is whole." % (
+      problem.rstrip(".") + ".", model_dir))

@@ -48,7 +48,8 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu,
 
 
 def create_train_op(loss, init_lr, num_train_steps, num_warmup_steps,
-                    learning_rate_scale=None, bias_correction=False):
+                    learning_rate_scale=None, bias_correction=False,
+                    skip_nonfinite=False):
   """As `create_optimizer`; returns what is worth logging beside the op.
 
   Args:
@@ -58,6 +59,8 @@ def create_train_op(loss, init_lr, num_train_steps, num_warmup_steps,
     num_warmup_steps: see `create_optimizer`.
     learning_rate_scale: see `AdamWeightDecayOptimizer`.
     bias_correction: bool, see `AdamWeightDecayOptimizer`.
+    skip_nonfinite: bool, whether a step whose loss or gradient is no number
+      moves nothing but the global step.
 
   Returns:
     `TrainOp(train_op, learning_rate, grad_norm)`; the last two are float
@@ -81,6 +84,9 @@ def create_train_op(loss, init_lr, num_train_steps, num_warmup_steps,
   # Pre-training clipped at 1.0, so fine-tuning does. A gather's gradient
   # counts its rows before they are summed up, as in the original.
   (grads, grad_norm) = tf.clip_by_global_norm(grads, clip_norm=CLIP_NORM)
+  if skip_nonfinite:
+    grads = optimizer.stand_still_unless(tf.logical_and(
+        tf.is_finite(loss), tf.is_finite(grad_norm)), grads)
   update = optimizer.apply_gradients(
       zip(grads, tvars), global_step=global_step)
   # apply_gradients leaves the step alone, as the original's does; it moves
@@ -173,6 +179,30 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
     if bias_correction_step is not None:
       step = tf.cast(bias_correction_step, tf.float32)
       self.beta_powers = (tf.pow(beta_1, step), tf.pow(beta_2, step))
+
+  def stand_still_unless(self, condition, grads):
+    """Lets an update change no bit of weights and moments where it is false.
+
+    The kernels run all the same, with rates of 0 and moments that do not decay:
+    a branch would need another form for each kind of variable.
+
+    Args:
+      condition: bool scalar tensor.
+      grads: list of gradients; None among them is left.
+
+    Returns:
+      The gradients to apply, zeros where it is false.
+    """
+    def unless(value, other):
+      return tf.where_v2(condition, value, other)
+
+    self.learning_rate = unless(self.learning_rate, 0.0)
+    self.beta_1 = unless(tf.constant(self.beta_1), 1.0)
+    self.beta_2 = unless(tf.constant(self.beta_2), 1.0)
+    dense = [None if grad is None else tf.convert_to_tensor(grad)
+             for grad in grads]
+    return [None if grad is None else unless(grad, tf.zeros_like(grad))
+            for grad in dense]
 
   def apply_gradients(self, grads_and_vars, global_step=None, name=None):
     """Makes the op that updates the variables.

@@ -68,7 +68,8 @@ class SessionPredictor(object):
   """
 
   def __init__(self, model_dir, batch_size=32, device=None,
-               inter_op_threads=None, intra_op_threads=None, checkpoint=None):
+               inter_op_threads=None, intra_op_threads=None, checkpoint=None,
+               allow_older_checkpoint=False, verify_checkpoint=True):
     """Loads a model.
 
     Args:
@@ -82,6 +83,10 @@ class SessionPredictor(object):
         TensorFlow's number.
       checkpoint: str, prefix, or its name in `model_dir`; None: the best one
         on dev if the run kept account of that, else the newest.
+      allow_older_checkpoint: bool, whether the newest whole checkpoint may
+        take the place of one that is broken; a warning says so.
+      verify_checkpoint: bool, whether it is made sure that the checkpoint is
+        of this run, as it was written, and has no weight that is not finite.
 
     Raises:
       ValueError: a file is missing or broken, the checkpoint does not fit or
@@ -92,6 +97,8 @@ class SessionPredictor(object):
     self._model_dir = model_dir
     self._batch_size = batch_size
     self._wanted_checkpoint = checkpoint
+    self._allow_older_checkpoint = allow_older_checkpoint
+    self._verify_checkpoint = verify_checkpoint
     trained = trained_directory.read(model_dir)
     self._settings = trained.settings
     self._bert_config = trained.bert_config
@@ -107,15 +114,21 @@ class SessionPredictor(object):
         trained, device, inter_op_threads, intra_op_threads)
     self._served = inference_session.ServedWeights()
     self._reload_lock = threading.Lock()
-    self._serve(self._model.load(self._find_checkpoint()))
+    self._serve(self._model.load(self._find_checkpoint(), verify_checkpoint))
 
   def _find_checkpoint(self):
     """The prefix that the directory would have us predict with."""
     checkpoint = self._wanted_checkpoint
     if checkpoint is None:
-      checkpoint = trained_directory.prediction_checkpoint(self._model_dir)
-    elif not os.path.dirname(checkpoint):
-      checkpoint = os.path.join(self._model_dir, checkpoint)
+      checkpoint = trained_directory.prediction_checkpoint(
+          self._model_dir, self._allow_older_checkpoint,
+          self._verify_checkpoint)
+    else:
+      if not os.path.dirname(checkpoint):
+        checkpoint = os.path.join(self._model_dir, checkpoint)
+      if self._verify_checkpoint and os.path.exists(checkpoint + ".index"):
+        trained_directory.check_checkpoint_identity(self._model_dir,
+                                                    checkpoint)
     if checkpoint is None:
       raise ValueError("model_dir %s has no checkpoint: training has not got "
                        "to its first one." % self._model_dir)
@@ -330,7 +343,7 @@ class SessionPredictor(object):
 
   def _load_and_try(self, checkpoint):
     """Weights that have answered; ValueError if they do not."""
-    loaded = self._model.load(checkpoint)
+    loaded = self._model.load(checkpoint, self._verify_checkpoint)
     try:
       self._warm_up(loaded)
     except FloatingPointError as error:
@@ -368,6 +381,12 @@ def define_flags():
     flags.DEFINE_string("model_dir", None,
                         "--output_dir of a training run.")
     flags.DEFINE_integer("batch_size", 32, "Texts a batch.")
+    flags.DEFINE_bool(
+        "allow_older_checkpoint", False, "Where the best, or newest, "
+        "checkpoint is broken, take the newest that is whole.")
+    flags.DEFINE_bool(
+        "verify_checkpoint", True, "Make sure that the checkpoint is of this "
+        "run, as it was written, and that its weights are finite.")
   with command_line.flag_group("Labels"):
     flags.DEFINE_float("threshold", None, "Least probability (0 to 1) of a "
                        "label; default: the model's own.")
@@ -406,7 +425,10 @@ def show_decision(decision):
 def main(argv):
   texts = argv[1:]
   check_flags(FLAGS, texts)
-  with SessionPredictor(FLAGS.model_dir, FLAGS.batch_size) as predictor:
+  with SessionPredictor(
+      FLAGS.model_dir, FLAGS.batch_size,
+      allow_older_checkpoint=FLAGS.allow_older_checkpoint,
+      verify_checkpoint=FLAGS.verify_checkpoint) as predictor:
     decision = predictor.decision_for(
         FLAGS.threshold, FLAGS.top_k, FLAGS.always_one_label)
     if not (FLAGS.output_file or "").endswith(".tsv"):

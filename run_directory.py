@@ -21,7 +21,9 @@ from absl import logging
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+import atomic_files
 import best_checkpoint
+import checkpoint_files
 import input_pipeline
 import model_dir
 import modeling
@@ -63,11 +65,13 @@ def choose_model(flag_values):
   """
   trained, output_dir = None, flag_values.output_dir
   if not flag_values.do_train:
-    if not model_dir.is_trained(output_dir) or (
-        model_dir.latest_checkpoint(output_dir) is None):
+    if not model_dir.is_trained(output_dir) or not (
+        model_dir.has_checkpoint(output_dir)):
       raise ValueError("output_dir %s has no trained model; train first "
                        "(--do_train)." % output_dir)
     trained = model_dir.read(output_dir)
+    if not flag_values.allow_older_checkpoint:
+      model_dir.prediction_checkpoint(output_dir)  # before any work
 
   def choose(name):
     flag = flag_values[name]
@@ -219,6 +223,8 @@ def run_settings(label_list, parts, flag_values):
   settings["train_data"] = parts["train"].scan.digest
   settings["init_checkpoint"] = os.path.basename(
       flag_values.init_checkpoint or "")
+  settings["init_checkpoint_sha256"] = checkpoint_digest(
+      flag_values.init_checkpoint)
   settings["loss_parameters"] = loss_parameters(
       parts["train"].scan, label_list, flag_values)
   settings["dev_evaluation"] = None
@@ -230,6 +236,18 @@ def run_settings(label_list, parts, flag_values):
             flag_values.metric_for_best, flag_values.metric_for_best),
         "early_stopping_patience": flag_values.early_stopping_patience}
   return settings
+
+
+def checkpoint_digest(checkpoint):
+  """sha256 of a checkpoint's index, which has a checksum of each tensor."""
+  if not checkpoint:
+    return None
+  if os.path.isdir(checkpoint):
+    checkpoint = tf.train.latest_checkpoint(checkpoint) or checkpoint
+  for path in (checkpoint + checkpoint_files.INDEX, checkpoint):
+    if os.path.isfile(path):
+      return atomic_files.file_sha256(path)
+  return None
 
 
 def loss_parameters(scan, label_list, flag_values):
@@ -274,20 +292,38 @@ def claim(model, label_list, parts, flag_values):
       "max_seq_length": model.max_seq_length, "loss": model.loss,
       "long_text": model.long_text.form, "stride": model.long_text.stride,
       "window_pooling": model.long_text.pooling}
-  is_trained, run = model_dir.is_trained(output_dir), None
+  run = None
   if flag_values.do_train:
     run = run_settings(label_list, parts, flag_values)
     # Refuses parameters that cannot be, before anything is written.
     multilabel_losses.make_loss(model.loss, **run["loss_parameters"])
-  if is_trained:
-    _check_same_run(model, label_list, compared, run, flag_values)
+  _check_run(model, label_list, compared, run, flag_values)
   with model_dir.lock(output_dir):
+    # Another run may have begun, and ended, in between.
+    is_trained = _check_run(model, label_list, compared, run, flag_values)
+    model_dir.remove_temporary_files(output_dir)
     if flag_values.do_train and (
         not is_trained or flag_values.resume == "force"):
       if is_trained:
         _forget_other_evaluations(run, output_dir)
       _write_model_dir(model, label_list, compared, run, flag_values)
     yield
+
+
+def _check_run(model, label_list, compared, run, flag_values):
+  """Whether there is a run in output_dir; ValueError if it is of another kind.
+  """
+  output_dir = flag_values.output_dir
+  if model_dir.is_trained(output_dir):
+    _check_same_run(model, label_list, compared, run, flag_values)
+    return True
+  begun = model_dir.begun_files(output_dir)
+  if begun and flag_values.resume == "never" and flag_values.do_train:
+    raise ValueError(
+        "output_dir %s has a run in it that had just begun (%s) and "
+        "--resume=never; name another --output_dir." % (
+            output_dir, ", ".join(begun[:3])))
+  return False
 
 
 def _forget_other_evaluations(run, output_dir):
@@ -311,7 +347,8 @@ def _write_model_dir(model, label_list, compared, run, flag_values):
            flags={flag.name: flag.value for flag in
                   flag_values.get_flags_for_module(sys.argv[0])},
            versions={"python": platform.python_version(),
-                     "tensorflow": tf.__version__, "numpy": np.__version__}))
+                     "tensorflow": tf.__version__, "numpy": np.__version__}),
+      model_dir.earlier_runs(flag_values.output_dir))
 
 
 def _check_same_run(model, label_list, compared, here, flag_values):
@@ -329,18 +366,27 @@ def _check_same_run(model, label_list, compared, here, flag_values):
     raise ValueError("output_dir %s has a run in it and --resume=never; name "
                      "another --output_dir." % output_dir)
   there = model_dir.read(output_dir).settings.get("run", {})
+  keys = set(here)
+  # What it starts from is the same by its content, where that was kept.
+  keys.discard("init_checkpoint" if "init_checkpoint_sha256" in there else
+               "init_checkpoint_sha256")
   changed = ["%s (there %s, here %s)" % (
       key, json.dumps(there.get(key), sort_keys=True),
       json.dumps(here[key], sort_keys=True))
-             for key in sorted(here) if there.get(key) != here[key]]
+             for key in sorted(keys) if there.get(key) != here[key]]
   if changed and flag_values.resume == "force":
     logging.warning("--resume=force: going on although these changed: %s",
                     "; ".join(changed))
   elif changed:
     raise ValueError(
         "output_dir %s has a run with another %s; name another --output_dir, "
-        "or go on all the same with --resume=force." % (
-            output_dir, "; another ".join(changed)))
+        "or go on all the same with --resume=force%s." % (
+            output_dir, "; another ".join(changed),
+            "" if there.get("num_train_epochs") == here["num_train_epochs"] else
+            " (the learning rate falls to 0 at the end of num_train_epochs: "
+            "with another number the steps that were made are those of neither "
+            "schedule, so a run from the start in another --output_dir is the "
+            "plain way to more epochs)"))
 
 
 def check_init_checkpoint(model, num_labels, init_checkpoint):

@@ -17,12 +17,16 @@ if __name__ == "__main__":
 
 # pylint: disable=g-import-not-at-top
 import contextlib
+import itertools
+import re
+import time
 
 from absl import flags
 from absl import logging
 import tensorflow.compat.v1 as tf
 
 import best_checkpoint
+import checkpoint_recovery
 import evaluation
 import input_pipeline
 import model_dir
@@ -150,6 +154,16 @@ def define_flags():
         "resume", "auto", ["auto", "never", "force"], "A run found in "
         "output_dir: go on if its settings are the same, refuse, or go on "
         "with other training settings.")
+    flags.DEFINE_string(
+        "max_runtime", None, "Stop after so many seconds, or 30m, 2h, 1d, at "
+        "the next step, with a checkpoint and exit status 75: the same command "
+        "goes on.")
+    flags.DEFINE_integer(
+        "skip_nonfinite", 0, "Steps of the run that may have a loss or a "
+        "gradient that is NaN or infinite; they change no weight.")
+    flags.DEFINE_bool(
+        "allow_older_checkpoint", False, "Without --do_train: where the best, "
+        "or newest, checkpoint is broken, take the newest that is whole.")
   with command_line.flag_group("Loss"):
     flags.DEFINE_enum(
         "loss", "sigmoid", list(multilabel_losses.LOSSES), "Loss of a label: "
@@ -225,10 +239,12 @@ def check_flags(flag_values):
       raise ValueError("--%s is %d; it must be 1 or more." % (
           name, flag_values[name].value))
   for name in ("keep_checkpoint_max", "max_train_examples", "eval_steps",
-               "early_stopping_patience", "eval_train_sample", "top_k"):
+               "early_stopping_patience", "eval_train_sample", "top_k",
+               "skip_nonfinite"):
     if (flag_values[name].value or 0) < 0:
       raise ValueError("--%s is %d; it must be 0 or more." % (
           name, flag_values[name].value))
+  parse_runtime(flag_values.max_runtime)
   for name in ("learning_rate", "head_learning_rate", "num_train_epochs"):
     value = flag_values[name].value
     if value is not None and not 0 < value < float("inf"):
@@ -239,6 +255,19 @@ def check_flags(flag_values):
   if not 0 <= flag_values.random_seed < 2 ** 31:
     raise ValueError("--random_seed is %d; it must be from 0 to 2^31 - 1." %
                      flag_values.random_seed)
+
+
+def parse_runtime(text):
+  """Seconds of --max_runtime: 90, 90s, 30m, 2h, 1d; None: no limit."""
+  if text is None:
+    return None
+  match = re.match(r"(\d+(?:\.\d+)?)([smhd]?)$", text)
+  seconds = match and float(match.group(1)) * {
+      "m": 60, "h": 3600, "d": 86400}.get(match.group(2), 1)
+  if not seconds:
+    raise ValueError("--max_runtime is %s; it must be seconds, or a number "
+                     "with s, m, h or d behind it, above 0." % text)
+  return seconds
 
 
 def check_evaluation_flags(flag_values):
@@ -280,7 +309,8 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
                      use_one_hot_embeddings, pooling="pooler",
                      head_learning_rate=None, output_bias=None,
                      random_seed=None, adam_bias_correction=False,
-                     loss_fn=tf.nn.sigmoid_cross_entropy_with_logits):
+                     loss_fn=tf.nn.sigmoid_cross_entropy_with_logits,
+                     skip_nonfinite=False):
   """Makes the function that builds the model's graph.
 
   Args:
@@ -298,6 +328,7 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
     random_seed: int, seed of the dropout masks; None: TensorFlow's own.
     adam_bias_correction: bool, see `optimization.AdamWeightDecayOptimizer`.
     loss_fn: see `multilabel_model.create_model`.
+    skip_nonfinite: bool, see `optimization.create_train_op`.
 
   Returns:
     Function of (features, mode, params) to `training.ModelSpec`.
@@ -334,7 +365,7 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
     step = optimization.create_train_op(
         loss, learning_rate, num_train_steps, num_warmup_steps,
         learning_rate_scale if head_learning_rate else None,
-        adam_bias_correction)
+        adam_bias_correction, skip_nonfinite)
     return training.ModelSpec(mode, loss, step.train_op, step.learning_rate,
                               step.grad_norm, None)
 
@@ -362,8 +393,9 @@ def make_run(model, label_list, parts, records, flag_values):
   """
   train_input_fn, output_bias = None, None
   num_train_steps = num_warmup_steps = 0
-  checkpoint = model_dir.latest_checkpoint(flag_values.output_dir)
+  checkpoint = None
   if flag_values.do_train:
+    checkpoint = checkpoint_recovery.recover(flag_values.output_dir)
     scan, (record_file, stats) = parts["train"].scan, records["train"]
     num_train_steps, num_warmup_steps = plan_training(
         stats.num_records, flag_values)
@@ -396,11 +428,13 @@ def make_run(model, label_list, parts, records, flag_values):
       output_bias=output_bias,
       random_seed=flag_values.random_seed,
       adam_bias_correction=flag_values.adam_bias_correction,
-      loss_fn=run_directory.make_loss(model.loss, flag_values.output_dir))
+      loss_fn=run_directory.make_loss(model.loss, flag_values.output_dir),
+      skip_nonfinite=flag_values.skip_nonfinite > 0)
   return training.Run(
       model_fn, flag_values.output_dir, train_input_fn,
       flag_values.train_batch_size, flag_values.random_seed,
-      flag_values.keep_checkpoint_max)
+      flag_values.keep_checkpoint_max,
+      flag_values.allow_older_checkpoint and not flag_values.do_train)
 
 
 def make_dev_evaluation(run, model, label_list, records, flag_values,
@@ -458,19 +492,38 @@ def log_start(scan, label_list, checkpoint, step, num_train_steps, is_over,
                     "random weights")
 
 
-def train(run, model, label_list, records, flag_values):
+def train(run, model, label_list, parts, records, flag_values, is_time_over):
   """Trains, with evaluations on dev in between."""
-  stats = records["train"][1]
+  record_file, stats = records["train"]
   training.train(
       run, plan_training(stats.num_records, flag_values)[0],
       flag_values.save_checkpoints_steps, flag_values.log_steps,
       flag_values.train_batch_size,
       make_dev_evaluation(run, model, label_list, records, flag_values,
-                          run.checkpoint_step))
+                          run.checkpoint_step),
+      flag_values.skip_nonfinite, is_time_over,
+      lambda step: describe_batch(step, parts["train"], record_file,
+                                  flag_values))
+
+
+def describe_batch(step, part, record_file, flag_values, most=10):
+  """Names the examples of a step's batch, the first `most` of them."""
+  with contextlib.closing(input_pipeline.RecordFile(record_file)) as records:
+    epoch, number = divmod(step, steps_per_epoch(len(records), flag_values))
+    rows = input_pipeline.epoch_batches(
+        records.lengths, flag_values.train_batch_size, flag_values.random_seed,
+        epoch)[number]
+    texts = sorted(set(int(text) for text in records.texts[rows]))
+  named = texts[:most]
+  ids = [str(example.guid) for number, example in enumerate(itertools.islice(
+      part.examples(), named[-1] + 1)) if number in named]
+  return "a batch of %d example%s (id %s%s)" % (
+      len(texts), "" if len(texts) == 1 else "s", ", ".join(ids),
+      ", ..." if len(texts) > most else "")
 
 
 def evaluate(run, model, part, record_file, label_list, decision,
-             flag_values):
+             flag_values, is_time_over=None):
   """Evaluates a labelled part and writes its results.
 
   Returns:
@@ -479,7 +532,8 @@ def evaluate(run, model, part, record_file, label_list, decision,
   """
   with contextlib.closing(input_pipeline.RecordFile(record_file)) as records:
     outputs = evaluation.run_part(run, records, flag_values.eval_batch_size,
-                                  len(label_list), model.long_text.pooling)
+                                  len(label_list), model.long_text.pooling,
+                                  is_time_over)
   if part.name == "dev" and (
       flag_values.threshold in run_directory.TUNED_THRESHOLDS):
     decision = evaluation.tune(outputs, decision, flag_values.threshold,
@@ -490,7 +544,8 @@ def evaluate(run, model, part, record_file, label_list, decision,
   return outputs, decision
 
 
-def predict(run, model, part, record_file, label_list, decision, flag_values):
+def predict(run, model, part, record_file, label_list, decision, flag_values,
+            is_time_over=None):
   """Predicts the test set and writes the two files of results."""
   examples = iter(part.examples())
   with contextlib.closing(input_pipeline.RecordFile(record_file)) as records, \
@@ -498,10 +553,19 @@ def predict(run, model, part, record_file, label_list, decision, flag_values):
                                   flag_values.output_dir, True) as writer:
     for window in training.predict(
         run, records, flag_values.predict_batch_size, len(label_list),
-        model.long_text.pooling):
+        model.long_text.pooling, is_time_over):
       writer.write(examples, window)
   logging.info("***** Predictions on test: %s, %s *****",
                " and ".join(writer.paths), decision.describe())
+
+
+def time_limit(flag_values):
+  """A function that says whether --max_runtime is over; None: no limit."""
+  seconds = parse_runtime(flag_values.max_runtime)
+  if seconds is None:
+    return None
+  end = time.monotonic() + seconds
+  return lambda: time.monotonic() >= end
 
 
 def main(argv):
@@ -511,6 +575,7 @@ def main(argv):
   tf.disable_v2_behavior()
   check_flags(FLAGS)
   check_evaluation_flags(FLAGS)
+  is_time_over = time_limit(FLAGS)
   model = run_directory.choose_model(FLAGS)
   model_dir.check_output_dir(FLAGS.output_dir)
   processor = run_directory.make_processor(FLAGS)
@@ -524,24 +589,37 @@ def main(argv):
                                            FLAGS.output_dir)
     with make_run(model, label_list, parts, records, FLAGS) as run:
       if FLAGS.do_train:
-        train(run, model, label_list, records, FLAGS)
+        train(run, model, label_list, parts, records, FLAGS, is_time_over)
         run.use_best_checkpoint()
-      decision = run_directory.choose_decision(FLAGS)
-      if FLAGS.do_eval:
-        outputs, decision = evaluate(run, model, parts["dev"],
-                                     records["dev"][0], label_list, decision,
-                                     FLAGS)
-        evaluation.write_predictions("dev", parts["dev"].examples(), outputs,
-                                     decision, label_list, FLAGS.output_dir)
-      run_directory.store_decision(decision, FLAGS)
-      if FLAGS.do_test:
-        evaluate(run, model, parts["test"], records["test"][0], label_list,
-                 decision, FLAGS)
-      if FLAGS.do_predict:
-        predict(run, model, parts["test"], records["test"][0], label_list,
-                decision, FLAGS)
+      try:
+        write_outputs(run, model, label_list, parts, records, FLAGS,
+                      is_time_over)
+      except best_checkpoint.EvaluationStopped:
+        raise command_line.OutOfTime(
+            "--max_runtime is over while evaluating; the same command goes on "
+            "from there, and needs more time than that took.")
   if FLAGS.do_eval or FLAGS.do_test:
     evaluation.write_report(FLAGS.output_dir, FLAGS.report)
+
+
+def write_outputs(run, model, label_list, parts, records, flag_values,
+                  is_time_over):
+  """Evaluates and predicts what the flags ask for."""
+  decision = run_directory.choose_decision(flag_values)
+  if flag_values.do_eval:
+    outputs, decision = evaluate(
+        run, model, parts["dev"], records["dev"][0], label_list, decision,
+        flag_values, is_time_over)
+    evaluation.write_predictions(
+        "dev", parts["dev"].examples(), outputs, decision, label_list,
+        flag_values.output_dir)
+  run_directory.store_decision(decision, flag_values)
+  if flag_values.do_test:
+    evaluate(run, model, parts["test"], records["test"][0], label_list,
+             decision, flag_values, is_time_over)
+  if flag_values.do_predict:
+    predict(run, model, parts["test"], records["test"][0], label_list,
+            decision, flag_values, is_time_over)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,6 @@ from __future__ import print_function
 import collections
 import os
 import re
-import shutil
-import signal
-import sys
 import time
 
 from absl import logging
@@ -23,12 +20,16 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 import best_checkpoint
+import checkpoint_files
+from checkpoint_files import checkpoint_step
 import command_line
+import event_files
 import input_pipeline
 import model_dir
 import modeling
-
-CHECKPOINT_PREFIX = "model.ckpt"
+import storage_errors
+from training_progress import Progress
+from training_progress import StopRequests
 
 TRAIN = "train"
 EVAL = "eval"
@@ -44,10 +45,12 @@ class Run(object):
 
   Attributes:
     checkpoint_step: int, the step that the weights are of.
+    state: dict, what of the run's state is no variable; see `save`.
   """
 
   def __init__(self, model_fn, output_dir, train_input_fn=None,
-               train_batch_size=None, random_seed=0, keep_checkpoint_max=5):
+               train_batch_size=None, random_seed=0, keep_checkpoint_max=5,
+               allow_older_checkpoint=False):
     """Builds the graph and restores a checkpoint, if there is one.
 
     To train it is the newest; else the best on dev, if one was chosen.
@@ -60,21 +63,23 @@ class Run(object):
       train_batch_size: int.
       random_seed: int, seed of the initial weights.
       keep_checkpoint_max: int, newest checkpoints to keep; 0 keeps all.
+      allow_older_checkpoint: bool, see `model_dir.prediction_checkpoint`.
 
     Raises:
-      ValueError: there is nothing to train and no checkpoint either.
+      ValueError: there is nothing to train and no checkpoint either, or the
+        checkpoint is broken.
     """
     self._output_dir = output_dir
     self._keep_checkpoint_max = keep_checkpoint_max
+    self._fingerprint = model_dir.run_identity(output_dir).fingerprint
     self.checkpoint = (
-        model_dir.prediction_checkpoint(output_dir) if train_input_fn is None
-        else model_dir.latest_checkpoint(output_dir))
+        model_dir.prediction_checkpoint(output_dir, allow_older_checkpoint)
+        if train_input_fn is None else model_dir.latest_checkpoint(output_dir))
     first_step = checkpoint_step(self.checkpoint)
+    self.state = checkpoint_files.read_run_state(self.checkpoint)
     if self.checkpoint is None and train_input_fn is None:
       raise ValueError("output_dir %s has no checkpoint; train first "
                        "(--do_train)." % output_dir)
-    if train_input_fn is not None:
-      _remove_unfinished_checkpoints(output_dir)
     self.graph = tf.Graph()
     with self.graph.as_default():
       tf.set_random_seed(random_seed)
@@ -92,6 +97,10 @@ class Run(object):
         self.inference = model_fn(None, EVAL, {}).inference
       # What is removed is decided here, by what the directory holds.
       self._saver = tf.train.Saver(max_to_keep=0, save_relative_paths=True)
+      self._check_weights = tf.group(*[
+          tf.debugging.check_numerics(variable, variable.op.name)
+          for variable in tf.global_variables()
+          if variable.dtype.base_dtype.is_floating])
       self.session = tf.Session(graph=self.graph, config=session_config())
       if self.checkpoint is None:
         self.session.run(tf.global_variables_initializer())
@@ -118,14 +127,50 @@ class Run(object):
                                                checkpoint_step(checkpoint))
 
   def save(self, step):
-    """Writes a checkpoint; TensorFlow renames it into place when complete."""
+    """Writes a checkpoint, and `state` beside it; it counts when complete.
+
+    Raises:
+      FloatingPointError: a weight is not finite.
+      storage_errors.StorageError: it cannot be written; the last one is kept.
+    """
     if step == self.checkpoint_step and self.checkpoint is not None:
       return
-    with self.graph.as_default():
-      self.checkpoint = self._saver.save(
-          self.session, os.path.join(self._output_dir, CHECKPOINT_PREFIX),
-          global_step=step, write_meta_graph=False)
-    self.checkpoint_step = step
+    try:
+      self.session.run(self._check_weights)
+    except tf.errors.InvalidArgumentError as error:
+      raise FloatingPointError(
+          "training diverged at step %d: weights are not finite, in %s; %s; "
+          "try a lower --learning_rate." % (
+              step, error.op.get_attr("message").decode("utf-8"),
+              self.describe_checkpoint()))
+    prefix = os.path.join(self._output_dir, "%s-%d" % (
+        checkpoint_files.PREFIX, step))
+    try:
+      with storage_errors.naming(
+          "checkpoint " + prefix, "%s, and the same command goes on from there "
+          "when it can be written" % self.describe_checkpoint()):
+        with self.graph.as_default():
+          self._saver.save(self.session, prefix, write_meta_graph=False,
+                           write_state=False)
+        checkpoint_files.finish(prefix, self._fingerprint, self.state)
+    except storage_errors.StorageError:
+      self._remove_unfinished()
+      raise
+    self.checkpoint, self.checkpoint_step = prefix, step
+
+  def _remove_unfinished(self):
+    """Gives back the room of a checkpoint that could not be written."""
+    try:
+      checkpoint_files.remove_others(
+          self._output_dir, checkpoint_files.finished_checkpoints(
+              self._output_dir, model_dir.run_identity(self._output_dir)))
+    except EnvironmentError:
+      pass  # The next start tries again.
+
+  def describe_checkpoint(self):
+    """Says which checkpoint there is."""
+    return ("no checkpoint is saved" if self.checkpoint is None else
+            "the last checkpoint is of step %d" % self.checkpoint_step)
 
   def remove_old_checkpoints(self, best_step=None):
     """Removes all but the newest checkpoints and the best one."""
@@ -135,7 +180,7 @@ class Run(object):
     if self._keep_checkpoint_max:
       for prefix in prefixes[:-self._keep_checkpoint_max]:
         if checkpoint_step(prefix) != best_step:
-          tf.train.remove_checkpoint(prefix)
+          checkpoint_files.remove(prefix)
 
   def close(self):
     self.session.close()
@@ -147,27 +192,6 @@ class Run(object):
     self.close()
 
 
-def _remove_unfinished_checkpoints(output_dir):
-  """Removes what a kill left of checkpoints; each may be as big as a whole."""
-  for name in os.listdir(output_dir):
-    path = os.path.join(output_dir, name)
-    if re.match(r"model\.ckpt-\d+\.\S+\.tempstate\d+$", name):
-      os.remove(path)
-    elif re.match(r"model\.ckpt-\d+_temp(_\w+)?$", name):
-      shutil.rmtree(path)
-
-
-def checkpoint_step(checkpoint):
-  """The step in a checkpoint's name, `model.ckpt-<step>`; 0 for None."""
-  if checkpoint is None:
-    return 0
-  step = checkpoint.rpartition("-")[2]
-  if not step.isdigit():
-    raise ValueError("checkpoint %s is not named %s-<step>." % (
-        checkpoint, CHECKPOINT_PREFIX))
-  return int(step)
-
-
 def session_config():
   """A session takes GPU memory as it needs it, not all there is."""
   config = tf.ConfigProto()
@@ -176,7 +200,7 @@ def session_config():
 
 
 def train(run, num_train_steps, save_checkpoints_steps, log_steps, batch_size,
-          dev=None):
+          dev=None, skip_nonfinite=0, is_time_over=None, describe_batch=None):
   """Trains from the step of the run's checkpoint to `num_train_steps`.
 
   Args:
@@ -186,91 +210,132 @@ def train(run, num_train_steps, save_checkpoints_steps, log_steps, batch_size,
     log_steps: int, steps between log lines and TensorBoard points.
     batch_size: int, examples a step, for the rates that are shown.
     dev: `best_checkpoint.DevEvaluation`, or None: no evaluation on the way.
+    skip_nonfinite: int, steps of a whole run whose loss or gradient may be no
+      number; the graph must be one that leaves the weights alone then.
+    is_time_over: function that says whether to stop, or None.
+    describe_batch: function of a step, from 0, that names its examples.
 
   Raises:
     FloatingPointError: the loss or the gradient is not finite; no checkpoint
       is written after that.
-    command_line.Interrupted: SIGINT or SIGTERM came; a checkpoint is written.
+    command_line.Interrupted: SIGINT or SIGTERM came, or the time is over; a
+      checkpoint is written.
+    storage_errors.StorageError: the disk is full.
   """
-  spec = run.train_spec
-  if spec is None:  # the run had been finished before
+  if run.train_spec is None:  # the run had been finished before
+    run.remove_old_checkpoints(dev.best_step if dev else None)
     return
-  fetches = {"train_op": spec.train_op, "loss": spec.loss,
-             "learning_rate": spec.learning_rate, "grad_norm": spec.grad_norm,
-             "num_tokens": run._num_tokens, "shape": run._batch_shape}
   first_step = step = run.checkpoint_step
-  progress = Progress(first_step, num_train_steps, log_steps, batch_size)
-  with run.graph.as_default():
-    writer = tf.summary.FileWriter(run._output_dir)
-  # TensorBoard drops what a killed run had written from this step on; the
+  progress = Progress(first_step, num_train_steps, log_steps, batch_size,
+                      run.state.get("smoothed_loss"))
+  # What a killed run had written from this step on is written again; the
   # points of first_step are of weights that are still there.
-  writer.add_session_log(
-      tf.SessionLog(status=tf.SessionLog.START), first_step + 1)
-  with _StopRequests() as stop, progress:
+  event_files.forget(run._output_dir, first_step, lambda tag: (
+      dev is not None and dev.is_due(first_step) and is_evaluation(tag)))
+  writer = event_files.EventWriter(run._output_dir, first_step + 1)
+  loop = _Loop(run, num_train_steps, dev, writer, progress, skip_nonfinite,
+               describe_batch)
+  with StopRequests(is_time_over) as stop, progress:
     # A kill may have come between the checkpoint and its evaluation.
-    _end_step(run, step, dev, False, writer, stop, progress)
-    _raise_if_stopped(run, step, num_train_steps, writer, stop)
+    loop.end_step(step, False, stop)
+    if stop.signal_number:
+      loop.stop(step, stop)
     while step < num_train_steps and not (dev and dev.is_over):
-      values = run.session.run(fetches)
-      _check_step(run, step, values)
+      values = loop.make_step(step)
       step += 1
       progress.update(step, values)
+      run.state["smoothed_loss"] = progress.state
       if step % log_steps == 0 or step == num_train_steps:
         writer.add_summary(scalar_summary(progress.scalars()), step)
-      _end_step(run, step, dev, step % save_checkpoints_steps == 0 or
-                step == num_train_steps, writer, stop, progress)
-      _raise_if_stopped(run, step, num_train_steps, writer, stop)
+      loop.end_step(step, step % save_checkpoints_steps == 0 or
+                    step == num_train_steps, stop)
+      if stop():
+        loop.stop(step, stop)
   if step < num_train_steps:
     logging.info("Stopped early at step %d of %d: %s has not been better since "
                  "step %d.", step, num_train_steps, dev.metric, dev.best_step)
   writer.close()
 
 
-def _raise_if_stopped(run, step, num_train_steps, writer, stop):
-  """Saves, and raises `Interrupted`, if a signal came."""
-  if stop.signal_number:
-    writer.flush()
-    run.save(step)
-    raise command_line.Interrupted(
-        stop.signal_number,
-        "stopped by signal %d; the checkpoint of step %d of %d is saved, the "
-        "same command goes on from there." % (
-            stop.signal_number, step, num_train_steps))
+class _Loop(object):
+  """The parts of `train`'s loop."""
 
+  def __init__(self, run, num_train_steps, dev, writer, progress,
+               skip_nonfinite, describe_batch):
+    self._run = run
+    self._num_train_steps = num_train_steps
+    self._dev = dev
+    self._writer = writer
+    self._progress = progress
+    self._skip_nonfinite = skip_nonfinite
+    self._describe_batch = describe_batch
+    spec = run.train_spec
+    self._fetches = {
+        "train_op": spec.train_op, "loss": spec.loss,
+        "learning_rate": spec.learning_rate, "grad_norm": spec.grad_norm,
+        "num_tokens": run._num_tokens, "shape": run._batch_shape}
 
-def _check_step(run, step, values):
-  """Raises FloatingPointError if the step's loss or gradient is no number."""
-  if not np.isfinite(values["loss"]) or not np.isfinite(values["grad_norm"]):
-    raise FloatingPointError(
-        "training diverged at step %d: loss %s, gradient norm %s; %s; try "
-        "a lower --learning_rate." % (
-            step, values["loss"], values["grad_norm"],
-            "no checkpoint is saved" if run.checkpoint is None else
-            "the last checkpoint is of step %d" % run.checkpoint_step))
-
-
-def _end_step(run, step, dev, save, writer, stop, progress):
-  """Evaluates if it is time, saves if there is a reason to."""
-  evaluation, is_best = None, False
-  if dev is not None and dev.is_due(step) and not stop.signal_number:
-    start = time.time()
+  def make_step(self, step):
+    """Trains on the batch of a step; returns what it fetched."""
     try:
-      evaluation, is_best = dev.evaluate(step, lambda: stop.signal_number)
-    except best_checkpoint.EvaluationStopped:
-      pass
-    else:
-      log_evaluation(step, evaluation.values, dev.metric, is_best)
-      progress.leave_out(time.time() - start)
-  if save or is_best or stop.signal_number or (evaluation and dev.is_over):
-    writer.flush()
-    run.save(step)
-  if evaluation:
-    # After the checkpoint: what goes on from it would add the points again.
-    for summary in evaluation.summaries:
-      writer.add_summary(summary, step)
-    writer.flush()
-    dev.commit()
-  run.remove_old_checkpoints(dev.best_step if dev else None)
+      values = self._run.session.run(self._fetches)
+    except tf.errors.OpError as error:
+      # What the input pipeline says arrives as text, traceback and all.
+      reason = re.search(r"ValueError: ([^\n]+)", error.message or "")
+      if reason:
+        raise ValueError(reason.group(1))
+      raise
+    if np.isfinite(values["loss"]) and np.isfinite(values["grad_norm"]):
+      return values
+    run, skipped = self._run, self._run.state.get("skipped_steps", 0)
+    where = "step %d: loss %s, gradient norm %s%s" % (
+        step, values["loss"], values["grad_norm"],
+        ", on " + self._describe_batch(step) if self._describe_batch else "")
+    if skipped >= self._skip_nonfinite:
+      raise FloatingPointError(
+          "training diverged at %s; %s; try a lower --learning_rate%s." % (
+              where, run.describe_checkpoint(),
+              ", %d steps were skipped before" % skipped if skipped else ""))
+    run.state["skipped_steps"] = skipped + 1
+    logging.warning("Skipped (%d of at most %d) %s", skipped + 1,
+                    self._skip_nonfinite, where)
+    return values
+
+  def end_step(self, step, save, stop):
+    """Evaluates if it is time, saves if there is a reason to."""
+    run, dev, writer = self._run, self._dev, self._writer
+    evaluation, is_best = None, False
+    if dev is not None and dev.is_due(step) and not stop():
+      start = time.time()
+      try:
+        evaluation, is_best = dev.evaluate(step, stop)
+      except best_checkpoint.EvaluationStopped:
+        pass
+      else:
+        log_evaluation(step, evaluation.values, dev.metric, is_best)
+        self._progress.leave_out(time.time() - start)
+    if save or is_best or stop() or (evaluation and dev.is_over):
+      writer.sync()
+      run.save(step)
+    if evaluation:
+      # After the checkpoint: what goes on from it would add the points again.
+      for summary in evaluation.summaries:
+        writer.add_summary(summary, step)
+      writer.sync()
+      dev.commit()
+    run.remove_old_checkpoints(dev.best_step if dev else None)
+
+  def stop(self, step, stop):
+    """Saves and raises `Interrupted`."""
+    self._writer.close()
+    self._run.save(step)
+    message = ("the checkpoint of step %d of %d is saved, the same command "
+               "goes on from there." % (step, self._num_train_steps))
+    if stop.signal_number:
+      raise command_line.Interrupted(
+          stop.signal_number, "stopped by signal %d; %s" % (
+              stop.signal_number, message))
+    raise command_line.OutOfTime("--max_runtime is over; " + message)
 
 
 def log_evaluation(step, values, metric, is_best):
@@ -283,118 +348,16 @@ def log_evaluation(step, values, metric, is_best):
       "  (best so far)" if is_best else "")
 
 
+def is_evaluation(tag):
+  """Whether a TensorBoard tag is of an evaluation while training."""
+  return tag.startswith(("dev/", "train/", "pr_curves/"))
+
+
 def scalar_summary(scalars):
   """`tf.Summary` of {tag: number}."""
   return tf.Summary(value=[
       tf.Summary.Value(tag=tag, simple_value=float(value))
       for tag, value in sorted(scalars.items())])
-
-
-class _StopRequests(object):
-  """Notes SIGINT and SIGTERM for the next step boundary; a second one kills."""
-
-  def __init__(self):
-    self.signal_number = None
-    self._before = {}
-
-  def __enter__(self):
-    for number in (signal.SIGINT, signal.SIGTERM):
-      try:
-        self._before[number] = signal.signal(number, self._note)
-      except ValueError:  # not the main thread: the program decides
-        pass
-    return self
-
-  def __exit__(self, *unused_args):
-    for number, handler in self._before.items():
-      signal.signal(number, handler)
-
-  def _note(self, number, unused_frame):
-    self.signal_number = number
-    for other in self._before:
-      signal.signal(other, signal.SIG_DFL)
-
-
-class Progress(object):
-  """One line on a terminal, log lines elsewhere: where training stands."""
-
-  SMOOTHING = 0.98
-
-  def __init__(self, first_step, num_steps, log_steps, batch_size):
-    self._first_step = first_step
-    self._num_steps = num_steps
-    self._log_steps = log_steps
-    self._terminal = sys.stderr.isatty()
-    self._batch_size = batch_size
-    self._start = self._window_start = self._drawn = time.time()
-    self._window_examples = self._window_tokens = 0
-    self._loss, self._weight = 0.0, 0.0
-    self._rates = (0.0, 0.0)
-    self._last = {}
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *unused_args):
-    if self._terminal:
-      sys.stderr.write("\n")
-
-  def update(self, step, values):
-    """Takes the values of a step, 1 being the first."""
-    self._last = values
-    self._loss = self.SMOOTHING * self._loss + (
-        1 - self.SMOOTHING) * float(values["loss"])
-    self._weight = self.SMOOTHING * self._weight + (1 - self.SMOOTHING)
-    self._window_examples += int(values["shape"][0])
-    self._window_tokens += int(values["num_tokens"])
-    now = time.time()
-    due = step % self._log_steps == 0 or step == self._num_steps
-    if due:
-      seconds = max(now - self._window_start, 1e-9)
-      self._rates = (self._window_examples / seconds,
-                     self._window_tokens / seconds)
-      self._window_start = now
-      self._window_examples = self._window_tokens = 0
-    if self._terminal and (now - self._drawn > 0.2 or step == self._num_steps):
-      self._drawn = now
-      # A line wider than the terminal could not be drawn over again.
-      width = shutil.get_terminal_size().columns - 1
-      sys.stderr.write("\r" + self._line(step, now)[:width] + "\033[K")
-      sys.stderr.flush()
-    elif due and not self._terminal:
-      logging.info("%s", self._line(step, now))
-
-  def leave_out(self, seconds):
-    """Keeps time that was no training out of the rates."""
-    self._window_start += seconds
-
-  def scalars(self):
-    """The values for TensorBoard, by tag."""
-    return {"loss": self._last["loss"],
-            "learning_rate": self._last["learning_rate"],
-            "grad_norm": self._last["grad_norm"],
-            "examples_per_second": self._rates[0]}
-
-  def _line(self, step, now):
-    elapsed = now - self._start
-    done = max(step - self._first_step, 1)
-    rates = self._rates
-    if not rates[0]:
-      seconds = max(now - self._window_start, 1e-9)
-      rates = (self._window_examples / seconds, self._window_tokens / seconds)
-    left = elapsed / done * (self._num_steps - step)
-    return ("step %d/%d  %s, %s left  loss %.4f  lr %.1e  %.0f examples/s  "
-            "%.0f tokens/s" % (
-                step, self._num_steps, _clock(elapsed), _clock(left),
-                self._loss / self._weight, self._last["learning_rate"],
-                rates[0], rates[1]))
-
-
-def _clock(seconds):
-  minutes, seconds = divmod(int(seconds + 0.5), 60)
-  hours, minutes = divmod(minutes, 60)
-  return ("%d:%02d:%02d" % (hours, minutes, seconds) if hours
-          else "%d:%02d" % (minutes, seconds))
 
 
 def evaluate(run, records, batch_size, num_labels, window_pooling="max",
@@ -441,14 +404,18 @@ def evaluate(run, records, batch_size, num_labels, window_pooling="max",
   return total_loss / records.num_texts, labels, probabilities
 
 
-def predict(run, records, batch_size, num_labels, window_pooling="max"):
+def predict(run, records, batch_size, num_labels, window_pooling="max",
+            should_stop=None):
   """Yields float32 `[texts, num_labels]` probabilities, window by window.
 
   The windows come in the order of the records and together hold all texts.
+  `should_stop` is that of `evaluate`.
   """
   for window in input_pipeline.predict_windows(records, batch_size):
     logits = np.zeros([window.num_rows, num_labels], np.float32)
     for numbers, batch in window.batches:
+      if should_stop is not None and should_stop():
+        raise best_checkpoint.EvaluationStopped()
       logits[numbers] = run.session.run(
           run.inference.logits, feed_dict(run.inference, batch))
     yield run.session.run(

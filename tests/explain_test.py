@@ -23,6 +23,7 @@ from reporting import attribution
 from reporting import coloured_text
 from reporting import explain
 import run_multilabel_classifier
+import model_dir
 import tiny_bert
 import tiny_model
 
@@ -191,7 +192,7 @@ def windows_model(folder, target, **settings):
     changed = json.load(reader)
   changed.update({"max_seq_length": 10, "long_text": "windows", "stride": 5},
                  **settings)
-  tiny_bert.write_text(path, json.dumps(changed))
+  model_dir.write_settings(target, changed)
   return target
 
 
@@ -335,7 +336,7 @@ def test_the_directory_decides_until_it_is_closed(trained, tmp_path):
     settings = json.load(reader)
   settings.update(threshold=[0.0, 0.0, 1.0], top_k=1,
                   threshold_kind="tune_per_label")
-  tiny_bert.write_text(path, json.dumps(settings))
+  model_dir.write_settings(copy, settings)
   with explain.Explainer(copy) as explainer:
     label, = explainer.explain(u"the apple")
     assert label.label == "fruit" and label.is_predicted

@@ -45,12 +45,17 @@ def trained(tmp_path, bert):
 
 
 def change_settings(folder, **changes):
+  """Changes model_settings.json as a program would that wrote it so."""
   path = folder / "model_settings.json"
   settings = json.loads(tiny_bert.read_text(path))
   settings.update(changes)
   for key in [key for key in settings if settings[key] == "absent"]:
     del settings[key]
-  tiny_bert.write_text(path, json.dumps(settings))
+  if settings["format_version"] in (1, 2):
+    settings.pop("sha256", None)
+    tiny_bert.write_text(path, json.dumps(settings))
+  else:
+    model_dir.write_settings(str(folder), settings)
 
 
 def error_of(function, *args):
@@ -84,7 +89,7 @@ def test_the_files_as_others_read_them(trained, bert):
   settings = json.loads(text)
   assert list(settings) == sorted(settings) and text.endswith("}\n")
   assert settings["num_labels"] == 4
-  assert settings["format_version"] == 2
+  assert settings["format_version"] == 3
   assert settings["vocab_sha256"] == atomic_files.file_sha256(bert[1])
 
 
@@ -132,7 +137,7 @@ def test_no_directory(tmp_path):
     ({"threshold": "0.5"}, 'threshold is "0.5"'),
     ({"pooling": 3}, "pooling is 3"),
     ({"vocab_sha256": "absent"}, "vocab_sha256 is null"),
-    ({"format_version": 3}, "format 3, written by a newer version"),
+    ({"format_version": 4}, "format 4, written by a newer version"),
     ({"format_version": "2"}, 'format_version is "2"'),
     ({"threshold": True}, "threshold is true"),
     ({"threshold": 1.5}, "threshold is 1.5; it must be from 0 to 1"),
@@ -207,13 +212,13 @@ def test_update_decision(trained):
   assert model_dir.read(str(trained)).settings == before
 
 
-def test_update_decision_makes_version_1_to_2(trained):
+def test_update_decision_makes_version_1_to_3(trained):
   change_settings(trained, format_version=1, stride="absent")
   rule = multilabel_thresholds.DecisionRule(np.float64(0.3))
   model_dir.update_decision(str(trained), "fixed", rule)
   settings = json.loads(tiny_bert.read_text(trained / "model_settings.json"))
   assert (settings["format_version"], settings["threshold"],
-          settings["stride"]) == (2, 0.3, 0)
+          settings["stride"]) == (3, 0.3, 0)
 
 
 @pytest.mark.parametrize("content,words", [
@@ -410,6 +415,8 @@ def test_a_best_checkpoint_that_is_gone(checkpoint, tmp_path, suffix):
   message = error_of(model_dir.prediction_checkpoint, str(tmp_path))
   assert "model.ckpt-9%s is missing" % suffix in message
   assert "remove best_checkpoint.json to use the newest" in message
+  assert model_dir.prediction_checkpoint(
+      str(tmp_path), allow_older=True) == str(tmp_path / "model.ckpt-10")
 
 
 @pytest.mark.parametrize("changes,words", [

@@ -14,6 +14,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import atomic_files
+import model_dir
 import modeling
 import predict_session
 import tiny_bert
@@ -479,7 +480,7 @@ def test_config_of_another_size(copy):
   settings_path = os.path.join(copy, "model_settings.json")
   settings = json.loads(tiny_bert.read_text(settings_path))
   settings["bert_config_sha256"] = atomic_files.file_sha256(path)
-  tiny_bert.write_text(settings_path, json.dumps(settings))
+  model_dir.write_settings(copy, settings)
   assert "lacks bert/encoder/layer_2/" in error_of(load, copy)
 
 
@@ -531,6 +532,6 @@ def test_settings_of_the_wrong_kind(key, value, copy):
   path = os.path.join(copy, "model_settings.json")
   settings = json.loads(tiny_bert.read_text(path))
   settings[key] = value
-  tiny_bert.write_text(path, json.dumps(settings))
+  model_dir.write_settings(copy, settings)
   words = {"format_version": "format 999", "num_labels": "3"}
   assert words.get(key, key) in error_of(load, copy)

@@ -376,6 +376,9 @@ def test_other_settings_are_refused_by_name(copy, bert, data):
       "head_learning_rate (there null, here 0.1)", "--resume=force"):
     assert words in message
   assert "init_checkpoint" not in message and "pooling" not in message
+  # That more epochs are not just more steps is said.
+  assert "the learning rate falls to 0 at the end of num_train_epochs" in (
+      message)
   assert {name: os.stat(os.path.join(copy, name)).st_mtime_ns
           for name in os.listdir(copy)} == before
 
@@ -421,16 +424,16 @@ def test_other_labels_config_vocabulary_and_model_are_refused(
 
 def test_a_checkpoint_that_is_gone_is_no_new_beginning(copy, bert, data):
   os.remove(model_dir.latest_checkpoint(copy) + ".index")
-  for line in (tiny_bert.arguments(bert, data, copy, num_train_epochs=12,
-                                   do_eval=True),
-               again(copy, data, do_predict=True)):
-    assert "model.ckpt-180.index is missing" in refused(line)
-  os.remove(os.path.join(copy, "checkpoint"))
-  for name in os.listdir(copy):
-    if name.endswith(".index"):
-      os.remove(os.path.join(copy, name))
-  assert "has no trained model; train first" in refused(
-      again(copy, data, do_eval=True))
+  best = os.path.join(copy, "best_checkpoint.json")
+  if os.path.exists(best):
+    os.remove(best)
+  assert "model.ckpt-180.index is missing" in refused(
+      again(copy, data, do_predict=True))
+  for prefix in model_dir.list_checkpoints(copy):
+    os.remove(prefix + ".index")
+  message = refused(tiny_bert.arguments(bert, data, copy, num_train_epochs=12,
+                                        do_eval=True))
+  assert "has no whole checkpoint to go on from (model.ckpt-180 is" in message
 
 
 @pytest.mark.parametrize("part", ["do_eval", "do_predict"])
