@@ -5,6 +5,11 @@ from __future__ import absolute_import
 from __future__ import division
 from __future__ import print_function
 
+import command_line
+
+command_line.quiet_tensorflow()  # as the scripts do, before it is imported
+
+# pylint: disable=g-import-not-at-top
 import os
 import sys
 import time
