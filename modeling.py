@@ -34,6 +34,13 @@ import tensorflow.compat.v1 as tf
 # What the original's tf.contrib layer_norm used; checkpoints depend on it.
 LAYER_NORM_EPSILON = 1e-12
 
+# A configuration has a few hundred bytes, or some MB where it names thousands
+# of labels. The largest BERT that was ever published has 48 layers and 4 * 10^9
+# parameters; what says many times more is refused before memory is asked for.
+_MAX_CONFIG_BYTES = 16 * 1024 * 1024
+_MAX_LAYERS = 1000
+_MAX_PARAMETERS = 2 * 10 ** 10
+
 # Keys that real-world bert_config.json files carry and that change nothing
 # here; `pooler_*` and `_*` are accepted as well.
 _IGNORED_CONFIG_KEYS = frozenset([
@@ -119,21 +126,10 @@ class BertConfig(object):
         `vocab_size`, has a key that is neither BERT's nor one of those that
         real-world files carry, or a value that no BERT can have.
     """
-    try:
-      with tf.io.gfile.GFile(json_file, "r") as reader:
-        json_object = json.loads(reader.read())
-    except (tf.errors.OpError, EnvironmentError):
-      raise ValueError("bert_config_file %s cannot be read; is the path right?"
-                       % json_file)
-    except ValueError as error:  # JSON and UTF-8 decoding errors are of it
-      raise ValueError("bert_config_file %s is not JSON: %s" % (
-          json_file, " ".join(str(error).split())))
-    if not isinstance(json_object, dict):
-      raise ValueError("bert_config_file %s holds no JSON object but a %s." % (
-          json_file, type(json_object).__name__))
-    config = cls.from_dict(json_object)
+    json_object = _read_config_file(json_file)
     try:
       _check_config_keys(json_object)
+      config = cls.from_dict(json_object)
       config.validate()
     except ValueError as error:
       raise ValueError("bert_config_file %s: %s" % (json_file, error))
@@ -150,28 +146,52 @@ class BertConfig(object):
       if (not isinstance(value, six.integer_types) or isinstance(value, bool)
           or value < 1):
         raise ValueError("%s is %s; it must be a whole number above 0." % (
-            key, json.dumps(value)))
+            key, _shown(value)))
     for key in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
       value = getattr(self, key)
       if not _is_number(value) or not 0 <= value < 1:
         raise ValueError("%s is %s; it must be at least 0 and below 1." % (
-            key, json.dumps(value)))
+            key, _shown(value)))
     if (not _is_number(self.initializer_range)
         or not 0 < self.initializer_range < float("inf")):
       raise ValueError("initializer_range is %s; it must be above 0." %
-                       json.dumps(self.initializer_range))
+                       _shown(self.initializer_range))
+    if self.initializer_range > 1e6:  # TensorFlow cannot hold 10 ** 400
+      raise ValueError("initializer_range is %s; it must not be above a "
+                       "million." % _shown(self.initializer_range))
     if self.hidden_size % self.num_attention_heads:
       raise ValueError(
-          "hidden_size %d is not a multiple of num_attention_heads %d." % (
-              self.hidden_size, self.num_attention_heads))
+          "hidden_size %s is not a multiple of num_attention_heads %s." % (
+              _shown(self.hidden_size), _shown(self.num_attention_heads)))
+    if self.num_hidden_layers > _MAX_LAYERS:
+      raise ValueError("num_hidden_layers is %s; more than %d are refused." % (
+          _shown(self.num_hidden_layers), _MAX_LAYERS))
+    parameters = self._count_parameters()
+    if parameters > _MAX_PARAMETERS:
+      raise ValueError(
+          "a model of these sizes has %s parameters; more than %d are refused, "
+          "is one of hidden_size, intermediate_size, vocab_size, "
+          "max_position_embeddings, type_vocab_size mistaken?" % (
+              _shown(parameters), _MAX_PARAMETERS))
     if not isinstance(self.gelu_approximate, bool):
       raise ValueError("gelu_approximate is %s; it must be true or false." %
-                       json.dumps(self.gelu_approximate))
+                       _shown(self.gelu_approximate))
+    if (isinstance(self.hidden_act, six.string_types)
+        and len(self.hidden_act) > 100):
+      raise ValueError("hidden_act is no name: %s." % _shown(self.hidden_act))
     activation = get_activation(self.hidden_act)
     if activation is not None and not callable(activation):
       raise ValueError(
           "hidden_act is %s; it must be gelu, relu, tanh or linear." %
-          json.dumps(self.hidden_act))
+          _shown(self.hidden_act))
+
+  def _count_parameters(self):
+    """Numbers in the weight matrices; those of biases are few."""
+    embeddings = self.hidden_size * (
+        self.vocab_size + self.max_position_embeddings + self.type_vocab_size)
+    layer = 2 * self.hidden_size * (
+        2 * self.hidden_size + self.intermediate_size)
+    return embeddings + self.num_hidden_layers * layer
 
   def to_dict(self):
     """Returns the configuration as a dict of its own."""
@@ -180,6 +200,59 @@ class BertConfig(object):
   def to_json_string(self):
     """Returns the configuration as JSON text, keys sorted."""
     return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+
+def _read_config_file(json_file):
+  """Returns the JSON object of a file that a stranger may have written."""
+  try:
+    with tf.io.gfile.GFile(json_file, "rb") as reader:
+      data = reader.read(_MAX_CONFIG_BYTES + 1)
+  except (tf.errors.OpError, EnvironmentError):
+    raise ValueError("bert_config_file %s cannot be read; is the path right?"
+                     % json_file)
+  if len(data) > _MAX_CONFIG_BYTES:
+    raise ValueError("bert_config_file %s is longer than %d bytes; is it the "
+                     "right file?" % (json_file, _MAX_CONFIG_BYTES))
+  try:
+    json_object = json.loads(data.decode("utf-8"),
+                             object_pairs_hook=_object_without_duplicates,
+                             parse_int=_short_int)
+  except RecursionError:
+    raise ValueError("bert_config_file %s is nested too deep." % json_file)
+  except ValueError as error:  # JSON and UTF-8 decoding errors are of it
+    raise ValueError("bert_config_file %s is not JSON: %s" % (
+        json_file, " ".join(str(error).split())))
+  if not isinstance(json_object, dict):
+    raise ValueError("bert_config_file %s holds no JSON object but a %s." % (
+        json_file, type(json_object).__name__))
+  return json_object
+
+
+def _object_without_duplicates(pairs):
+  json_object = dict(pairs)
+  if len(json_object) != len(pairs):
+    seen = set()
+    for key, _ in pairs:
+      if key in seen:
+        raise ValueError("the key %s is there twice" % _shown(key))
+      seen.add(key)
+  return json_object
+
+
+def _short_int(digits):
+  # Python takes quadratic time to read a long number.
+  if len(digits) > 1000:
+    raise ValueError("a number has %d digits" % len(digits))
+  return int(digits)
+
+
+def _shown(value):
+  """A value of a file as JSON, fit for one line of an error."""
+  try:
+    text = json.dumps(value)
+  except RecursionError:
+    text = "(nested too deep to show)"
+  return text if len(text) <= 100 else text[:80] + "... (shortened)"
 
 
 def _is_number(value):
@@ -193,24 +266,26 @@ def _check_config_keys(json_object):
   for key in sorted(json_object):
     if key in known:
       continue
-    if key in _IGNORED_CONFIG_KEYS or key.startswith(("pooler_", "_")):
-      ignored.append(key)
+    # A name with two underscores would change the object itself.
+    if key in _IGNORED_CONFIG_KEYS or (
+        key.startswith(("pooler_", "_")) and not key.startswith("__")):
+      ignored.append(key[:100])
       continue
-    close = difflib.get_close_matches(key, known, n=1)
+    close = difflib.get_close_matches(key[:100], known, n=1)
     raise ValueError("unknown key %s; %s" % (
-        json.dumps(key), "did you mean %s?" % close[0] if close else
+        _shown(key), "did you mean %s?" % close[0] if close else
         "a BERT configuration has no such key, remove it if it is not needed."))
   for key, only in (("position_embedding_type", "absolute"),
                     ("layer_norm_eps", LAYER_NORM_EPSILON)):
     if json_object.get(key, only) != only:
       raise ValueError("%s is %s; this BERT has %s only." % (
-          key, json.dumps(json_object[key]), only))
+          key, _shown(json_object[key]), only))
   if json_object.get("model_type", "bert") != "bert":
     raise ValueError("model_type is %s; only bert is supported." %
-                     json.dumps(json_object["model_type"]))
+                     _shown(json_object["model_type"]))
   if ignored:
     logging.info("bert_config_file: keys not used here: %s",
-                 ", ".join(ignored))
+                 ", ".join(ignored[:50] + ["..."] * bool(ignored[50:])))
 
 
 class BertModel(object):

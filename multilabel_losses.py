@@ -34,6 +34,8 @@ from processors.text_lines import shown
 
 LOSSES = ("sigmoid", "weighted", "focal", "asymmetric")
 
+_MAX_WEIGHT_FILE = 1 << 26  # characters
+
 
 def make_loss(name, pos_weight=None, label_smoothing=0.0, gamma=2.0,
               alpha=None, gamma_pos=0.0, gamma_neg=4.0, clip=0.05):
@@ -352,7 +354,14 @@ def read_pos_weight_file(path, label_list):
     ValueError: the file cannot be read; a label is missing, unknown or there
       twice; a weight is not a finite number above 0.
   """
-  lines = list(read_lines(path))  # once: a pipe can be read no second time
+  lines = []  # read once: a pipe can be read no second time
+  size = 0
+  for line in read_lines(path):
+    lines.append(line)
+    size += len(line)
+    if size > _MAX_WEIGHT_FILE:
+      raise ValueError("%s is longer than %d characters; is it the right file?"
+                       % (path, _MAX_WEIGHT_FILE))
   is_json = "".join(lines).lstrip().startswith("{")
   known = set(label_list)
   weights = {}
@@ -384,6 +393,8 @@ def _json_weights(path, lines):
                                                    error.msg))
   except RecursionError:
     raise ValueError("%s: JSON is nested too deeply." % path)
+  except ValueError:  # Python's limit of digits
+    raise ValueError("%s: a number has too many digits." % path)
   for label, value in pairs:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     yield path, label.strip(), _to_float(value) if is_number else None

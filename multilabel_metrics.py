@@ -432,7 +432,8 @@ def evaluate(labels, probabilities, thresholds=0.5, label_names=None,
 
   Returns:
     OrderedDict of floats: `{micro,macro,weighted,samples}_f1`,
-    `{micro,macro}_{precision,recall}`, `subset_accuracy`, `hamming_loss`, `{micro,macro}_average_precision` and
+    `{micro,macro}_{precision,recall}`, `subset_accuracy`, `hamming_loss`,
+    `{micro,macro}_average_precision` and
     `{micro,macro}_roc_auc` (nan when undefined; `undefined_labels` says which
     labels the macro ones leave out), `f1/<label name>` in label order; and
     the int `num_examples`.

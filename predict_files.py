@@ -6,11 +6,10 @@ from __future__ import division
 from __future__ import print_function
 
 import collections
-import csv
-import io
 import itertools
 import json
 import os
+import re
 import sys
 import time
 
@@ -22,6 +21,14 @@ from processors import unlabelled
 
 # Texts in memory at a time when a file is predicted.
 FILE_WINDOW = 1024
+
+# What makes a spreadsheet take a cell for a formula: these, also of full width,
+# and also behind white space, which some of them skip.
+_FORMULA_START = re.compile("\\s*[=+@\uff1d\uff0b\uff0d\uff20-]|[\t\r\n]")
+# Control characters and marks of direction: they move a terminal's cursor,
+# change its settings, or show a text in another order than it has.
+_TERMINAL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f"
+                       "\u202a-\u202e\u2066-\u2069]")
 
 TABLE_FLAGS = ("text_column", "text_pair_column", "id_column", "delimiter")
 
@@ -45,6 +52,9 @@ def define_flags():
   flags.DEFINE_string(
       "output_file", None, "Where the labels go: .jsonl, or .tsv (id and a "
       "probability a label); default: standard output, as JSON lines.")
+  flags.DEFINE_bool(
+      "spreadsheet_safe", False, "Write a ' before ids and label names in a "
+      ".tsv that a spreadsheet would take for formulas.")
 
 
 def check_flags(flag_values, texts):
@@ -54,6 +64,11 @@ def check_flags(flag_values, texts):
     for name in TABLE_FLAGS + ("input_form", "output_file"):
       if flag_values[name].value is not None:
         raise ValueError("--%s needs --input_file." % name)
+  if flag_values.spreadsheet_safe and not (
+      flag_values.output_file or "").endswith(".tsv"):
+    raise ValueError("--spreadsheet_safe is for an --output_file that ends in "
+                     ".tsv.")
+  if path is None:
     return
   if texts:
     raise ValueError("give texts or --input_file, not both.")
@@ -84,7 +99,8 @@ def predict_to_file(predictor, flag_values, decision):
   temporary = output_file + ".tmp"
   try:
     with open(temporary, "wb") as stream:
-      write = (tsv_writer(stream, predictor.labels)
+      write = (tsv_writer(stream, predictor.labels,
+                          flag_values.spreadsheet_safe)
                if output_file.endswith(".tsv") else json_writer(stream))
       predict_file(predictor, rows, write, decision)
   except BaseException:
@@ -139,27 +155,53 @@ def json_writer(stream):
   return write
 
 
-def tsv_writer(stream, labels):
-  """Returns a `write` for `predict_file`: a header, then a row a text."""
-  text = io.StringIO()
-  rows = csv.writer(text, delimiter="\t", lineterminator="\n")
+def tsv_writer(stream, labels, spreadsheet_safe=False):
+  """Returns a `write` for `predict_file`: a header, then a row a text.
 
-  def write_row(cells):
-    rows.writerow(cells)
-    stream.write(text.getvalue().encode("utf-8", "replace"))
-    text.seek(0)
-    text.truncate()
+  Args:
+    stream: where bytes are written to.
+    labels: list of str.
+    spreadsheet_safe: bool, whether what a spreadsheet would take for a formula
+      gets a ' before it.
+  """
+  def write_row(names, numbers=()):
+    if spreadsheet_safe:
+      names = [neutralised(name) for name in names]
+    cells = [_quoted(name) for name in names] + ["%.8g" % n for n in numbers]
+    stream.write(("\t".join(cells) + "\n").encode("utf-8", "replace"))
 
   write_row(["id"] + list(labels))
   return lambda row, described: write_row(
-      [row[0]] + ["%.8g" % p for p in described.probabilities.values()])
+      [row[0]], described.probabilities.values())
+
+
+def neutralised(cell):
+  """Returns a cell (str) as one that every spreadsheet shows as text."""
+  return "'" + cell if _FORMULA_START.match(cell) else cell
+
+
+def _quoted(cell):
+  """A cell of a table as RFC 4180 has it.
+
+  Python's csv writer quotes carriage returns in newer versions alone.
+  """
+  if re.search("[\t\r\n\"]", cell):
+    return '"%s"' % cell.replace('"', '""')
+  return cell
+
+
+def for_terminal(text):
+  """Returns a text (str) with control characters and direction marks shown."""
+  return _TERMINAL.sub(
+      lambda match: "\\u%04x" % ord(match.group()), text)
 
 
 def print_labels(predictor, text, decision):
   """Prints one text and its labels for a person."""
   described, = predictor.describe(predictor.predict([text]), *decision)
-  lines = [text] + ["  %.3f  %s" % (probability, label)
-                    for label, probability in described.labels]
+  shown = for_terminal(text) if sys.stdout.isatty() else text
+  lines = [shown] + ["  %.3f  %s" % (probability, label)
+                     for label, probability in described.labels]
   if not described.labels:
     # With a threshold a label, the highest probability need not be nearest.
     short = np.array(list(described.probabilities.values())) - np.asarray(

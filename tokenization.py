@@ -41,6 +41,9 @@ _CHINESE_CHARACTER = re.compile(
     "\U0002b740-\U0002b81f\U0002b820-\U0002ceaf\uf900-\ufaff"
     "\U0002f800-\U0002fa1f]")
 
+# Bytes; the vocabularies of the largest multilingual models have 10 MB.
+_MAX_VOCAB_BYTES = 64 * 1024 * 1024
+
 # What a model needs to be fed: padding, unknown words, and the frame of a text.
 _REQUIRED_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
@@ -48,6 +51,9 @@ _REQUIRED_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 _MAX_CHARACTERS = 1 << 15
 _MAX_WORDS = 1 << 16
 _MAX_WORD_LENGTH = 32
+
+# Characters from which on a word is decomposed one by one.
+_LONG_WORD = 1000
 
 # In printable ASCII, all that is no letter, digit or space is punctuation.
 _ASCII_WORD = re.compile("[0-9A-Za-z]+|[^0-9A-Za-z ]")
@@ -194,15 +200,27 @@ def _read_vocab_lines(vocab_file):
 
 
 def _open_vocab(vocab_file):
-  """Opens a local file, or one that TensorFlow knows, to be read as bytes."""
+  """Returns the bytes of a local file, or of one that TensorFlow knows.
+
+  No more than a vocabulary can have is ever read.
+  """
   if "://" not in str(vocab_file):
-    return open(vocab_file, "rb")
+    with open(vocab_file, "rb") as reader:
+      return _within_limit(vocab_file, reader)
   import tensorflow as tf  # Late: only paths with a scheme need it.
   try:
     with tf.io.gfile.GFile(vocab_file, "rb") as reader:
-      return io.BytesIO(reader.read())
+      return _within_limit(vocab_file, reader)
   except tf.errors.OpError as error:
     raise OSError(error.message.splitlines()[0])
+
+
+def _within_limit(vocab_file, reader):
+  data = reader.read(_MAX_VOCAB_BYTES + 1)
+  if len(data) > _MAX_VOCAB_BYTES:
+    raise ValueError("Vocabulary %s is longer than %d bytes: give the path of "
+                     "a vocab.txt." % (vocab_file, _MAX_VOCAB_BYTES))
+  return io.BytesIO(data)
 
 
 def convert_by_vocab(vocab, items):
@@ -336,14 +354,14 @@ class BasicTokenizer(object):
 
   def _run_strip_accents(self, text):
     """Returns `text` in canonical decomposition without nonspacing marks."""
-    return "".join(char for char in unicodedata.normalize("NFD", text)
+    return "".join(char for char in _decompose(text)
                    if unicodedata.category(char) != "Mn")
 
   def _run_split_on_punc(self, text):
     """Returns the pieces of a word: punctuation characters and runs between."""
     pieces = []
     for is_punctuation, run in itertools.groupby(text, _is_punctuation):
-      pieces.extend(run if is_punctuation else ["".join(run)])
+      pieces.extend(run if is_punctuation else ["".join(run)])  # noqa: B031
     return pieces
 
   def _tokenize_chinese_chars(self, text):
@@ -453,6 +471,22 @@ def _neighbours_matter(char):
   return any(
       unicodedata.combining(part) and unicodedata.category(part) != "Mn"
       for part in unicodedata.normalize("NFD", char.lower()))
+
+
+def _decompose(text):
+  """Returns `text` in canonical decomposition (NFD)."""
+  if len(text) < _LONG_WORD:
+    return unicodedata.normalize("NFD", text)
+  # Python sorts runs of marks in quadratic time: a line of 10 MB takes hours.
+  parts = "".join(unicodedata.normalize("NFD", char) for char in text)
+  return "".join(
+      "".join(sorted(run, key=unicodedata.combining) if is_marks else run)
+      for is_marks, run in itertools.groupby(parts, _is_mark))
+
+
+def _is_mark(char):
+  """Whether a character has a place of its own among marks."""
+  return unicodedata.combining(char) > 0
 
 
 def _is_short(word):

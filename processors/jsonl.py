@@ -17,6 +17,7 @@ _NEAR_MISSES = {
     "text_pair": ("text_pair", "text_b"),
     "labels": ("labels", "label"),
 }
+_MAX_DIGITS = 4300
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _TYPE_NAMES = {dict: "an object", list: "a list", str: "a string",
                bool: "true or false", int: "a number", float: "a number",
@@ -39,6 +40,7 @@ class JsonlProcessor(base.FileProcessor):
   def read_rows(self, path, part, data_dir):
     """See `FileProcessor`."""
     decode = json.JSONDecoder(object_pairs_hook=_make_object,
+                              parse_int=_read_int,
                               parse_constant=_refuse_constant).decode
     first = None  # line of the first row, and whether it is labelled
     for line, text in text_lines.numbered_lines(path):
@@ -144,6 +146,13 @@ def _make_object(pairs):
     raise ValueError("key %s stands twice in one object" % shown(
         [key for key in keys if keys.count(key) > 1][0]))
   return record
+
+
+def _read_int(digits):
+  # Older Pythons take quadratic time, newer ones refuse from here on.
+  if len(digits) > _MAX_DIGITS:
+    raise ValueError("a number has %d digits" % len(digits))
+  return int(digits)
 
 
 def _refuse_constant(name):

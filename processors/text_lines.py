@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lines of text files, plain or gzip, and words for messages about them."""
 
+import functools
 import gzip
 import io
 import os
 import re
 import zlib
 
+# Characters of a line. A longer one is no text but what a broken or hostile
+# file, small as it may be when packed, would fill the memory with.
+MAX_LINE = 1 << 27
 # errors="surrogateescape" turns the undecodable byte B into U+DC00 + B.
 _BAD_CHARACTER = re.compile("[\0\udc80-\udcff]")
 _FILE_STARTS = (
@@ -54,15 +58,19 @@ def read_lines(path):
 
   Raises:
     ValueError: the file cannot be opened or unpacked, or holds a byte that is
-      not UTF-8, or a NUL byte.
+      not UTF-8, a NUL byte, or a line of more than `MAX_LINE` characters.
   """
   number = 0
   try:
     try:
       with _open_binary(path) as binary:
         # Line ends stay as they are: quoted fields keep their line breaks.
-        for number, line in enumerate(io.TextIOWrapper(
-            _NulGuard(binary), "utf-8-sig", newline=""), 1):
+        text = io.TextIOWrapper(_NulGuard(binary), "utf-8-sig", newline="")
+        read_line = functools.partial(text.readline, MAX_LINE + 1)
+        for number, line in enumerate(iter(read_line, ""), 1):
+          if len(line) > MAX_LINE:
+            raise ValueError("%s:%d: the line has more than %d characters." % (
+                path, number, MAX_LINE))
           yield line
     except (UnicodeDecodeError, _NulByteError) as error:
       if not os.path.isfile(path):  # a pipe cannot be read again
