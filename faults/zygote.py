@@ -15,6 +15,7 @@ import ctypes
 import importlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -23,6 +24,9 @@ import traceback
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 _PR_SET_PDEATHSIG = 1
+
+# Of processor time: a run takes 2. By the clock that may be any number.
+_MOST_SECONDS = 60
 
 # status: int, as subprocess has it (-9: killed); None: it did not end in
 # time. seconds: float, processor time. stdout, stderr: str.
@@ -54,13 +58,14 @@ class Zygote(object):
       function: str, `module:name`; its result is the exit status (None: 0).
       *arguments: what it is called with; JSON must be able to hold it.
       **limits: `kill_after`: float, seconds until SIGKILL, or None;
-        `timeout`: float, seconds until it counts as stuck.
+        `timeout`: float, seconds until it counts as stuck; with
+        `_MOST_SECONDS` of processor time it does, too.
 
     Returns:
       `Ended`.
     """
     kill_after = limits.pop("kill_after", None)
-    timeout = limits.pop("timeout", 120.0)
+    timeout = limits.pop("timeout", 1800.0)
     line = json.dumps([function, arguments, kill_after, timeout])
     self._process.stdin.write(line.encode("ascii") + b"\n")
     self._process.stdin.flush()
@@ -116,6 +121,7 @@ def _run_one(function, arguments, paths):
   _die_with_parent()
   os.setpgid(0, 0)
   signal.signal(signal.SIGALRM, signal.SIG_DFL)
+  resource.setrlimit(resource.RLIMIT_CPU, (_MOST_SECONDS, _MOST_SECONDS + 5))
   null = os.open(os.devnull, os.O_RDONLY)
   os.dup2(null, 0)
   for number, path in zip((1, 2), paths):
@@ -157,7 +163,9 @@ def _wait(pid, kill_after, timeout):
     os.killpg(pid, signal.SIGKILL)  # what it had forked
   except ProcessLookupError:
     pass
-  return (None if status is None else exit_status(status),
+  if status is not None:
+    status = exit_status(status)
+  return (None if status == -signal.SIGXCPU else status,
           usage.ru_utime + usage.ru_stime)
 
 
