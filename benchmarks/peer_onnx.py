@@ -140,7 +140,7 @@ def build(folder, pooling):
         "pooler.dense.weight", True), graph.weight("pooler.dense.bias")],
                         "pooler_product")
     pooled = graph.add("Tanh", [product], "pooled")
-  head = np.load(os.path.join(folder, "head.npy"))
+  head = np.load(os.path.join(folder, "head.npy"), allow_pickle=False)
   graph.add("Gemm", [pooled, graph.constant("head", head[:, :-1].T),
                      graph.constant("head_bias", head[:, -1])], "logits")
   ids = [helper.make_tensor_value_info(

@@ -53,7 +53,8 @@ class Classifier(torch.nn.Module):
     self.dropout = torch.nn.Dropout(0.1)
     self.head = torch.nn.Linear(self.bert.config.hidden_size, num_labels)
     if head:
-      weights = torch.from_numpy(np.load(os.path.join(folder, "head.npy")))
+      weights = torch.from_numpy(np.load(
+          os.path.join(folder, "head.npy"), allow_pickle=False))
       with torch.no_grad():
         self.head.weight.copy_(weights[:, :-1])
         self.head.bias.copy_(weights[:, -1])

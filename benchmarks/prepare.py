@@ -132,7 +132,7 @@ def make_trained(folder, bert_folder, seed, pooling):
   rng = np.random.RandomState(seed)
   head = rng.standard_normal(
       (work_items.NUM_LABELS, config.hidden_size + 1)).astype(np.float32) * 0.1
-  np.save(os.path.join(folder, "head.npy"), head)
+  np.save(os.path.join(folder, "head.npy"), head, allow_pickle=False)
   tensors["output_weights"], tensors["output_bias"] = head[:, :-1], head[:, -1]
   settings = {"do_lower_case": True, "max_seq_length": work_items.MIXED_LENGTH,
               "pooling": pooling, "loss": "sigmoid"}

@@ -328,7 +328,7 @@ def main(argv):
   try:
     import torch
     import transformers
-    import tokenizers  # pylint: disable=unused-import
+    import tokenizers  # noqa: F401  pylint: disable=unused-import
   except ImportError as error:
     raise RuntimeError("%s; the PyTorch reference needs the extra `bench`" %
                        error)

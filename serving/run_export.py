@@ -30,7 +30,7 @@ class Export(object):
     with open(os.path.join(path, "saved_model.pb"), "rb") as reader:
       if b"FastWordpieceTokenize" in reader.read():
         # Its ops are built into Serving, but not into tensorflow.
-        import tensorflow_text  # pylint: disable=all
+        import tensorflow_text  # noqa: F401  pylint: disable=all
     self._session = tf.Session(graph=tf.Graph())
     with self._session.graph.as_default():
       loaded = tf.saved_model.load(self._session, ["serve"], path)

@@ -185,6 +185,23 @@ def test_every_module_of_the_top_level_is_packaged():
   assert modules - set(re.findall(r'"(\w+)"', listed)) == set()
 
 
+def test_warnings_of_every_module_of_ours_are_errors():
+  with open(os.path.join(ROOT, "pyproject.toml"), encoding="utf-8") as reader:
+    text = reader.read()
+  rules = [rule.replace("\\\\", "\\")
+           for rule in re.findall('"error:::(.*)"', text)]
+  assert len(rules) == 2
+  names = re.findall(r'"([\w.]+)"', re.search(
+      r"\npackages = \[(.*?)\]", text, re.S).group(1))
+  names += re.findall(r'"(\w+)"', re.search(
+      r"py-modules = \[(.*?)\]", text, re.S).group(1))
+  assert len(names) > 30
+  for name in names:
+    assert any(re.match(rule, name) for rule in rules), name
+  for name in ("tensorflow", "numpy.core", "training_test", "json"):
+    assert not any(re.match(rule, name) for rule in rules), name
+
+
 def test_stamp_is_whole_or_not_there(tmp_path, monkeypatch):
   stamp = str(tmp_path / "stamp")
   assert environment.read_stamp(stamp) is None

@@ -20,7 +20,7 @@ LABELS = ["a", u"\u4e8c", "c d"]
 RULE = multilabel_thresholds.DecisionRule
 
 
-def make_outputs(size=60, seed=1, labels=len(LABELS)):
+def make_outputs(size=60, seed=1, labels=3):
   """Outputs that are right more often than not."""
   random = np.random.RandomState(seed)
   truth = random.random_sample([size, labels]) < 0.4

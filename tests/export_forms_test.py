@@ -245,7 +245,7 @@ def test_windows_are_checked(tmp_path, monkeypatch):
 def test_raw_text(form, stride, pooling, tmp_path, monkeypatch):
   """The whole of it, with tensorflow-text."""
   try:
-    import tensorflow_text  # pylint: disable=all
+    import tensorflow_text  # noqa: F401  pylint: disable=all
   except ImportError as error:
     pytest.skip("no tensorflow-text: %s" % error)
   if form != "windows":

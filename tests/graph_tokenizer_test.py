@@ -8,11 +8,10 @@ import tensorflow.compat.v1 as tf
 
 from serving import graph_tokenizer
 import text_features
-import tokenization
 import tokenization_test
 
 try:
-  import tensorflow_text  # pylint: disable=unused-import
+  import tensorflow_text  # noqa: F401  pylint: disable=unused-import
 except ImportError as error:
   pytest.skip("no tensorflow-text: %s" % error, allow_module_level=True)
 

@@ -27,12 +27,13 @@ import tokenization
 STRANGE = [
     u"tab\tinside", u'"quoted" \'twice\'', u"../../../escaped", u"/absolute",
     u"..", u".", u"C:\\con", u"=cmd|' /C calc'!A0", u"+1", u"-1", u"@SUM(A1)",
-    u"<script>alert(1)</script>", u"</title>&amp;", u"a = b", u"%s %d {0} %(x)s",
+    u"<script>alert(1)</script>", u"</title>&amp;", u"a = b",
+    u"%s %d {0} %(x)s",
     u"$(touch escaped)", u"`id`", u"; rm -rf", u"null", u"NaN", u"0", u"[]",
     u"__proto__", u"a,b;c|d", u"\u2028line\u2029", u"\x85", u"a\x0bb\x0cc\x1cd",
     u"\u202egnp.exe", u"\u2066x\u2069", u"\U0001f468\u200d\U0001f469",
-    u"\u4e2d\u6587", u"e\u0301", u"\xe9", u"\U0010ffff", u"\U000e0001x", u"\ufffe",
-    u"model.ckpt-1", u"#", u"x" * 3000, u"\x1b[2J", u"\x07",
+    u"\u4e2d\u6587", u"e\u0301", u"\xe9", u"\U0010ffff", u"\U000e0001x",
+    u"\ufffe", u"model.ckpt-1", u"#", u"x" * 3000, u"\x1b[2J", u"\x07",
 ]
 NUM_LABELS = 10000
 # So few that a text has some of them, among so many that none has.
@@ -50,7 +51,8 @@ def planes():
 TEXTS = [
     u"", u" ", u"\0", u"a\0b", u"apple " * 20000, u"a" * 100000,
     u"\u202eelppa\u202c \u2067apple\u2069", planes(), u"\ufeffapple",
-    u"\x1b[31mapple", u"=cmd|' /C calc'!A0", u"e\u0301" * 1000, u"\u0301" * 1000,
+    u"\x1b[31mapple", u"=cmd|' /C calc'!A0", u"e\u0301" * 1000,
+    u"\u0301" * 1000,
     u"\n\r\n", u"\u2028\u2029\x85", u"</script><script>alert(1)</script>",
 ]
 
@@ -255,7 +257,8 @@ def test_the_flag_for_spreadsheets_needs_a_table(run, tmp_path):
                 ["--input_file=" + texts,
                  "--output_file=" + str(tmp_path / "x.jsonl")]):
     status, _, stderr, _ = tiny_bert.call(
-        predict_session, ["--model_dir=" + run[1], "--spreadsheet_safe"] + flags)
+        predict_session,
+        ["--model_dir=" + run[1], "--spreadsheet_safe"] + flags)
     assert status == 2
     assert "--spreadsheet_safe is for an --output_file that ends in .tsv" in (
         stderr)

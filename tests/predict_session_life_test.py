@@ -288,11 +288,11 @@ def test_timeout(predictor):
   np.testing.assert_allclose(predictor.predict(TEXTS, timeout=SECONDS), want,
                              atol=1e-6)
   for timeout in (1e-9, 0, -1):
-    for call in (lambda: predictor.predict(TEXTS, timeout=timeout),
-                 lambda: predictor.predict_encoded(
-                     predictor.encode(TEXTS), timeout=timeout)):
+    for call in (predictor.predict,
+                 lambda texts, timeout: predictor.predict_encoded(
+                     predictor.encode(texts), timeout=timeout)):
       with pytest.raises(TimeoutError, match="within its timeout of"):
-        call()
+        call(TEXTS, timeout=timeout)
   assert "timeout is nan" in error_of(predictor.predict, TEXTS, float("nan"))
   np.testing.assert_allclose(predictor.predict(TEXTS), want, atol=1e-6)
 

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Targets: files of texts and labels, against Python's own readers."""
+
+from __future__ import absolute_import
+from __future__ import division
+from __future__ import print_function
+
+import collections
+import csv
+import io
+import json
+import os
+import re
+
+from fuzz import checks
+import predict_files
+import processors
+from processors import delimited
+
+DELIMITERS = ",\t;|"
+
+_Described = collections.namedtuple("_Described", ["probabilities"])
+
+
+def _csv_rows(data, delimiter):
+  """[(line, row)] as csv reads them, or None where it is no CSV file."""
+  try:
+    text = data.decode("utf-8-sig")
+  except UnicodeDecodeError:
+    return None
+  if "\0" in text:
+    return None
+  limit = csv.field_size_limit(1 << 26)
+  reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter,
+                      strict=True)
+  rows, line = [], 1
+  try:
+    for row in reader:
+      rows.append((line, row))
+      line = reader.line_num + 1
+  except csv.Error:
+    return None
+  finally:
+    csv.field_size_limit(limit)
+  while rows and not rows[-1][1]:
+    rows.pop()
+  return rows
+
+
+def _is_table(rows):
+  """Whether rows have one width, a header of distinct names, no blank line."""
+  if not rows or not rows[0][1]:
+    return False
+  header = [name.strip() for name in rows[0][1]]
+  return ("" not in header and len(set(header)) == len(header) and
+          all(len(row) == len(header) for _, row in rows))
+
+
+def read_delimited(data):
+  """The first byte chooses the delimiter; the rest is the file."""
+  delimiter = DELIMITERS[data[0] % len(DELIMITERS)] if data else ","
+  content = data[1:]
+  path = checks.write("train.csv", content)
+  expected = _csv_rows(content, delimiter)
+  try:
+    rows = list(delimited.read_table(path, delimiter))
+  except ValueError as error:
+    checks.check_sentence(error, path)
+    checks.expect(expected is None or not _is_table(expected),
+                  "a table that csv reads is refused", str(error), content)
+    checks.expect("is empty" in str(error) or
+                  re.search(r":\d+: ", str(error)), "no line", str(error))
+    rows = None
+  else:
+    checks.expect(expected is not None and _is_table(expected),
+                  "a broken table is read", rows[:3], content)
+    expected[0] = (expected[0][0], [name.strip() for name in expected[0][1]])
+    checks.expect(rows == expected, "other rows than csv's", rows, expected)
+    _write_again(rows)
+  _read_examples("delimited", rows, {"delimiter": delimiter})
+
+
+def _read_examples(task, rows, options):
+  """The examples of train are the rows' texts, or there is a sentence."""
+  processor = processors.create_processor(task, options=options)
+  try:
+    labels = processors.get_labels(processor, checks.folder())
+    examples = list(processor.get_train_examples(checks.folder()))
+  except ValueError as error:
+    checks.check_sentence(error)
+    return None
+  checks.expect(rows is not None, "examples of a broken table", examples)
+  header = rows[0][1]
+  column = [header.index(name) for name in ("text", "comment_text", "sentence")
+            if name in header][0]
+  checks.expect([e.text_a for e in examples] ==
+                [row[column] for _, row in rows[1:]], "other texts", rows)
+  for example in examples:
+    checks.expect(set(example.labels) <= set(labels), "a label from nowhere",
+                  example.labels, labels)
+  return examples
+
+
+def _write_again(rows):
+  """Ids and labels of a prediction's table are read back as they were."""
+  labels = rows[0][1]
+  stream = io.BytesIO()
+  write = predict_files.tsv_writer(stream, labels)
+  names = [row[0] for _, row in rows[1:]]
+  for name in names:
+    write((name, "", None), _Described({label: 0.5 for label in labels}))
+  text = stream.getvalue().decode("utf-8")
+  again = list(csv.reader(io.StringIO(text, newline=""), delimiter="\t",
+                          strict=True))
+  checks.expect(again == [["id"] + labels] + [
+      [name] + ["0.5"] * len(labels) for name in names],
+                "the table is read as another", again, labels, names)
+  for cell in labels + names:
+    safe = predict_files.neutralised(cell)
+    checks.expect(safe.endswith(cell) and not re.match(
+        r"[=+\-@\t\r\n]", safe.strip(" ")), "a formula", cell)
+
+
+def _json_rows(data):
+  """[object or None where json refuses it], a line each, or None."""
+  try:
+    text = data.decode("utf-8-sig")
+  except UnicodeDecodeError:
+    return None
+  lines = re.split("\r\n|\r|\n", text)
+  while lines and not lines[-1].strip():
+    lines.pop()
+  rows = []
+  for line in lines:
+    try:
+      rows.append(json.loads(line))
+    except (ValueError, RecursionError):
+      rows.append(None)
+  return rows
+
+
+def read_jsonl(data):
+  """The bytes are train.jsonl."""
+  path = checks.write("train.jsonl", data)
+  expected = _json_rows(data)
+  processor = processors.create_processor("jsonl")
+  rows = []
+  try:
+    for row in processor.read_rows(path, "train", checks.folder()):
+      rows.append(row)
+  except ValueError as error:
+    checks.check_sentence(error, path)
+    line = re.search(re.escape(path) + r":(\d+): ", str(error))
+    checks.expect(line, "no line", str(error))
+    if " byte 0x" in str(error):
+      # Bytes are looked at before lines, some thousands at a time.
+      checks.expect(int(line.group(1)) == _line_of_bad_byte(data),
+                    "another line", str(error), data)
+    else:
+      checks.expect(expected is None or None not in expected or
+                    int(line.group(1)) <= expected.index(None) + 1,
+                    "the error is behind the broken line", str(error), data)
+  else:
+    checks.expect(expected is not None and len(rows) == len(expected),
+                  "other lines than json's", rows, expected)
+  for number, (line, name, text_a, text_b, labels) in enumerate(rows):
+    record = expected[number] if expected is not None else None
+    if expected is None:  # bytes further on are not UTF-8
+      continue
+    checks.expect(line == number + 1 and isinstance(record, dict),
+                  "no object", record, line)
+    checks.expect(text_a == _valid(record["text"]) and
+                  text_b == _valid(record.get("text_pair")),
+                  "other texts", record, text_a, text_b)
+    checks.expect(list(labels) == list(dict.fromkeys(
+        _valid(label).strip() for label in record["labels"])),
+                  "other labels", record, labels)
+    given = record.get("id")
+    checks.expect(name == ("" if given is None else _valid(
+        str(given)).strip()), "another id", record, name)
+  os.remove(path)
+
+
+def _line_of_bad_byte(data):
+  """The line of the first byte that no text has, or None."""
+  text = data.decode("utf-8", "surrogateescape")
+  before = re.split("[\0\udc80-\udcff]", text, maxsplit=1)
+  return len(re.split("\r\n|\r|\n", before[0])) if len(before) > 1 else None
+
+
+def _valid(text):
+  return text and re.sub("[\ud800-\udfff]", "\ufffd", text)
