@@ -101,6 +101,16 @@ def sync_folder(folder):
     os.close(descriptor)
 
 
+def make_folder(folder):
+  """Makes a folder, and those above it, so that a loss of power leaves them."""
+  parent = os.path.dirname(os.path.abspath(folder))
+  if not os.path.isdir(folder):
+    make_folder(parent)
+    with contextlib.suppress(FileExistsError):
+      os.mkdir(folder)
+    sync_folder(parent)
+
+
 def unwritable_folder(path):
   """Returns the nearest folder that exists, if nothing may be made in it.
 

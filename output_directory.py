@@ -84,8 +84,7 @@ def lock(output_dir):
   Raises:
     ValueError: another process holds it; names its pid and host.
   """
-  if not os.path.isdir(output_dir):
-    os.makedirs(output_dir)
+  atomic_files.make_folder(output_dir)
   path = os.path.join(output_dir, LOCK_FILE)
   with open(path, "a+") as holder:
     if fcntl is not None:

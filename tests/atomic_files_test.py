@@ -149,6 +149,15 @@ def test_sha256(tmp_path):
       "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
 
 
+def test_make_folder(tmp_path, monkeypatch):
+  synced = []
+  monkeypatch.setattr(atomic_files, "sync_folder", synced.append)
+  for _ in range(2):
+    atomic_files.make_folder(str(tmp_path / "a" / "b"))
+    assert os.listdir(str(tmp_path / "a")) == ["b"]
+  assert synced == [str(tmp_path), str(tmp_path / "a")]
+
+
 def test_unwritable_folder(tmp_path):
   (tmp_path / "file").write_bytes(b"")
   for name in ("", "new", "new/and/deep"):

@@ -24,7 +24,7 @@ def define_flags():
   with command_line.flag_group("Doing"):
     flags.DEFINE_enum("do", "print", ["print", "value", "interrupt", "stop",
                                       "file", "memory", "other", "log", "wait",
-                                      "run"],
+                                      "run", "later"],
                       "What to do, which is told in words that need more than "
                       "one line of the help.")
   with command_line.flag_group("Else"):
@@ -44,6 +44,8 @@ def main(argv):
     raise KeyboardInterrupt()
   elif do == "stop":
     raise command_line.Interrupted(signal.SIGTERM, "stopped; all is saved.")
+  elif do == "later":
+    raise command_line.OutOfTime("the time is over; all is saved.")
   elif do == "file":
     open("/nowhere/at/all")
   elif do == "memory":
@@ -90,6 +92,7 @@ def run(script, *arguments, **options):
     ("value", 2, u"the text is \u4e0d\u597d; write another."),
     ("interrupt", 130, "interrupted"),
     ("stop", 143, "stopped; all is saved."),
+    ("later", 75, "the time is over; all is saved."),
     ("file", 1, "No such file or directory: /nowhere/at/all"),
     ("memory", 1, "out of memory; a smaller batch size or max_seq_length "
                   "needs less (3 GB)"),

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
+import checkpoint_files
 import input_pipeline
 import model_dir
 import modeling
@@ -69,7 +70,7 @@ def check_equal_bits(first, second):
 
 
 def wait_for_step(process, output_dir, step):
-  deadline = time.time() + 120
+  deadline = time.time() + 600
   while not any(found >= step for found in steps_of(output_dir)):
     assert process.poll() is None, process.communicate()[1].decode("utf-8")
     assert time.time() < deadline
@@ -295,6 +296,9 @@ def test_nan_weights_give_no_results(data, trained, tmp_path, part):
   checkpoint = model_dir.prediction_checkpoint(folder)
   poison(model_dir.prediction_checkpoint(trained), checkpoint,
          "bert/encoder/layer_0/output/dense/kernel")
+  # As if training had saved it so, which it would not.
+  checkpoint_files.finish(
+      checkpoint, model_dir.run_identity(folder).fingerprint, {})
   status, _, stderr, _ = tiny_bert.call(
       run_multilabel_classifier, tiny_bert.flag_list({
           "task_name": "jsonl", "data_dir": data, "output_dir": folder,
