@@ -28,8 +28,10 @@ def main():
     os.makedirs(findings)
   folder = tempfile.mkdtemp(prefix="corpus-")
   try:
+    seeds = os.path.join(folder, "seeds")
+    os.mkdir(seeds)
     for number, data in enumerate(target.seeds):
-      with open(os.path.join(folder, str(number)), "wb") as writer:
+      with open(os.path.join(seeds, str(number)), "wb") as writer:
         writer.write(data)
     words = os.path.join(folder, "words")
     with open(words, "w") as writer:
@@ -45,10 +47,11 @@ def main():
         target.run(data)
     process = os.fork()
     if not process:
-      atheris.Setup([sys.argv[0], corpus, folder,
+      atheris.Setup([sys.argv[0], corpus, seeds,
                      "-max_total_time=" + seconds, "-seed=" + seed,
                      "-max_len=%d" % mutation.MAX_LENGTH, "-dict=" + words,
-                     "-timeout=300", "-rss_limit_mb=4096",
+                     "-timeout=300", "-report_slow_units=300",
+                     "-rss_limit_mb=4096",
                      "-artifact_prefix=" + os.path.join(findings, name + "-"),
                      "-print_final_stats=1", "-verbosity=1"], target.run)
       atheris.Fuzz()

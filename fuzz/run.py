@@ -19,6 +19,7 @@ import argparse
 import hashlib
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import time
@@ -91,16 +92,20 @@ def run_random(name, seconds, seed, folder):
 
 
 def run_guided(name, seconds, seed, folder):
-  """`run_random` by atheris, in a process of its own; cases is None."""
+  """`run_random` by atheris, in a process of its own; ends at a finding."""
   before = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-  status = subprocess.call(
+  process = subprocess.run(
       [sys.executable, "-m", "fuzz.guided", name, str(int(seconds)), str(seed),
-       folder], cwd=ROOT)
-  found = sorted(os.path.join(folder, new)
-                 for new in set(os.listdir(folder)) - before)
-  if status and not found:
-    found = ["(status %d)" % status]
-  return None, found
+       os.path.abspath(folder)], cwd=ROOT, stdin=subprocess.DEVNULL,
+      stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+  output = process.stdout.decode("utf-8", "replace")
+  units = re.search(r"number_of_executed_units: (\d+)", output)
+  after = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+  found = sorted(os.path.join(folder, new) for new in after - before)
+  if process.returncode:
+    print(output[-6000:], flush=True)
+    found = found or ["(none was kept; status %d)" % process.returncode]
+  return int(units.group(1)) if units else 0, found
 
 
 def main(argv=None):
@@ -133,9 +138,9 @@ def main(argv=None):
     cases, found = (run_guided if guided else run_random)(
         name, options.seconds, options.seed, options.findings)
     findings += found
-    print("%-12s %s%d findings in %.0f s (%s)" % (
-        name, "" if cases is None else "%d cases, " % cases, len(found),
-        time.time() - started, "atheris" if guided else "random"), flush=True)
+    print("%-12s %d cases, %d findings in %.0f s (%s)" % (
+        name, cases, len(found), time.time() - started,
+        "atheris" if guided else "random"), flush=True)
   for path in findings:
     print("found: %s" % path)
   return 1 if findings else 0

@@ -177,6 +177,18 @@ def test_the_extras_of_the_project_can_be_read():
   assert any(line.startswith("scikit-learn") for line in demo)
 
 
+def test_every_requirement_has_a_lower_and_an_upper_bound():
+  with open(os.path.join(ROOT, "pyproject.toml"), encoding="utf-8") as reader:
+    text = reader.read()
+  project = text[text.index("\ndependencies = "):text.index("\n[tool.")]
+  lines = re.findall(r'"([^"]+)"', project)
+  assert len(lines) > 30
+  for line in lines:
+    versions = line.partition(";")[0]
+    assert re.search(r"==\d|>=\d", versions), line
+    assert re.search(r"==\d|<\d", versions), line
+
+
 def test_every_module_of_the_top_level_is_packaged():
   with open(os.path.join(ROOT, "pyproject.toml"), encoding="utf-8") as reader:
     listed = re.search(r"py-modules = \[(.*?)\]", reader.read(), re.S).group(1)
