@@ -133,7 +133,8 @@ def compare(options, python, folder, results):
     options.work_dir = work_dirs[name]
     measure.say("Making models and texts for %s ..." % commit)
     made[name] = run.prepare(options, works, python, roots[name])
-  bench = measure.Bench({"ours": python}, {}, options.threads, folder)
+  bench = measure.Bench({"ours": python}, {}, options.threads, folder,
+                        with_limit=False)
   try:
     for item in measure.make_items(works, options.sizes,
                                    made["head"]["lengths"], options):

@@ -76,7 +76,9 @@ def define_flags():
 
 
 def exponent(sizes, times):
-  """The slope of log(time) over log(size), over the upper half."""
+  """The slope of log(time) over log(size), over the upper half, or None."""
+  if len(sizes) < 2:
+    return None
   half = len(sizes) // 2 if len(sizes) > 3 else 0
   return float(np.polyfit(np.log(sizes[half:]), np.log(times[half:]), 1)[0])
 
@@ -270,8 +272,9 @@ def format_curves(curves):
   """Lines of text: a line a curve, its values and its exponent."""
   lines = []
   for found in curves:
-    lines.append("%s, %s over %s: exponent %.2f" % (
-        found["name"], found["unit"], found["of"], found["exponent"]))
+    lines.append("%s, %s over %s: %s" % (
+        found["name"], found["unit"], found["of"],
+        plot.exponent_text(found["exponent"])))
     lines.append("   " + "  ".join(
         "%d: %.3g" % (size, point["median"])
         for size, point in zip(found["sizes"], found["points"])))

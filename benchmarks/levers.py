@@ -134,7 +134,8 @@ def main(argv=None):
                                              1.0))
            for work in run.chosen_works(options)]
   made = run.prepare(options, works, pythons["ours"])
-  bench = measure.Bench(pythons, {}, options.threads, options.output_dir)
+  bench = measure.Bench(pythons, {}, options.threads, options.output_dir,
+                        with_limit=False)
   rows, status = [["", "with/without", "95%", "", ""]], 0
   try:
     for item in measure.make_items(works, options.sizes, made["lengths"],

@@ -91,9 +91,18 @@ def make_items(works, sizes, lengths, options):
 class Bench(object):
   """The peers' processes, started when they are first needed."""
 
-  def __init__(self, pythons, missing, threads, log_dir):
-    """See `environments.find` for the first two."""
+  def __init__(self, pythons, missing, threads, log_dir, with_limit=True):
+    """See `environments.find` for the first two.
+
+    Args:
+      pythons: {environment: path of its Python}.
+      missing: {environment: why there is none}.
+      threads: int, threads and cores of each process.
+      log_dir: str, folder of the processes' logs.
+      with_limit: bool, whether the machine's limit is measured beside them.
+    """
     self._pythons, self._missing = pythons, missing
+    self.with_limit = with_limit
     self._threads, self._log_dir = threads, log_dir
     self._workers = {}
     self.versions, self.failed = {}, {}
@@ -235,7 +244,7 @@ def load_turns(bench, item, peers, results):
 def limit_turns(bench, item, shape, results):
   """The machine's limit by each library that is there."""
   turns = []
-  if item.work.kind not in ("predict", "train"):
+  if not bench.with_limit or item.work.kind not in ("predict", "train"):
     return turns
   for library, environment in (("torch", "torch"), ("numpy", "ours")):
     name = "limit, " + library

@@ -10,6 +10,11 @@ import json
 import sys
 
 
+def exponent_text(exponent):
+  return ("exponent unknown" if exponent is None
+          else "exponent %.2f" % exponent)
+
+
 def draw(growth, path):
   """Writes an image of the curves, a panel each, on logarithmic scales.
 
@@ -31,8 +36,8 @@ def draw(growth, path):
     high = [point["most"] for point in curve["points"]]
     panel.loglog(sizes, middle, "o-", color="#1f77b4", base=2, markersize=4)
     panel.fill_between(sizes, low, high, color="#1f77b4", alpha=0.2)
-    panel.set_title("%s: exponent %.2f" % (curve["name"], curve["exponent"]),
-                    fontsize=9)
+    panel.set_title("%s: %s" % (curve["name"], exponent_text(
+        curve["exponent"])), fontsize=9)
     panel.set_xlabel(curve["of"], fontsize=8)
     panel.set_ylabel(curve["unit"], fontsize=8)
     panel.tick_params(labelsize=7)

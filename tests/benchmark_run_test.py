@@ -82,6 +82,7 @@ class FakeWorker(object):
 
 
 class FakeBench(object):
+  with_limit = False
 
   def __init__(self, workers):
     self._workers, self.forgotten = workers, []
@@ -98,7 +99,7 @@ class FakeBench(object):
 def make_item():
   return measure.Item("f", work_items.WORKS["f"], "a title", {
       "kind": "features", "model": "tiny", "pooling": "pooler",
-      "batch_size": 4, "checked": 2}, 10, [3] * 10)
+      "batch_size": 4, "checked": 2, "work_dir": "w"}, 10, [3] * 10)
 
 
 def peers(*names):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
+from benchmarks import growth
 import feature_rows
 import input_pipeline
 import modeling
@@ -253,6 +254,14 @@ def test_training_batches_have_little_padding():
   assert len(batches) == 100
   assert sum(len(batch) * max(lengths[batch]) for batch in batches) <= (
       1.06 * lengths.sum())
+
+
+def test_exponent_of_growth():
+  sizes = [1, 2, 4, 8, 16, 32]
+  assert growth.exponent(sizes, [3 * n ** 2 for n in sizes]) == pytest.approx(2)
+  # What small works cost anyway does not count.
+  assert growth.exponent(sizes, [8, 8, 8, 8, 16, 32]) == pytest.approx(1)
+  assert growth.exponent([10], [1.0]) is None
 
 
 def traced_bytes(work):
