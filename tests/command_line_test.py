@@ -145,8 +145,8 @@ Does what it is told.
 
 Doing:
   --do=print
-      <print|value|interrupt|stop|file|memory|other|log|wait|run>: What to do,
-      which is told in words that need more than one line of the help.
+      <print|value|interrupt|stop|file|memory|other|log|wait|run|later>: What
+      to do, which is told in words that need more than one line of the help.
 
 Else:
   --times=1

@@ -30,7 +30,8 @@ import environment  # pylint: disable=wrong-import-position
 # default one. (Readers, metrics and the tokenizer are run on 1.15 as well,
 # where Python and numpy differ.)
 VERSION_FREE = (
-    "ablation", "attack_tactics", "baseline_tfidf", "build_vocab",
+    "ablation", "attack_tactics", "baseline_tfidf", "benchmark_compare",
+    "benchmark_run", "build_vocab",
     "chinese_experiment", "coloured_text", "compare_runs",
     "cross_validate_thresholds", "environment", "experiments_readme",
     "export_check", "export_folder", "http_*",
