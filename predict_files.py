@@ -17,6 +17,7 @@ from absl import flags
 import numpy as np
 
 import atomic_files
+from processors import text_lines
 from processors import unlabelled
 
 # Texts in memory at a time when a file is predicted.
@@ -222,7 +223,10 @@ def ask(predictor, decision):
     if is_terminal:
       sys.stdout.write("> ")
       sys.stdout.flush()
-    line = sys.stdin.buffer.readline()
+    line = sys.stdin.buffer.readline(text_lines.MAX_LINE + 1)
+    if len(line) > text_lines.MAX_LINE:
+      raise ValueError("standard input:%d: the line has more than %d bytes." % (
+          number, text_lines.MAX_LINE))
     if is_terminal and not line:
       sys.stdout.write("\n")
     if not line or (is_terminal and not line.strip()):

@@ -65,9 +65,14 @@ def read_lines(path):
     try:
       with _open_binary(path) as binary:
         # Line ends stay as they are: quoted fields keep their line breaks.
-        text = io.TextIOWrapper(_NulGuard(binary), "utf-8-sig", newline="")
+        # Python's "utf-8-sig" passes over a file that is half a mark.
+        text = io.TextIOWrapper(_NulGuard(binary), "utf-8", newline="")
         read_line = functools.partial(text.readline, MAX_LINE + 1)
         for number, line in enumerate(iter(read_line, ""), 1):
+          if number == 1 and line[0] == "\ufeff":
+            line = line[1:]
+            if not line:
+              return
           if len(line) > MAX_LINE:
             raise ValueError("%s:%d: the line has more than %d characters." % (
                 path, number, MAX_LINE))
@@ -135,7 +140,7 @@ def _bad_byte_error(path):
   hints = [hint for magic, hint in _FILE_STARTS if start.startswith(magic)]
   line = 1
   with _open_binary(path) as binary:
-    text = io.TextIOWrapper(binary, "utf-8-sig", "surrogateescape")
+    text = io.TextIOWrapper(binary, "utf-8", "surrogateescape")
     for chunk in iter(lambda: text.read(1 << 16), ""):
       bad = _BAD_CHARACTER.search(chunk)
       line += chunk.count("\n", 0, bad.start() if bad else len(chunk))

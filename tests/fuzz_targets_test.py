@@ -19,6 +19,11 @@ CASES = {"tokenizer": 300, "delimited": 300, "jsonl": 400, "safetensors": 400,
 
 # Found by `python -m fuzz.run`, and mended.
 FOUND = [
+    # Half a byte order mark was read as an empty file.
+    ("jsonl", b"\xef"), ("jsonl", b"\xef\xbb"), ("delimited", b"\0\xef"),
+    ("jsonl", b"\xef\xbb\xbf"), ("delimited", b"\0\xef\xbb\xbf"),
+    # A byte that no text has is named before a line that is no JSON.
+    ("jsonl", b'{"text": "a", "labels""id": []}\n{"text": "b\0"}'),
 ]
 
 

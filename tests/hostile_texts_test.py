@@ -20,6 +20,7 @@ import model_dir
 import predict_files
 import predict_session
 import processors
+from processors import text_lines
 import run_multilabel_classifier
 import tiny_bert
 import tokenization
@@ -71,8 +72,8 @@ def make_tokenizer(folder, lower=True):
     (u"a", 10 ** 6, 1), (u"a ", 10 ** 6, 10 ** 6), (u".", 10 ** 6, 10 ** 6),
     (u"\0", 10 ** 6, 0), (u"\u0301", 10 ** 6, 0), (u"\u4e2d", 10 ** 5, 10 ** 5),
     (u"\u202e", 10 ** 6, 0), (u"\U0001f600", 10 ** 6, 1),
-    # Python sorts such marks in quadratic time: a quarter of an hour for these.
-    (u"\u302e\U0001d165", 5 * 10 ** 5, 1), (u"\u03a3", 2 * 10 ** 5, 1),
+    # Python sorts such marks in quadratic time: two minutes for these.
+    (u"\u302e\U0001d165", 2 * 10 ** 5, 1), (u"\u03a3", 2 * 10 ** 5, 1),
 ])
 def test_long_lines(tmp_path, character, count, words):
   text = character * count
@@ -262,6 +263,14 @@ def test_the_flag_for_spreadsheets_needs_a_table(run, tmp_path):
     assert status == 2
     assert "--spreadsheet_safe is for an --output_file that ends in .tsv" in (
         stderr)
+
+
+def test_a_line_of_standard_input_that_does_not_end(monkeypatch):
+  monkeypatch.setattr(text_lines, "MAX_LINE", 100)
+  monkeypatch.setattr(predict_files.sys, "stdin", types.SimpleNamespace(
+      buffer=io.BytesIO(b"a" * 1000), isatty=lambda: False))
+  with pytest.raises(ValueError, match="standard input:1: the line has more "):
+    predict_files.ask(None, None)
 
 
 def test_what_a_terminal_is_shown():
