@@ -278,8 +278,9 @@ def call(module, script_arguments):
           getattr(flags, name), flag_values=values))
   log = _Lines()
   # A script may take another one's flags as well.
-  others = [other for other in list(sys.modules.values()) if other is not module
-            and {"define_flags", "flags"} <= set(getattr(other, "__dict__", ()))]
+  others = [
+      other for other in list(sys.modules.values()) if other is not module
+      and {"define_flags", "flags"} <= set(getattr(other, "__dict__", ()))]
   changes = [(target, name, value)
              for target in [module, command_line] + others
              for name, value in (("FLAGS", values), ("flags", replaced))
