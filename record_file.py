@@ -16,6 +16,7 @@ import array
 import collections
 import concurrent.futures
 import contextlib
+import io
 import itertools
 import multiprocessing
 import os
@@ -119,8 +120,12 @@ def _finish_record_file(temporary, output_file, columns, stats, fingerprint):
   atomic_files.sync_file(temporary)
   index = np.stack([np.asarray(column, np.int64) for column in columns])
   index_file = output_file + ".index.npy"
+  # By way of memory: numpy writes to files through a stream of its own, and
+  # does not notice when closing that fails, as on a full disk.
+  content = io.BytesIO()
+  np.save(content, index, allow_pickle=False)
   with atomic_files.replacing(index_file) as writer:
-    np.save(writer, index, allow_pickle=False)
+    writer.write(content.getvalue())
   atomic_files.replace_file(temporary, output_file)
   atomic_files.write_sealed(manifest_file, dict(
       stats._asdict(),
