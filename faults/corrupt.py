@@ -271,14 +271,13 @@ class Corrupter(object):
     if is_crash:
       return CRASH, False
     if ended.status:
-      said = _last_line(ended.stderr)
-      return ERROR, any(os.path.basename(name) in said or name in said
-                        for name in self._names())
+      said = (ended.stderr.strip().splitlines() or [""])[-1]
+      return ERROR, any(name in said for name in self._names())
     return (UNCHANGED if result == self._expected[stage] else WRONG), False
 
   def _names(self):
-    """What an error may name: files, and checkpoints."""
-    names = set()
+    """What an error may name: files, checkpoints, the folder of an export."""
+    names = {os.path.join(self._here, "exports", "1")}
     for parent, _, files in os.walk(self._here):
       for name in files:
         names.add(name)
