@@ -71,10 +71,18 @@ def checkpoint_step(checkpoint):
   return int(step)
 
 
+def missing_file(prefix):
+  """Name of the first file that a checkpoint lacks; None: both are there."""
+  for suffix in (INDEX, DATA):
+    if not os.path.isfile(prefix + suffix):
+      return os.path.basename(prefix) + suffix
+  return None
+
+
 def list_checkpoints(model_dir):
   """Returns the prefixes of the checkpoints that are there, oldest first."""
   return [prefix for prefix in _with_suffix(model_dir, INDEX)
-          if os.path.isfile(prefix + DATA)]
+          if missing_file(prefix) is None]
 
 
 def _with_suffix(model_dir, suffix):
@@ -177,9 +185,9 @@ def find_problem(prefix, run, read_tensors=False):
     str, the end of a sentence, or None: it is good.
   """
   name, step = os.path.basename(prefix), checkpoint_step(prefix)
-  for suffix in (INDEX, DATA):
-    if not os.path.isfile(prefix + suffix):
-      return "%s%s is missing" % (name, suffix)
+  missing = missing_file(prefix)
+  if missing:
+    return "%s is missing" % missing
   problem = _find_identity_problem(prefix, name, step, run)
   if problem is None and read_tensors:
     problem = _find_tensor_problem(prefix, name)

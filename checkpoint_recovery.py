@@ -67,6 +67,8 @@ def recover(output_dir):
 def _before_broken_best(output_dir, best, run, problems, chosen, newest_good):
   """The checkpoint to go on from if that of `best` may be broken."""
   prefix = os.path.join(output_dir, best["checkpoint"])
+  if prefix == chosen:  # every tensor of it has just been read
+    return chosen
   problem = checkpoint_files.find_problem(prefix, run, True)
   if problem is None:
     return chosen

@@ -450,8 +450,7 @@ def _write(output_dir, tensors, vocab, config_json):
 def _put_in_place(work_dir, output_dir):
   """Renames the finished files, the disk having them first."""
   for name in _OUTPUT_FILES:
-    with open(os.path.join(work_dir, name), "rb") as reader:
-      os.fsync(reader.fileno())
+    atomic_files.sync_file(os.path.join(work_dir, name))
   config_path = os.path.join(output_dir, CONFIG_FILE)
   if os.path.exists(config_path):
     os.remove(config_path)  # from here on the earlier conversion is undone

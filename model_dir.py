@@ -382,13 +382,14 @@ def latest_checkpoint(model_dir):
                  key=checkpoint_files.checkpoint_step)
   if newest is None:
     return None
-  for suffix in (checkpoint_files.INDEX, checkpoint_files.DATA):
-    if not os.path.isfile(newest + suffix):
-      raise ValueError(
-          "the newest checkpoint of %s is %s, but %s%s is missing; bring it "
-          "back, train on from an older one, or take the newest whole one with "
-          "--allow_older_checkpoint." % (
-              model_dir, os.path.basename(newest), newest, suffix))
+  missing = checkpoint_files.missing_file(newest)
+  if missing:
+    raise ValueError(
+        "the newest checkpoint of %s is %s, but %s is missing; bring it back, "
+        "train on from an older one, or take the newest whole one with "
+        "--allow_older_checkpoint." % (
+            model_dir, os.path.basename(newest),
+            os.path.join(model_dir, missing)))
   return newest
 
 
@@ -430,14 +431,14 @@ def read_best(model_dir):
 def best_checkpoint(model_dir):
   """`read_best`; ValueError if the checkpoint that it names is not there."""
   best = read_best(model_dir)
-  for suffix in (checkpoint_files.INDEX, checkpoint_files.DATA) if best else ():
-    name = best["checkpoint"] + suffix
-    if not os.path.isfile(os.path.join(model_dir, name)):
-      raise ValueError(
-          "%s names the checkpoint %s, but %s is missing; bring it back, or "
-          "remove %s to use the newest checkpoint." % (
-              os.path.join(model_dir, BEST_CHECKPOINT_FILE),
-              best["checkpoint"], name, BEST_CHECKPOINT_FILE))
+  missing = best and checkpoint_files.missing_file(
+      os.path.join(model_dir, best["checkpoint"]))
+  if missing:
+    raise ValueError(
+        "%s names the checkpoint %s, but %s is missing; bring it back, or "
+        "remove %s to use the newest checkpoint." % (
+            os.path.join(model_dir, BEST_CHECKPOINT_FILE),
+            best["checkpoint"], missing, BEST_CHECKPOINT_FILE))
   return best
 
 

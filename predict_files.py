@@ -97,18 +97,10 @@ def predict_to_file(predictor, flag_values, decision):
   if output_file is None:
     predict_file(predictor, rows, json_writer(sys.stdout.buffer), decision)
     return
-  temporary = output_file + ".tmp"
-  try:
-    with open(temporary, "wb") as stream:
-      write = (tsv_writer(stream, predictor.labels,
-                          flag_values.spreadsheet_safe)
-               if output_file.endswith(".tsv") else json_writer(stream))
-      predict_file(predictor, rows, write, decision)
-  except BaseException:
-    if os.path.exists(temporary):
-      os.remove(temporary)
-    raise
-  atomic_files.replace_file(temporary, output_file)
+  with atomic_files.replacing(output_file) as stream:
+    write = (tsv_writer(stream, predictor.labels, flag_values.spreadsheet_safe)
+             if output_file.endswith(".tsv") else json_writer(stream))
+    predict_file(predictor, rows, write, decision)
 
 
 def predict_file(predictor, rows, write, decision):

@@ -21,6 +21,7 @@ import shlex
 import subprocess
 import sys
 
+import atomic_files
 from benchmarks import environments
 from benchmarks import measure
 from benchmarks import result_text
@@ -147,10 +148,7 @@ def save(results, options):
   """Writes results.json and results.txt; a reader finds them whole."""
   for name, text in (("results.json", json.dumps(results, indent=1) + "\n"),
                      ("results.txt", result_text.format_results(results))):
-    path = os.path.join(options.output_dir, name)
-    with open(path + ".tmp", "w", encoding="utf-8") as writer:
-      writer.write(text)
-    os.replace(path + ".tmp", path)
+    atomic_files.write_text(os.path.join(options.output_dir, name), text)
 
 
 def measure_all(bench, items, peers, options, results):

@@ -23,11 +23,11 @@ import random
 import re
 import shutil
 import sys
-import tempfile
 import time
 
 from faults import compare_folders
 from faults import tiny_world
+from faults import work_folder
 from faults import zygote
 
 PREDICT, RUN, RESUME, EXPORT = "predict", "run", "resume", "export"
@@ -347,22 +347,15 @@ def main(argv=None):
       formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--corruptions", type=int, default=500,
                       help="default: %(default)s")
-  parser.add_argument("--seed", type=int, default=1)
   parser.add_argument("--only", type=int, help="one of them again, by number")
-  parser.add_argument("--work_dir", help="an empty or new folder; default: a "
-                      "temporary one")
-  parser.add_argument("--keep", action="store_true",
-                      help="leave the work folder")
+  work_folder.add_flags(parser)
   options = parser.parse_args(argv)
-  work_dir = options.work_dir or tempfile.mkdtemp(prefix="faults-")
-  if os.path.isdir(work_dir) and os.listdir(work_dir):
-    parser.error("--work_dir %s is not empty; name another one." % work_dir)
-  os.makedirs(work_dir, exist_ok=True)
   numbers = (range(options.corruptions) if options.only is None
              else [options.only])
   done = []
   try:
-    with Corrupter(work_dir, options.seed) as corrupter:
+    with work_folder.open_folder(options) as work_dir, Corrupter(
+        work_dir, options.seed) as corrupter:
       shown = time.time()
       for number in numbers:
         done.append(corrupter.corrupt(number))
@@ -377,9 +370,6 @@ def main(argv=None):
   except ValueError as error:
     print("faults.corrupt: %s" % error, file=sys.stderr)
     return 2
-  finally:
-    if not options.keep:
-      shutil.rmtree(work_dir, ignore_errors=True)
   bad = [corruption for corruption in done
          if corruption.outcome in (WRONG, CRASH)]
   print("\n".join([describe(corruption) for corruption in bad] +

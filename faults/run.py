@@ -14,14 +14,12 @@ from __future__ import division
 from __future__ import print_function
 
 import argparse
-import os
 import random
-import shutil
 import sys
-import tempfile
 import time
 
 from faults import storm as storms
+from faults import work_folder
 
 
 def main(argv=None):
@@ -41,13 +39,9 @@ def main(argv=None):
   parser.add_argument("--full_disks", type=int, default=20,
                       help="disks that stay full from a call on (default: "
                       "%(default)s)")
-  parser.add_argument("--seed", type=int, default=1)
   parser.add_argument("--only", metavar="KIND:NUMBER",
                       help="one round again: kill:12, power:3")
-  parser.add_argument("--work_dir", help="an empty or new folder; default: a "
-                      "temporary one")
-  parser.add_argument("--keep", action="store_true",
-                      help="leave the work folder")
+  work_folder.add_flags(parser)
   options = parser.parse_args(argv)
   try:
     return _run(options)
@@ -57,25 +51,15 @@ def main(argv=None):
 
 
 def _run(options):
-  work_dir = options.work_dir or tempfile.mkdtemp(prefix="faults-")
-  if os.path.isdir(work_dir) and os.listdir(work_dir):
-    raise ValueError("--work_dir %s is not empty; name another one." %
-                     work_dir)
-  os.makedirs(work_dir, exist_ok=True)
-  try:
-    with storms.Storm(work_dir, options.seed, _say) as storm:
-      _say("Undisturbed: training %.1f s of processor time, %d calls that "
-           "change files; export %.1f s, %d calls." % sum(
-               [(storm.seconds[command], len(storm.operations[command]))
-                for command in (storms.TRAIN, storms.EXPORT)], ()))
-      _weather(storm, options)
-      print("\n".join(storm.counts.findings + storm.counts.lines()))
-      return 0 if storm.counts.is_clean else 1
-  finally:
-    if options.keep:
-      _say("Kept: %s" % work_dir)
-    else:
-      shutil.rmtree(work_dir, ignore_errors=True)
+  with work_folder.open_folder(options) as work_dir, storms.Storm(
+      work_dir, options.seed, _say) as storm:
+    _say("Undisturbed: training %.1f s of processor time, %d calls that "
+         "change files; export %.1f s, %d calls." % sum(
+             [(storm.seconds[command], len(storm.operations[command]))
+              for command in (storms.TRAIN, storms.EXPORT)], ()))
+    _weather(storm, options)
+    print("\n".join(storm.counts.findings + storm.counts.lines()))
+    return 0 if storm.counts.is_clean else 1
 
 
 def _weather(storm, options):

@@ -17,17 +17,23 @@ _SCRIPTS = ("run_multilabel_classifier", "predict_session",
             "convert_checkpoint")
 
 
+def own_flags():
+  """(`FlagValues`, a stand-in for `absl.flags` that defines flags in it)."""
+  values = flags.FlagValues()
+  stand_in = types.SimpleNamespace(FLAGS=values, Error=flags.Error)
+  for name in dir(flags):
+    if name.startswith("DEFINE_"):
+      setattr(stand_in, name, functools.partial(
+          getattr(flags, name), flag_values=values))
+  return values, stand_in
+
+
 @functools.lru_cache(maxsize=None)
 def _script(name):
   """(module, its flags in a `FlagValues` of their own, check_flags or None)."""
   import command_line  # pylint: disable=g-import-not-at-top
   module = importlib.import_module(name)
-  values = flags.FlagValues()
-  replaced = types.SimpleNamespace(FLAGS=values, Error=flags.Error)
-  for attribute in dir(flags):
-    if attribute.startswith("DEFINE_"):
-      setattr(replaced, attribute, functools.partial(
-          getattr(flags, attribute), flag_values=values))
+  values, replaced = own_flags()
   targets = [module, command_line]
   if name == "predict_session":
     targets.append(importlib.import_module("predict_files"))

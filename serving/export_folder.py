@@ -98,8 +98,9 @@ class WorkFolder(object):
       ValueError: the version has come meanwhile.
     """
     for folder, _, names in os.walk(self.path, topdown=False):
-      for name in names + ["."]:
-        _sync(os.path.join(folder, name))
+      for name in names:
+        atomic_files.sync_file(os.path.join(folder, name))
+      atomic_files.sync_folder(folder)
     while True:
       existing = versions(self._export_dir)
       number = version
@@ -141,14 +142,6 @@ def _lock(path):
   except OSError:
     os.close(descriptor)
     return None
-
-
-def _sync(path):
-  descriptor = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)
 
 
 def remove_left_over(export_dir):

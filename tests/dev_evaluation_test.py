@@ -30,12 +30,6 @@ RESULTS = ("best_checkpoint.json", "eval_results.txt",
 
 
 @pytest.fixture(scope="module")
-def bert(tmp_path_factory):
-  return tiny_bert.make_bert(tmp_path_factory.mktemp("bert"),
-                             num_hidden_layers=1)
-
-
-@pytest.fixture(scope="module")
 def data(tmp_path_factory):
   folder = tiny_bert.make_data(tmp_path_factory.mktemp("data"),
                                sizes=(40, 20, 10))

@@ -105,7 +105,7 @@ for number, (owner, name) in enumerate([
     (warmup_requests, "write"),
     (conformance, "problems"),
     (checker, "_ask"),
-    (export_folder, "_sync"),
+    (export_folder.atomic_files, "sync_file"),
     (os, "replace"),
     (export_folder.shutil, "rmtree")]):
   pid = os.fork()

@@ -42,12 +42,6 @@ def make_long_rows(size, seed, part):
 
 
 @pytest.fixture(scope="module")
-def bert(tmp_path_factory):
-  return tiny_bert.make_bert(tmp_path_factory.mktemp("bert"),
-                             num_hidden_layers=1)
-
-
-@pytest.fixture(scope="module")
 def data(tmp_path_factory):
   """Short texts teach the clues; all of dev and test is long."""
   folder = tiny_bert.make_data(tmp_path_factory.mktemp("data"))

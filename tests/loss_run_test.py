@@ -15,12 +15,6 @@ TRAIN_SIZE = 40
 
 
 @pytest.fixture(scope="module")
-def bert(tmp_path_factory):
-  return tiny_bert.make_bert(tmp_path_factory.mktemp("bert"),
-                             num_hidden_layers=1)
-
-
-@pytest.fixture(scope="module")
 def data(tmp_path_factory):
   return tiny_bert.make_data(tmp_path_factory.mktemp("data"),
                              sizes=(TRAIN_SIZE, 20, 1))

@@ -23,12 +23,6 @@ def call(*args, **flags):
 
 
 @pytest.fixture(scope="module")
-def bert(tmp_path_factory):
-  return tiny_bert.make_bert(tmp_path_factory.mktemp("bert"),
-                             num_hidden_layers=1)
-
-
-@pytest.fixture(scope="module")
 def data(tmp_path_factory):
   """24 texts: 3 steps an epoch, 9 in all."""
   return tiny_bert.make_data(tmp_path_factory.mktemp("data"),

@@ -11,7 +11,6 @@ Shared by the tests; holds none itself.
 saves the seconds that TensorFlow takes to be imported.
 """
 
-import functools
 import io
 import json
 import logging as python_logging
@@ -19,14 +18,13 @@ import os
 import random
 import subprocess
 import sys
-import types
 
-from absl import flags
 from absl import logging
 import numpy as np
 import tensorflow.compat.v1 as tf
 
 import command_line
+from fuzz import programs
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -270,12 +268,7 @@ def call(module, script_arguments):
     (exit status, stdout, stderr, log): what the process would end with and
     print, and the lines it would log.
   """
-  values = flags.FlagValues()
-  replaced = types.SimpleNamespace(FLAGS=values, Error=flags.Error)
-  for name in dir(flags):
-    if name.startswith("DEFINE_"):
-      setattr(replaced, name, functools.partial(
-          getattr(flags, name), flag_values=values))
+  values, replaced = programs.own_flags()
   log = _Lines()
   # A script may take another one's flags as well.
   others = [

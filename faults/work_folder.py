@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The folder that a program here works in, and the flags of it."""
+
+from __future__ import absolute_import
+from __future__ import division
+from __future__ import print_function
+
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+
+
+def add_flags(parser):
+  """Adds `--seed`, `--work_dir` and `--keep` to an `ArgumentParser`."""
+  parser.add_argument("--seed", type=int, default=1)
+  parser.add_argument("--work_dir", help="an empty or new folder; default: a "
+                      "temporary one")
+  parser.add_argument("--keep", action="store_true",
+                      help="leave the work folder")
+
+
+@contextlib.contextmanager
+def open_folder(options):
+  """Makes the folder that the flags name; it is gone in the end unless --keep.
+
+  Args:
+    options: what the parser of `add_flags` returned.
+
+  Yields:
+    str, its path.
+
+  Raises:
+    ValueError: it is there and not empty.
+  """
+  folder = options.work_dir or tempfile.mkdtemp(prefix="faults-")
+  if os.path.isdir(folder) and os.listdir(folder):
+    raise ValueError("--work_dir %s is not empty; name another one." % folder)
+  os.makedirs(folder, exist_ok=True)
+  try:
+    yield folder
+  finally:
+    if options.keep:
+      print("Kept: %s" % folder, file=sys.stderr)
+    else:
+      shutil.rmtree(folder, ignore_errors=True)
