@@ -36,6 +36,7 @@ import predict_session
 from serving import conformance
 from serving import export_check
 from serving import export_folder
+from serving import export_manifest
 from serving import graph_tokenizer
 from serving import half_weights
 from serving import signatures
@@ -116,6 +117,9 @@ def export(model_dir, export_dir, version=None, frozen=False, raw_text=False,
           os.path.join(work.path, warmup_requests.FOLDER, ONNX_FILE),
           input_pipeline.make_batch(expected.rows), expected.of_rows,
           ONNX_TOLERANCE)
+      export_manifest.write(work.path, {
+          "checkpoint": os.path.basename(checkpoint), "step": step,
+          "run": trained.settings["fingerprint"]})
       _check_conformance(work.path)
       difference = checker.check(work.path, names, trained.labels,
                                  trained.decision, expected)

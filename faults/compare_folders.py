@@ -15,11 +15,13 @@ _NOT_COMPARED = re.compile(r"(^|/)(events\.out\..*|\.lock)$")
 # What a kill may leave; it takes room and does no harm.
 _LEFT_OVER = re.compile(
     r"\.tmp\w*$|\.tempstate\d+$|_temp(/|$)|(^|/)\.(export|removed)-")
-# Protocol buffers with maps, whose order is chance with TensorFlow 1. A record
-# file's checksums depend on it, so of that the length must do.
+# Protocol buffers with maps, whose order is chance with TensorFlow 1. Checksums
+# depend on it, those of a record file and of the manifest, so of these the
+# length must do.
 _IN_ANY_ORDER = re.compile(r"^exports/\d+/saved_model\.pb$")
 _OF_A_LENGTH = re.compile(
-    r"^exports/\d+/assets\.extra/tf_serving_warmup_requests$")
+    r"^exports/\d+/assets\.extra/(tf_serving_warmup_requests|"
+    r"manifest\.json)$")
 _RANDOM = re.compile(r"\d{9,}|(?<=\.tmp)[0-9a-f]{32}|(?<=\.export-)\w+")
 
 

@@ -17,6 +17,9 @@ Serving's rules, as its documents and the errors of its sources state them:
 - ops are TensorFlow's or tensorflow-text's, and none runs Python;
 - variables and assets are there;
 - warm-up requests are at most 1,000, and each fits a signature.
+
+And what a server does not look at: in an export of this program each file is
+the one that its manifest names (`serving.export_manifest`).
 """
 
 from __future__ import absolute_import
@@ -36,6 +39,7 @@ import re
 import tensorflow.compat.v1 as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from serving import export_manifest
 from serving import warmup_requests
 
 TAG = "serve"
@@ -77,6 +81,9 @@ def problems(path, check_version=True):
     if not re.match(r"(0|[1-9]\d*)$", name) or int(name) > _MAX_VERSION:
       found.append("the folder's name %s is no version; it must be a whole "
                    "number." % name)
+  changed = export_manifest.find_problem(path)
+  if changed:
+    return found + [changed]
   try:
     graph = _read_graph(path)
   except ValueError as error:

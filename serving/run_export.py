@@ -21,12 +21,19 @@ import sys
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+from serving import export_manifest
+
 
 class Export(object):
   """A SavedModel in a session."""
 
   def __init__(self, path):
-    """Loads `path`, the folder of saved_model.pb."""
+    """Loads `path`, the folder of saved_model.pb.
+
+    Raises:
+      ValueError: a file is not the one that was exported.
+    """
+    export_manifest.check(path)
     with open(os.path.join(path, "saved_model.pb"), "rb") as reader:
       if b"FastWordpieceTokenize" in reader.read():
         # Its ops are built into Serving, but not into tensorflow.

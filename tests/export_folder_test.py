@@ -112,7 +112,12 @@ for number, (owner, name) in enumerate([
   if not pid:
     if owner is checker:
       export_check.Checker = checker
-    setattr(owner, name, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+    before = getattr(owner, name)
+    def kill(*args, **_):
+      if owner is os and args[1].endswith("manifest.json"):
+        return before(*args)
+      os.kill(os.getpid(), signal.SIGKILL)
+    setattr(owner, name, kill)
     export_saved_model.export(
         sys.argv[3], os.path.join(sys.argv[4], "%02d-%s" % (number, name)))
     os._exit(0)

@@ -8,6 +8,7 @@ the bodies of the published REST API.
 import base64
 import json
 import os
+import shutil
 import stat
 
 import numpy as np
@@ -95,8 +96,8 @@ def test_files(made, result):
       "assets.extra", "saved_model.pb", "variables"]
   extra = os.path.join(result.path, "assets.extra")
   assert sorted(os.listdir(extra)) == [
-      "labels.txt", "model_settings.json", "tf_serving_warmup_requests",
-      "vocab.txt"]
+      "labels.txt", "manifest.json", "model_settings.json",
+      "tf_serving_warmup_requests", "vocab.txt"]
   for name in ("labels.txt", "model_settings.json", "vocab.txt"):
     assert tiny_bert.read_text(os.path.join(
         extra, name)) == tiny_bert.read_text(os.path.join(made[0], name))
@@ -107,6 +108,18 @@ def test_files(made, result):
   assert stat.S_IMODE(os.stat(result.path).st_mode) == 0o777 & ~umask
   assert result.difference <= 1e-6
   conformance.check(result.path)
+
+
+def test_files_of_another_export(result, frozen, tmp_path):
+  path = str(tmp_path / "3")
+  shutil.copytree(result.path, path)
+  shutil.copyfile(os.path.join(frozen.path, "saved_model.pb"),
+                  os.path.join(path, "saved_model.pb"))
+  problem = "saved_model.pb is not the file of this export"
+  with pytest.raises(ValueError, match=problem):
+    run_export.Export(path)
+  with pytest.raises(ValueError, match=problem):
+    conformance.check(path)
 
 
 def test_variables_are_the_models_alone(made, result):

@@ -34,7 +34,7 @@ VERSION_FREE = (
     "benchmark_run", "build_vocab",
     "chinese_experiment", "coloured_text", "compare_runs",
     "cross_validate_thresholds", "environment", "experiments_readme",
-    "export_check", "export_folder", "http_*",
+    "export_check", "export_folder", "export_manifest", "http_*",
     "hostile_source", "lint", "prediction_files", "prepare_package_tags",
     "pytorch_reference", "readme",
     "readme_zh", "report", "report_parts", "serving_readme", "sweep")
