@@ -11,14 +11,15 @@ import contextlib
 import json
 import logging as python_logging
 import os
+import re
 import resource
 import signal
 import socket
 
 from absl import logging
-import h11
+import httptools
 import uvicorn
-from uvicorn.protocols.http import h11_impl
+from uvicorn.protocols.http import httptools_impl
 
 # Bytes of a request's head.
 _MAX_HEAD = 32768
@@ -30,7 +31,11 @@ _SWEEP = 0.25
 _MIN_AGE = 0.5
 
 
-class Connection(h11_impl.H11Protocol):
+class _BadRequest(Exception):
+  """Something that is no request, or more of a head than is taken."""
+
+
+class Connection(httptools_impl.HttpToolsProtocol):
   """A connection that knows how long its client has kept it waiting."""
 
   def __init__(self, *args, **kwargs):
@@ -38,7 +43,11 @@ class Connection(h11_impl.H11Protocol):
     # Since when a request's head is awaited; None while one is answered, and
     # between two requests, when uvicorn's own timer runs.
     self.waiting_since = self.loop.time()
-    self._known_cycle = None
+    # The request that is answered; `cycle` is the last one that was read.
+    self._answered = None
+    self._head_bytes = 0  # of the head that is awaited, as they came
+    self._fields_bytes = 0  # of what the parser has kept of a request
+    self._is_over = False  # nothing more is read
     self._unsent_since = None
 
   def connection_made(self, transport):
@@ -46,45 +55,112 @@ class Connection(h11_impl.H11Protocol):
     self.config.connection_limit.make_room(self)
 
   def data_received(self, data):
+    if self._is_over:
+      return
     if self.waiting_since is None and (
         self.cycle is None or self.cycle.response_complete):
       self.waiting_since = self.loop.time()
-    super().data_received(data)
+    if self.cycle is None or not self.cycle.more_body:
+      self._head_bytes += len(data)
+    self._unset_keepalive_if_required()
+    try:
+      while data:
+        data = self._feed(data)
+    except httptools.HttpParserError:
+      self.send_400_response("")
+    if self._head_bytes > _MAX_HEAD:
+      self.send_400_response("")
 
-  def handle_events(self):
-    super().handle_events()
-    if self.cycle is not self._known_cycle:
-      self._known_cycle = self.cycle
-      self.waiting_since = None
+  def _feed(self, data):
+    """Parses; returns what is to be parsed after that, mostly nothing."""
+    try:
+      self.parser.feed_data(data)
+      return b""
+    except httptools.HttpParserUpgrade as offer:
+      # To go on in another protocol, which is passed over (RFC 9110, 7.8); the
+      # parser would take the body for that protocol, so it gets the request
+      # again without the offer.
+      head = b"".join(
+          b"%s: %s\r\n" % (name, re.sub(br"(?i)\bupgrade\b", b"", value)
+                           if name == b"connection" else value)
+          for name, value in self.headers if name != b"upgrade")
+      first = b"%s %s HTTP/%s\r\n" % (
+          self.parser.get_method(), self.url,
+          self.parser.get_http_version().encode("ascii"))
+      self.parser = httptools.HttpRequestParser(self)
+      return first + head + b"\r\n" + data[offer.args[0]:]
+
+  # What the parser calls.
+
+  def on_message_begin(self):
+    super().on_message_begin()
+    self._fields_bytes = 0
+
+  def on_url(self, url):
+    super().on_url(url)
+    self._count_field(url)
+
+  def on_header(self, name, value):
+    # Those after a body, too, which nobody reads.
+    super().on_header(name, value)
+    self._count_field(name + value)
+
+  def _count_field(self, field):
+    self._fields_bytes += len(field) + 4
+    if self._fields_bytes > _MAX_HEAD:
+      raise _BadRequest()
+
+  def on_headers_complete(self):
+    if (self.parser.get_http_version() == "1.1" and
+        sum(name == b"host" for name, _ in self.headers) != 1):
+      raise _BadRequest()  # RFC 9112, 3.2
+    if self.parser.should_upgrade():
+      if self.parser.get_method() == b"CONNECT":
+        raise _BadRequest()
+      return  # It comes once more, see `_feed`.
+    super().on_headers_complete()
+    self.waiting_since, self._head_bytes = None, 0
+
+  def on_message_complete(self):
+    if not self.parser.should_upgrade():
+      super().on_message_complete()
+
+  def _start_asgi_task(self, cycle, app):
+    self._answered = cycle
+    super()._start_asgi_task(cycle, app)
 
   def send_400_response(self, msg):
     del msg
-    self.refuse(400, "this is no HTTP request.")
+    if self._answered is not None and not self._answered.response_complete and (
+        self._answered is not self.cycle or not self.cycle.more_body):
+      # What is broken came after it: it is answered, and no other.
+      self._answered.keep_alive = False
+      self._is_over = True
+      self.pipeline.clear()
+    else:
+      self.refuse(400, "this is no HTTP request, or its head is too long.")
 
   def refuse(self, status, sentence):
     """Answers, if no answer has begun, and closes the connection."""
-    if self.cycle is not None and not self.cycle.response_complete:
+    self._is_over = True
+    cycle = self._answered
+    is_begun = False
+    if cycle is not None and not cycle.response_complete:
       # The application is not to answer any more.
-      self.cycle.disconnected = True
-      self.cycle.message_event.set()
-    if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+      is_begun = cycle.response_started
+      cycle.disconnected = True
+      cycle.message_event.set()
+    if not is_begun:
       body = json.dumps({"error": sentence}).encode("ascii")
-      try:
-        for event in (
-            h11.Response(status_code=status, headers=[
-                ("content-type", "application/json"),
-                ("content-length", str(len(body))),
-                ("retry-after", "1"), ("connection", "close")],
-                         reason=h11_impl.STATUS_PHRASES[status]),
-            h11.Data(data=body), h11.EndOfMessage()):
-          self.transport.write(self.conn.send(event))
-      except h11.LocalProtocolError:
-        pass  # What had come was too broken for h11 to answer.
+      self.transport.write(
+          httptools_impl.STATUS_LINE[status] +
+          b"content-type: application/json\r\ncontent-length: %d\r\n"
+          b"retry-after: 1\r\nconnection: close\r\n\r\n" % len(body) + body)
     self.transport.close()
 
   def has_begun(self):
     """Whether any of the head that is awaited has come."""
-    return bool(self.conn.trailing_data[0])
+    return self._head_bytes > 0
 
   def is_stuck(self, now, seconds):
     """Whether something has been waiting for so long to be read."""
@@ -255,7 +331,7 @@ def run(application, sock, options, on_ready, on_reload=None,
       log_config=None, access_log=False, proxy_headers=False,
       server_header=False, timeout_keep_alive=options.keep_alive,
       timeout_graceful_shutdown=options.grace_seconds,
-      h11_max_incomplete_event_size=_MAX_HEAD, backlog=1024,
+      backlog=1024,
       ssl_certfile=options.tls_certificate, ssl_keyfile=options.tls_key)
   server = Server(config)
   application.gauges = lambda: {

@@ -186,8 +186,8 @@ def _import_server():
     from serving import http_server
     return http_server
   except ImportError as error:
-    if (error.name or "").split(".")[0] not in ("uvicorn", "starlette", "h11",
-                                                "anyio"):
+    if (error.name or "").split(".")[0] not in (
+        "uvicorn", "starlette", "httptools", "anyio"):
       raise
     raise ValueError("the server needs %s, which is not installed: pip install "
                      "'bert-multilabel[serve]'." % error.name)

@@ -73,6 +73,44 @@ def test_requests_in_one_piece_are_answered_in_their_order(server):
   assert answers.endswith(b'{"status":"alive"}')
 
 
+def test_what_is_broken_behind_a_request_does_not_change_its_answer(server):
+  with server.connect() as sock:
+    sock.sendall(label_request("sleep 0.3") + b"nonsense\r\n\r\n")
+    answers = read_all(sock)
+  assert re.findall(br"HTTP/1.1 (\d+)", answers) == [b"200"]
+  assert b"connection: close" in answers
+
+
+def test_a_head_behind_a_request_has_an_end(server):
+  with server.connect() as sock:
+    sock.sendall(label_request("sleep 0.5") + b"GET / HTTP/1.1\r\nA: ")
+    for _ in range(12):
+      sock.sendall(b"a" * 4096)
+    assert re.findall(br"HTTP/1.1 (\d+)", read_all(sock)) == [b"200"]
+  assert is_served(server)
+
+
+def test_fields_after_a_body_have_an_end(server):
+  with server.connect() as sock:
+    sock.sendall(LABEL_HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n")
+    try:
+      for number in range(1000):
+        sock.sendall(b"A%d: " % number + b"a" * 100 + b"\r\n")
+    except EnvironmentError:
+      pass  # It has been closed.
+    assert status_of(read_all(sock)) == 400
+  assert is_served(server)
+
+
+def test_an_offer_of_another_protocol_is_passed_over(server):
+  request = label_request("abc").replace(
+      b"Host: x\r\n", b"Host: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n")
+  with server.connect() as sock:
+    for _ in range(2):
+      sock.sendall(request)
+      assert status_of(read_answer(sock)) == 200
+
+
 # Keys and TLS.
 
 
