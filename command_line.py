@@ -12,6 +12,7 @@ from __future__ import division
 from __future__ import print_function
 
 import contextlib
+import ctypes
 import itertools
 import logging as python_logging
 import os
@@ -26,6 +27,9 @@ from absl import logging
 FLAGS = flags.FLAGS
 
 _FLAG_GROUPS = []
+
+# Options of glibc's mallopt, from its malloc.h.
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 class Interrupted(Exception):
@@ -50,6 +54,24 @@ def quiet_tensorflow():
   warnings.filterwarnings("ignore", category=FutureWarning)
   warnings.filterwarnings("ignore", category=DeprecationWarning)
   python_logging.getLogger("tensorflow").setLevel(python_logging.ERROR)
+
+
+def keep_freed_memory():
+  """Has glibc keep what a training step frees for the next one.
+
+  Else arrays of more than 32 MB, such as the gradient of the word embeddings,
+  go back to the system with each step, and it clears every page of the next
+  ones. Nothing is done without glibc, nor where MALLOC_ variables are set.
+  """
+  if any(name.startswith("MALLOC_") for name in os.environ):
+    return
+  try:
+    mallopt = ctypes.CDLL(None).mallopt
+  except (AttributeError, OSError, TypeError):
+    return
+  mallopt(_M_MMAP_MAX, 0)
+  mallopt(_M_TRIM_THRESHOLD, 2 ** 31 - 1)
+  mallopt(_M_TOP_PAD, 64 * 2 ** 20)
 
 
 @contextlib.contextmanager

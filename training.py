@@ -225,6 +225,7 @@ def train(run, num_train_steps, save_checkpoints_steps, log_steps, batch_size,
   if run.train_spec is None:  # the run had been finished before
     run.remove_old_checkpoints(dev.best_step if dev else None)
     return
+  command_line.keep_freed_memory()
   first_step = step = run.checkpoint_step
   progress = Progress(first_step, num_train_steps, log_steps, batch_size,
                       run.state.get("smoothed_loss"))

@@ -32,6 +32,8 @@ LEVERS = {
     "onednn": {"environment": {"TF_ENABLE_ONEDNN_OPTS": "1"}},
     "no-onednn": {"environment": {"TF_ENABLE_ONEDNN_OPTS": "0"}},
     "keep-memory": {"environment": _KEEP_MEMORY},
+    # Any such variable says that the user decides, see command_line.
+    "glibc-memory": {"environment": {"MALLOC_PERTURB_": "0"}},
     "bfc": {"environment": {"TF_CPU_ALLOCATOR_USE_BFC": "1"}},
     "both": {"environment": dict(_KEEP_MEMORY, TF_ENABLE_ONEDNN_OPTS="1")},
     "xla": {"environment": {
@@ -44,7 +46,8 @@ LEVERS = {
 def parse(argv):
   parser = argparse.ArgumentParser(
       description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--levers", default="onednn,keep-memory,bfc,both,inter1",
+  parser.add_argument("--levers",
+                      default="onednn,glibc-memory,keep-memory,bfc,inter1",
                       help="of %s (default: %%(default)s)" % ", ".join(
                           sorted(LEVERS)))
   parser.add_argument("--only", default="a,c,d", help="letters of works")
