@@ -14,6 +14,7 @@ import collections
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+import gradient_accumulation
 # What becomes features, and where they are kept, is reachable from here.
 # pylint: disable=unused-import
 from record_file import FeatureStats
@@ -126,8 +127,12 @@ def epoch_batches(lengths, batch_size, seed, epoch):
 
 
 def train_batches(records, batch_size, seed, first_step, num_steps,
-                  num_labels, drop_remainder=False):
-  """Yields the batches (see `make_batch`) of steps first_step..num_steps-1."""
+                  num_labels, drop_remainder=False, num_parts=1):
+  """Yields the batches (see `make_batch`) of steps first_step..num_steps-1.
+
+  With `num_parts` above 1 each in parts of `batch_size / num_parts` examples,
+  that hold what `gradient_accumulation.split` says beside.
+  """
   full, rest = divmod(len(records), batch_size)
   per_epoch = full + (rest > 0 and not drop_remainder)
   if not per_epoch:
@@ -142,7 +147,10 @@ def train_batches(records, batch_size, seed, first_step, num_steps,
     for numbers in batches[skip:]:
       if step >= num_steps:
         return
-      yield make_batch([records.read(i) for i in numbers], num_labels)
+      for part, place in gradient_accumulation.split(
+          numbers, batch_size // num_parts, step):
+        batch = make_batch([records.read(i) for i in part], num_labels)
+        yield dict(batch, **place) if num_parts > 1 else batch
       step += 1
     epoch, skip = epoch + 1, 0
 
@@ -188,8 +196,9 @@ def file_based_input_fn_builder(input_file, seq_length, is_training,
     num_steps: int, batches to make in training from step 0 on; None: no end.
 
   Returns:
-    Function of `params` (`batch_size`, and `first_step`, default 0) to a
-    `tf.data.Dataset` of dicts as `make_batch` returns them.
+    Function of `params` (`batch_size`, and `first_step`, default 0, and
+    `num_parts`, default 1, see `train_batches`) to a `tf.data.Dataset` of
+    dicts as `make_batch` returns them.
   """
   return _input_fn(lambda: RecordFile(input_file), seq_length, is_training,
                    drop_remainder, num_labels, seed, num_steps)
@@ -226,14 +235,14 @@ def _input_fn(open_records, seq_length, is_training, drop_remainder,
               num_labels, seed, num_steps):
   """The function that the two builders return."""
 
-  def generate(batch_size, first_step):
+  def generate(batch_size, first_step, num_parts):
     """Yields batches, in training as many as steps are left."""
     records = open_records()
     if is_training:
       batches = train_batches(
           records, batch_size, seed, first_step,
           float("inf") if num_steps is None else num_steps, num_labels,
-          drop_remainder)
+          drop_remainder, num_parts)
     else:
       batches = (
           make_batch([records.read(i) for i in range(
@@ -257,9 +266,14 @@ def _input_fn(open_records, seq_length, is_training, drop_remainder,
       shapes["is_real_example"] = tf.TensorShape([None])
       types["label_ids"] = tf.float32
       shapes["label_ids"] = tf.TensorShape([None, num_labels])
+    num_parts = params.get("num_parts", 1)
+    if num_parts > 1:
+      for known, more in zip((types, shapes),
+                             gradient_accumulation.element_types()):
+        known.update(more)
     dataset = tf.data.Dataset.from_generator(
-        lambda: generate(params["batch_size"], params.get("first_step", 0)),
-        types, shapes)
+        lambda: generate(params["batch_size"], params.get("first_step", 0),
+                         num_parts), types, shapes)
     # The next batch is made while the graph works on this one.
     return dataset.prefetch(2)
 

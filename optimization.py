@@ -14,6 +14,8 @@ import re
 
 import tensorflow.compat.v1 as tf
 
+import gradient_accumulation
+
 # The original's settings for fine-tuning.
 CLIP_NORM = 1.0
 WEIGHT_DECAY_RATE = 0.01
@@ -21,6 +23,9 @@ EXCLUDE_FROM_WEIGHT_DECAY = ("LayerNorm", "layer_norm", "bias")
 
 TrainOp = collections.namedtuple(
     "TrainOp", ["train_op", "learning_rate", "grad_norm"])
+# The same of an update of several parts.
+PartsTrainOp = collections.namedtuple(
+    "PartsTrainOp", TrainOp._fields + ("loss", "accumulate_op"))
 
 
 def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu,
@@ -49,7 +54,7 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu,
 
 def create_train_op(loss, init_lr, num_train_steps, num_warmup_steps,
                     learning_rate_scale=None, bias_correction=False,
-                    skip_nonfinite=False):
+                    skip_nonfinite=False, share=None):
   """As `create_optimizer`; returns what is worth logging beside the op.
 
   Args:
@@ -61,10 +66,14 @@ def create_train_op(loss, init_lr, num_train_steps, num_warmup_steps,
     bias_correction: bool, see `AdamWeightDecayOptimizer`.
     skip_nonfinite: bool, whether a step whose loss or gradient is no number
       moves nothing but the global step.
+    share: float scalar tensor, the loss's part of an update of several parts;
+      None: it is the update's.
 
   Returns:
     `TrainOp(train_op, learning_rate, grad_norm)`; the last two are float
     scalar tensors: the rate of this step, the gradients' norm before clipping.
+    With `share` a `PartsTrainOp`: `accumulate_op` is to be run for each part,
+    then `train_op`; `loss` is the update's.
   """
   global_step = tf.train.get_or_create_global_step()
   learning_rate = create_learning_rate(
@@ -80,21 +89,33 @@ def create_train_op(loss, init_lr, num_train_steps, num_warmup_steps,
       bias_correction_step=global_step + 1 if bias_correction else None)
 
   tvars = tf.trainable_variables()
-  grads = tf.gradients(loss, tvars)
-  # Pre-training clipped at 1.0, so fine-tuning does. A gather's gradient
-  # counts its rows before they are summed up, as in the original.
-  (grads, grad_norm) = tf.clip_by_global_norm(grads, clip_norm=CLIP_NORM)
+  sums = None
+  if share is None:
+    grads = tf.gradients(loss, tvars)
+    # Pre-training clipped at 1.0, so fine-tuning does. A gather's gradient
+    # counts its rows before they are summed up, as in the original.
+    (grads, grad_norm) = tf.clip_by_global_norm(grads, clip_norm=CLIP_NORM)
+  else:
+    loss *= share
+    sums = gradient_accumulation.GradientSums(
+        loss, share, tf.gradients(loss, tvars), tvars)
+    loss, grad_norm, grads = sums.loss, sums.norm, []
+  is_finite = None
   if skip_nonfinite:
-    grads = optimizer.stand_still_unless(tf.logical_and(
-        tf.is_finite(loss), tf.is_finite(grad_norm)), grads)
-  update = optimizer.apply_gradients(
-      zip(grads, tvars), global_step=global_step)
+    is_finite = tf.logical_and(tf.is_finite(loss), tf.is_finite(grad_norm))
+    grads = optimizer.stand_still_unless(is_finite, grads)
+  update = (
+      sums.apply(optimizer, CLIP_NORM, is_finite) if sums else
+      optimizer.apply_gradients(zip(grads, tvars), global_step=global_step))
   # apply_gradients leaves the step alone, as the original's does; it moves
   # last, since the learning rate and the dropout masks of this step read it.
   with tf.control_dependencies([update]):
     train_op = tf.assign_add(
         global_step, tf.ones([], global_step.dtype.base_dtype)).op
-  return TrainOp(train_op, learning_rate, grad_norm)
+  if sums is None:
+    return TrainOp(train_op, learning_rate, grad_norm)
+  return PartsTrainOp(train_op, learning_rate, grad_norm, loss,
+                      sums.accumulate_op)
 
 
 def create_learning_rate(init_lr, num_train_steps, num_warmup_steps,

@@ -36,7 +36,11 @@ import tokenization
 _RUN_SETTINGS = (
     "train_batch_size", "learning_rate", "head_learning_rate",
     "num_train_epochs", "warmup_proportion", "random_seed",
-    "init_bias_from_prior", "use_one_hot_embeddings", "adam_bias_correction")
+    "init_bias_from_prior", "use_one_hot_embeddings", "adam_bias_correction",
+    "gradient_accumulation_steps")
+
+# Of these, what a run that is older than the flag had: its default.
+_LATER_SETTINGS = ("gradient_accumulation_steps",)
 
 # What shapes a loss, beside its name.
 LOSS_FLAGS = {
@@ -365,7 +369,8 @@ def _check_same_run(model, label_list, compared, here, flag_values):
   if flag_values.resume == "never":
     raise ValueError("output_dir %s has a run in it and --resume=never; name "
                      "another --output_dir." % output_dir)
-  there = model_dir.read(output_dir).settings.get("run", {})
+  there = dict({name: flag_values[name].default for name in _LATER_SETTINGS},
+               **model_dir.read(output_dir).settings.get("run", {}))
   keys = set(here)
   # What it starts from is the same by its content, where that was kept.
   keys.discard("init_checkpoint" if "init_checkpoint_sha256" in there else

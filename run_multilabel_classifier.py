@@ -28,6 +28,7 @@ import tensorflow.compat.v1 as tf
 import best_checkpoint
 import checkpoint_recovery
 import evaluation
+import gradient_accumulation
 import input_pipeline
 import model_dir
 import modeling
@@ -126,6 +127,10 @@ def define_flags():
     flags.DEFINE_bool("do_test", False, "Evaluate on a labelled test set.")
     flags.DEFINE_bool("do_predict", False, "Predict the test set.")
     flags.DEFINE_integer("train_batch_size", 32, "Examples a training step.")
+    flags.DEFINE_integer(
+        "gradient_accumulation_steps", 1, "Parts that the --train_batch_size "
+        "examples of a step are cut into, to hold the activations of one part "
+        "at a time; the update is the same.")
     flags.DEFINE_integer("eval_batch_size", 8, "Examples a batch of dev.")
     flags.DEFINE_integer("predict_batch_size", 8, "Examples a batch of test.")
     flags.DEFINE_float("learning_rate", 5e-5, "Peak learning rate of Adam.")
@@ -244,6 +249,7 @@ def check_flags(flag_values):
     if (flag_values[name].value or 0) < 0:
       raise ValueError("--%s is %d; it must be 0 or more." % (
           name, flag_values[name].value))
+  gradient_accumulation.check_flags(flag_values)
   parse_runtime(flag_values.max_runtime)
   for name in ("learning_rate", "head_learning_rate", "num_train_epochs"):
     value = flag_values[name].value
@@ -347,7 +353,9 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
               with_labels=True, loss_fn=loss_fn))
     dropout_seed = None
     if random_seed is not None:
-      dropout_seed = (random_seed, tf.train.get_or_create_global_step())
+      dropout_seed = (random_seed, features.get(
+          gradient_accumulation.DROPOUT_STEP,
+          tf.train.get_or_create_global_step()))
     (loss, _, _, _) = create_model(
         bert_config, True, features["input_ids"], features["input_mask"],
         features["segment_ids"], features["label_ids"], num_labels,
@@ -362,12 +370,16 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
           init_checkpoint)
     if use_tpu:
       raise ValueError("TPUs are not supported; use_tpu must be False.")
+    share = features.get(gradient_accumulation.SHARE)
     step = optimization.create_train_op(
         loss, learning_rate, num_train_steps, num_warmup_steps,
         learning_rate_scale if head_learning_rate else None,
-        adam_bias_correction, skip_nonfinite)
+        adam_bias_correction, skip_nonfinite, share)
+    accumulate_op = None
+    if share is not None:
+      loss, accumulate_op = step.loss, step.accumulate_op
     return training.ModelSpec(mode, loss, step.train_op, step.learning_rate,
-                              step.grad_norm, None)
+                              step.grad_norm, None, accumulate_op)
 
   return model_fn
 
@@ -434,7 +446,8 @@ def make_run(model, label_list, parts, records, flag_values):
       model_fn, flag_values.output_dir, train_input_fn,
       flag_values.train_batch_size, flag_values.random_seed,
       flag_values.keep_checkpoint_max,
-      flag_values.allow_older_checkpoint and not flag_values.do_train)
+      flag_values.allow_older_checkpoint and not flag_values.do_train,
+      flag_values.gradient_accumulation_steps)
 
 
 def make_dev_evaluation(run, model, label_list, records, flag_values,

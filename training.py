@@ -24,6 +24,7 @@ import checkpoint_files
 from checkpoint_files import checkpoint_step
 import command_line
 import event_files
+import gradient_accumulation
 import input_pipeline
 import model_dir
 import modeling
@@ -37,7 +38,7 @@ EVAL = "eval"
 # What a model_fn returns; fields that a mode has no use for are None.
 ModelSpec = collections.namedtuple(
     "ModelSpec", ["mode", "loss", "train_op", "learning_rate", "grad_norm",
-                  "inference"])
+                  "inference", "accumulate_op"], defaults=[None])
 
 
 class Run(object):
@@ -50,7 +51,7 @@ class Run(object):
 
   def __init__(self, model_fn, output_dir, train_input_fn=None,
                train_batch_size=None, random_seed=0, keep_checkpoint_max=5,
-               allow_older_checkpoint=False):
+               allow_older_checkpoint=False, num_parts=1):
     """Builds the graph and restores a checkpoint, if there is one.
 
     To train it is the newest; else the best on dev, if one was chosen.
@@ -64,6 +65,8 @@ class Run(object):
       random_seed: int, seed of the initial weights.
       keep_checkpoint_max: int, newest checkpoints to keep; 0 keeps all.
       allow_older_checkpoint: bool, see `model_dir.prediction_checkpoint`.
+      num_parts: int, parts of a batch in training; with more than one the
+        training tower's loss is of a part, see `gradient_accumulation`.
 
     Raises:
       ValueError: there is nothing to train and no checkpoint either, or the
@@ -87,12 +90,19 @@ class Run(object):
       self.train_spec = None
       if train_input_fn is not None:
         dataset = train_input_fn(
-            {"batch_size": train_batch_size, "first_step": first_step})
+            {"batch_size": train_batch_size, "first_step": first_step,
+             "num_parts": num_parts})
         iterator = tf.data.make_initializable_iterator(dataset)
         features = iterator.get_next()
-        self._batch_shape = tf.shape(features["input_ids"])
-        self._num_tokens = tf.reduce_sum(features["input_mask"])
         self.train_spec = model_fn(features, TRAIN, {})
+        # What is fetched with a batch, or with each part of one.
+        self.batch_fetches = {
+            "shape": tf.shape(features["input_ids"]),
+            "num_tokens": tf.reduce_sum(features["input_mask"])}
+        if self.train_spec.accumulate_op is not None:
+          self.batch_fetches.update(
+              accumulate_op=self.train_spec.accumulate_op,
+              is_last_part=features[gradient_accumulation.IS_LAST])
       with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
         self.inference = model_fn(None, EVAL, {}).inference
       # What is removed is decided here, by what the directory holds.
@@ -107,7 +117,8 @@ class Run(object):
       else:
         self._restore(self.checkpoint)
       if self.train_spec is not None:
-        self.session.run(iterator.initializer)
+        self.session.run([iterator.initializer,
+                          tf.local_variables_initializer()])
       self.graph.finalize()
     self.checkpoint_step = first_step
 
@@ -273,13 +284,20 @@ class _Loop(object):
     spec = run.train_spec
     self._fetches = {
         "train_op": spec.train_op, "loss": spec.loss,
-        "learning_rate": spec.learning_rate, "grad_norm": spec.grad_norm,
-        "num_tokens": run._num_tokens, "shape": run._batch_shape}
+        "learning_rate": spec.learning_rate, "grad_norm": spec.grad_norm}
+
+  def _run_update(self):
+    """Runs the step's batch, in one or in parts; returns what it fetched."""
+    run = self._run
+    if run.train_spec.accumulate_op is None:
+      return run.session.run(dict(self._fetches, **run.batch_fetches))
+    return gradient_accumulation.run_update(run.session, run.batch_fetches,
+                                            self._fetches)
 
   def make_step(self, step):
     """Trains on the batch of a step; returns what it fetched."""
     try:
-      values = self._run.session.run(self._fetches)
+      values = self._run_update()
     except tf.errors.OpError as error:
       # What the input pipeline says arrives as text, traceback and all.
       reason = re.search(r"ValueError: ([^\n]+)", error.message or "")
