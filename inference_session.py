@@ -27,6 +27,7 @@ import input_pipeline
 import model_dir as trained_directory
 import modeling
 import multilabel_model
+import run_profile
 
 _LONGEST_TIMEOUT_MS = 2**31 - 1
 
@@ -89,7 +90,7 @@ class InferenceModel(object):
   """
 
   def __init__(self, trained, device=None, inter_op_threads=None,
-               intra_op_threads=None):
+               intra_op_threads=None, profile_dir=None):
     """Builds the graph.
 
     Args:
@@ -100,10 +101,12 @@ class InferenceModel(object):
         sessions of the process share.
       intra_op_threads: int, threads that work on one operation. TensorFlow
         makes them once a process: what ran first in it has set their number.
+      profile_dir: str, where `run_profile` writes what it traces, or None.
 
     Raises:
       ValueError: an argument cannot be.
     """
+    self._profile_dir = profile_dir
     self._config = _session_config(device, inter_op_threads, intra_op_threads)
     self._device = device
     self.num_labels = len(trained.labels)
@@ -143,6 +146,8 @@ class InferenceModel(object):
     except BaseException:
       session.close()
       raise
+    if self._profile_dir is not None:
+      session = run_profile.RunProfile(session, self._profile_dir, "predict")
     return LoadedWeights(self, session, checkpoint, identity)
 
   def _restore(self, session, checkpoint, check_weights):

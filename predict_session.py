@@ -69,7 +69,8 @@ class SessionPredictor(object):
 
   def __init__(self, model_dir, batch_size=32, device=None,
                inter_op_threads=None, intra_op_threads=None, checkpoint=None,
-               allow_older_checkpoint=False, verify_checkpoint=True):
+               allow_older_checkpoint=False, verify_checkpoint=True,
+               profile_dir=None):
     """Loads a model.
 
     Args:
@@ -87,6 +88,7 @@ class SessionPredictor(object):
         take the place of one that is broken; a warning says so.
       verify_checkpoint: bool, whether it is made sure that the checkpoint is
         of this run, as it was written, and has no weight that is not finite.
+      profile_dir: str, where `run_profile` writes what it traces, or None.
 
     Raises:
       ValueError: a file is missing or broken, the checkpoint does not fit or
@@ -111,7 +113,7 @@ class SessionPredictor(object):
     self.vocab_size = trained.bert_config.vocab_size
 
     self._model = inference_session.InferenceModel(
-        trained, device, inter_op_threads, intra_op_threads)
+        trained, device, inter_op_threads, intra_op_threads, profile_dir)
     self._served = inference_session.ServedWeights()
     self._reload_lock = threading.Lock()
     self._serve(self._model.load(self._find_checkpoint(), verify_checkpoint))
@@ -387,6 +389,9 @@ def define_flags():
     flags.DEFINE_bool(
         "verify_checkpoint", True, "Make sure that the checkpoint is of this "
         "run, as it was written, and that its weights are finite.")
+    flags.DEFINE_string(
+        "profile", None, "Folder for timelines of a few batches, to be opened "
+        "in a browser, and shares by kind of operation.")
   with command_line.flag_group("Labels"):
     flags.DEFINE_float("threshold", None, "Least probability (0 to 1) of a "
                        "label; default: the model's own.")
@@ -428,7 +433,8 @@ def main(argv):
   with SessionPredictor(
       FLAGS.model_dir, FLAGS.batch_size,
       allow_older_checkpoint=FLAGS.allow_older_checkpoint,
-      verify_checkpoint=FLAGS.verify_checkpoint) as predictor:
+      verify_checkpoint=FLAGS.verify_checkpoint,
+      profile_dir=FLAGS.profile) as predictor:
     decision = predictor.decision_for(
         FLAGS.threshold, FLAGS.top_k, FLAGS.always_one_label)
     if not (FLAGS.output_file or "").endswith(".tsv"):

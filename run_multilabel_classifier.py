@@ -155,6 +155,9 @@ def define_flags():
                          "Checkpoints to keep; 0 keeps all.")
     flags.DEFINE_integer(
         "log_steps", 10, "Steps between log lines and TensorBoard points.")
+    flags.DEFINE_string(
+        "profile", None, "Folder for timelines of a few training steps, to be "
+        "opened in a browser, and shares by kind of operation.")
     flags.DEFINE_enum(
         "resume", "auto", ["auto", "never", "force"], "A run found in "
         "output_dir: go on if its settings are the same, refuse, or go on "
@@ -516,7 +519,7 @@ def train(run, model, label_list, parts, records, flag_values, is_time_over):
                           run.checkpoint_step),
       flag_values.skip_nonfinite, is_time_over,
       lambda step: describe_batch(step, parts["train"], record_file,
-                                  flag_values))
+                                  flag_values), flag_values.profile)
 
 
 def describe_batch(step, part, record_file, flag_values, most=10):

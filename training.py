@@ -28,6 +28,7 @@ import gradient_accumulation
 import input_pipeline
 import model_dir
 import modeling
+import run_profile
 import storage_errors
 from training_progress import Progress
 from training_progress import StopRequests
@@ -211,7 +212,8 @@ def session_config():
 
 
 def train(run, num_train_steps, save_checkpoints_steps, log_steps, batch_size,
-          dev=None, skip_nonfinite=0, is_time_over=None, describe_batch=None):
+          dev=None, skip_nonfinite=0, is_time_over=None, describe_batch=None,
+          profile_dir=None):
   """Trains from the step of the run's checkpoint to `num_train_steps`.
 
   Args:
@@ -225,6 +227,7 @@ def train(run, num_train_steps, save_checkpoints_steps, log_steps, batch_size,
       number; the graph must be one that leaves the weights alone then.
     is_time_over: function that says whether to stop, or None.
     describe_batch: function of a step, from 0, that names its examples.
+    profile_dir: str, where `run_profile` writes what it traces, or None.
 
   Raises:
     FloatingPointError: the loss or the gradient is not finite; no checkpoint
@@ -246,7 +249,7 @@ def train(run, num_train_steps, save_checkpoints_steps, log_steps, batch_size,
       dev is not None and dev.is_due(first_step) and is_evaluation(tag)))
   writer = event_files.EventWriter(run._output_dir, first_step + 1)
   loop = _Loop(run, num_train_steps, dev, writer, progress, skip_nonfinite,
-               describe_batch)
+               describe_batch, profile_dir)
   with StopRequests(is_time_over) as stop, progress:
     # A kill may have come between the checkpoint and its evaluation.
     loop.end_step(step, False, stop)
@@ -273,8 +276,10 @@ class _Loop(object):
   """The parts of `train`'s loop."""
 
   def __init__(self, run, num_train_steps, dev, writer, progress,
-               skip_nonfinite, describe_batch):
+               skip_nonfinite, describe_batch, profile_dir):
     self._run = run
+    self._session = run.session if profile_dir is None else (
+        run_profile.RunProfile(run.session, profile_dir, TRAIN))
     self._num_train_steps = num_train_steps
     self._dev = dev
     self._writer = writer
@@ -290,8 +295,8 @@ class _Loop(object):
     """Runs the step's batch, in one or in parts; returns what it fetched."""
     run = self._run
     if run.train_spec.accumulate_op is None:
-      return run.session.run(dict(self._fetches, **run.batch_fetches))
-    return gradient_accumulation.run_update(run.session, run.batch_fetches,
+      return self._session.run(dict(self._fetches, **run.batch_fetches))
+    return gradient_accumulation.run_update(self._session, run.batch_fetches,
                                             self._fetches)
 
   def make_step(self, step):
