@@ -68,7 +68,8 @@ ExportResult = collections.namedtuple("ExportResult", [
 
 
 def export(model_dir, export_dir, version=None, frozen=False, raw_text=False,
-           onnx=False, keep_versions=0, weights_dtype="float32"):
+           onnx=False, keep_versions=0, weights_dtype="float32",
+           allow_older_checkpoint=False):
   """Exports the best checkpoint of a trained directory.
 
   Args:
@@ -81,6 +82,7 @@ def export(model_dir, export_dir, version=None, frozen=False, raw_text=False,
     onnx: bool, assets.extra/model.onnx as well; needs tf2onnx and onnxruntime.
     keep_versions: int, versions to keep, the new one among them; 0: all.
     weights_dtype: str, one of `WEIGHTS_DTYPES`.
+    allow_older_checkpoint: bool, see `predict_session.SessionPredictor`.
 
   Returns:
     `ExportResult`.
@@ -98,7 +100,8 @@ def export(model_dir, export_dir, version=None, frozen=False, raw_text=False,
     tokenizer = tokenization.FullTokenizer(
         trained.vocab_file, trained.settings["do_lower_case"])
     in_graph = graph_tokenizer.GraphTokenizer(tokenizer) if raw_text else None
-    with predict_session.SessionPredictor(model_dir) as predictor:
+    with predict_session.SessionPredictor(
+        model_dir, allow_older_checkpoint=allow_older_checkpoint) as predictor:
       checkpoint, step = predictor.checkpoint, predictor.step
       expected = export_check.ask_predictor(
           predictor, trained.bert_config.max_position_embeddings)
@@ -259,6 +262,9 @@ def define_flags():
                          "the time in seconds. Servers take the highest.")
     flags.DEFINE_integer("keep_versions", 0, "Remove the lowest versions "
                          "beyond so many, after the export; 0: none.")
+    flags.DEFINE_bool("allow_older_checkpoint", False, "Where the best, or "
+                      "newest, checkpoint is broken, take the newest that is "
+                      "whole.")
   with command_line.flag_group("Form"):
     flags.DEFINE_bool("raw_text", False, "Also a signature `text` that takes "
                       "texts; needs tensorflow-text.")
@@ -279,7 +285,8 @@ def main(argv):
       raise ValueError("--%s must be given." % name)
   result = export(FLAGS.model_dir, FLAGS.export_dir, FLAGS.version,
                   FLAGS.frozen, FLAGS.raw_text, FLAGS.onnx,
-                  FLAGS.keep_versions, FLAGS.weights_dtype)
+                  FLAGS.keep_versions, FLAGS.weights_dtype,
+                  FLAGS.allow_older_checkpoint)
   print(describe(result))
 
 

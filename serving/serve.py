@@ -34,7 +34,8 @@ _OPTIONS = (
     "max_body_bytes", "max_texts", "max_characters", "max_words",
     "max_connections", "head_timeout", "body_timeout", "request_timeout",
     "send_timeout", "keep_alive", "grace_seconds", "tls_certificate",
-    "tls_key", "log_requests", "log_texts", "workers", "keys")
+    "tls_key", "log_requests", "log_texts", "workers",
+    "allow_older_checkpoint", "keys")
 
 Options = collections.namedtuple("Options", _OPTIONS)
 
@@ -49,6 +50,9 @@ def define_flags():
                          "checkpoint's step.")
     flags.DEFINE_string("device", None, "Such as /gpu:0; default: "
                         "TensorFlow's choice.")
+    flags.DEFINE_bool("allow_older_checkpoint", False, "Where the best, or "
+                      "newest, checkpoint is broken, serve the newest that is "
+                      "whole.")
   with command_line.flag_group("Network"):
     flags.DEFINE_string("host", "127.0.0.1", "Address to listen at; 0.0.0.0 "
                         "is every one of this machine.")
@@ -216,7 +220,8 @@ def run_worker(options, sock, on_ready, line=None, folder=None):
       options.model_dir, batch_size=options.max_batch_size,
       device=options.device, inter_op_threads=options.inter_op_threads,
       intra_op_threads=options.intra_op_threads or (
-          http_workers.share_of_cores(options.workers)))
+          http_workers.share_of_cores(options.workers)),
+      allow_older_checkpoint=options.allow_older_checkpoint)
   predictor.warm_up()
   batcher = micro_batching.MicroBatcher(
       predictor, max_batch_size=options.max_batch_size,
