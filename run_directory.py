@@ -362,8 +362,10 @@ def _check_same_run(model, label_list, compared, here, flag_values):
       output_dir, model.bert_config, model.vocab_file, label_list, compared)
   if differences:
     raise ValueError(
-        "output_dir %s was trained with another %s; name another --output_dir, "
-        "or make them the same." % (output_dir, "; another ".join(differences)))
+        "output_dir %s was trained with another %s (says %s there); name "
+        "another --output_dir, or make them the same." % (
+            output_dir, "; another ".join(differences),
+            model_dir.SETTINGS_FILE))
   if not flag_values.do_train:
     return
   if flag_values.resume == "never":
@@ -384,9 +386,9 @@ def _check_same_run(model, label_list, compared, here, flag_values):
                     "; ".join(changed))
   elif changed:
     raise ValueError(
-        "output_dir %s has a run with another %s; name another --output_dir, "
-        "or go on all the same with --resume=force%s." % (
-            output_dir, "; another ".join(changed),
+        "output_dir %s has a run with another %s (says %s there); name another "
+        "--output_dir, or go on all the same with --resume=force%s." % (
+            output_dir, "; another ".join(changed), model_dir.SETTINGS_FILE,
             "" if there.get("num_train_epochs") == here["num_train_epochs"] else
             " (the learning rate falls to 0 at the end of num_train_epochs: "
             "with another number the steps that were made are those of neither "
