@@ -28,6 +28,10 @@ INDEX = ".index"
 DATA = ".data-00000-of-00001"
 IDENTITY = ".json"
 
+# Key of the run's state: the step of the last evaluation in
+# best_checkpoint.json.
+LAST_EVALUATION = "last_evaluation"
+
 # What a kill, or a full disk, may leave of a checkpoint.
 _PARTS = re.compile(
     r"model\.ckpt-(\d+)(\.index|\.data-\d+-of-\d+|\.json)?"
@@ -157,19 +161,54 @@ def finish(prefix, fingerprint, run_state):
   for suffix in (DATA, INDEX):
     atomic_files.sync_file(prefix + suffix)
   atomic_files.sync_folder(os.path.dirname(os.path.abspath(prefix)))
+  write_identity(prefix, fingerprint, run_state)
+  write_state(prefix)
+
+
+def write_identity(prefix, fingerprint, run_state):
+  """Writes the identity; arguments as for `finish`."""
   atomic_files.write_sealed(prefix + IDENTITY, {
       "step": checkpoint_step(prefix),
       "index_sha256": atomic_files.file_sha256(prefix + INDEX),
       "fingerprint": fingerprint, "run_state": run_state})
-  write_state(prefix)
+
+
+def last_evaluation(model_dir, run):
+  """(prefix, step) of the last evaluation on dev that a checkpoint knows of.
+
+  The newest whole identity of the run says it; (None, 0) if none does.
+  """
+  for prefix in reversed(finished_checkpoints(model_dir, run)):
+    try:
+      identity = read_identity(prefix)
+    except (ValueError, EnvironmentError):
+      continue  # it is not whole, or has just been removed
+    step = checkpoint_step(prefix)
+    if identity and identity["step"] == step and run.owns(
+        identity["fingerprint"], step):
+      return prefix, identity["run_state"].get(LAST_EVALUATION, 0)
+  return None, 0
+
+
+def read_identity(prefix):
+  """The dict that `write_identity` wrote; None if the checkpoint has none.
+
+  Raises:
+    ValueError: it is broken.
+  """
+  if not os.path.exists(prefix + IDENTITY):
+    return None
+  identity = atomic_files.read_sealed(prefix + IDENTITY, True)
+  if not isinstance(identity.get("run_state"), dict) or not (
+      {"step", "index_sha256", "fingerprint"} <= set(identity)):
+    raise ValueError("%s%s is no identity of a checkpoint" % (prefix, IDENTITY))
+  return identity
 
 
 def read_run_state(prefix):
   """The `run_state` of `finish`; {} if the checkpoint has no identity."""
-  if prefix is None or not os.path.exists(prefix + IDENTITY):
-    return {}
-  state = atomic_files.read_sealed(prefix + IDENTITY, True).get("run_state")
-  return state if isinstance(state, dict) else {}
+  identity = read_identity(prefix) if prefix else None
+  return identity["run_state"] if identity else {}
 
 
 def find_problem(prefix, run, read_tensors=False):
@@ -202,18 +241,18 @@ def _find_identity_problem(prefix, name, step, run):
           name, IDENTITY)
     return None
   try:
-    identity = atomic_files.read_sealed(prefix + IDENTITY, True)
+    identity = read_identity(prefix)
     index_sha256 = atomic_files.file_sha256(prefix + INDEX)
   except ValueError as error:
     return str(error)
   except EnvironmentError as error:
     return "%s: %s" % (name, error.strerror)
-  if identity.get("step") != step:
-    return "%s%s is that of step %s" % (name, IDENTITY, identity.get("step"))
-  if identity.get("index_sha256") != index_sha256:
+  if identity["step"] != step:
+    return "%s%s is that of step %s" % (name, IDENTITY, identity["step"])
+  if identity["index_sha256"] != index_sha256:
     return ("%s%s is broken or of another checkpoint (its sha256 is not the "
             "one in %s%s)" % (name, INDEX, name, IDENTITY))
-  if not run.owns(identity.get("fingerprint"), step):
+  if not run.owns(identity["fingerprint"], step):
     return "it is of another run than %s" % os.path.join(
         os.path.dirname(prefix), "model_settings.json")
   return None

@@ -59,9 +59,24 @@ def recover(output_dir):
   checkpoint_files.remove_others(
       output_dir, [prefix for prefix in claimed if prefix not in problems and
                    checkpoint_step(prefix) <= checkpoint_step(chosen)])
+  if best is not None:
+    _note_evaluation(best, chosen)
   if chosen is not None and _read_state(output_dir) != chosen:
     checkpoint_files.write_state(chosen)
   return chosen
+
+
+def _note_evaluation(best, chosen):
+  """Tells a checkpoint of its evaluation, if a kill came before that."""
+  step = checkpoint_step(chosen)
+  identity = checkpoint_files.read_identity(chosen)
+  if identity is None or step not in [
+      values["step"] for values in best["evaluations"]]:
+    return
+  state = dict(identity["run_state"], **{
+      checkpoint_files.LAST_EVALUATION: step})
+  if state != identity["run_state"]:
+    checkpoint_files.write_identity(chosen, identity["fingerprint"], state)
 
 
 def _before_broken_best(output_dir, best, run, problems, chosen, newest_good):

@@ -401,12 +401,14 @@ def read_best(model_dir):
     `metric`, `value`, `evaluations` (list of dict, one an evaluation on dev).
 
   Raises:
-    ValueError: the file is broken, or is of another run.
+    ValueError: the file is broken, of another run, or an earlier state of it.
   """
   path = os.path.join(model_dir, BEST_CHECKPOINT_FILE)
   if not os.path.exists(path):
     return None
   run = run_identity(model_dir)
+  # Before the file, which a run that is at work may write again meanwhile.
+  checkpoint, last_step = checkpoint_files.last_evaluation(model_dir, run)
   way_out = ("bring back what was written, or remove it to do without what was "
              "found on dev until now")
   try:
@@ -425,6 +427,13 @@ def read_best(model_dir):
   if not run.owns(best.get("fingerprint"), 0):
     raise ValueError("%s is of another run than %s; %s." % (
         path, SETTINGS_FILE, way_out))
+  steps = [values["step"] for values in best["evaluations"]]
+  if max(steps, default=0) < last_step:
+    raise ValueError(
+        "%s is an earlier state of that file: its last evaluation is of step "
+        "%d, but %s knows of one of step %d; %s." % (
+            path, max(steps, default=0), os.path.basename(checkpoint),
+            last_step, way_out))
   return best
 
 

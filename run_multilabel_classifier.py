@@ -59,6 +59,10 @@ _TPU_FLAGS = ("use_tpu", "tpu_name", "tpu_zone", "gcp_project", "master",
               "num_tpu_cores", "iterations_per_loop")
 
 
+# Steps and examples are counted in 32 bits.
+MOST_STEPS = 2 ** 31 - 1
+
+
 def define_flags():
   """Defines this program's flags; called where the script starts."""
   with command_line.flag_group("Data"):
@@ -165,7 +169,7 @@ def define_flags():
     flags.DEFINE_string(
         "max_runtime", None, "Stop after so many seconds, or 30m, 2h, 1d, at "
         "the next step, with a checkpoint and exit status 75: the same command "
-        "goes on.")
+        "goes on. Each start makes a step or an evaluation at least.")
     flags.DEFINE_integer(
         "skip_nonfinite", 0, "Steps of the run that may have a loss or a "
         "gradient that is NaN or infinite; they change no weight.")
@@ -251,6 +255,12 @@ def check_flags(flag_values):
                "skip_nonfinite"):
     if (flag_values[name].value or 0) < 0:
       raise ValueError("--%s is %d; it must be 0 or more." % (
+          name, flag_values[name].value))
+  for name in ("max_train_examples", "num_train_epochs", "train_batch_size",
+               "eval_batch_size", "predict_batch_size", "eval_steps",
+               "save_checkpoints_steps", "log_steps", "eval_train_sample"):
+    if (flag_values[name].value or 0) > MOST_STEPS:
+      raise ValueError("--%s is %s; it must be 2^31 - 1 at most." % (
           name, flag_values[name].value))
   gradient_accumulation.check_flags(flag_values)
   parse_runtime(flag_values.max_runtime)
@@ -388,10 +398,14 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
 
 
 def plan_training(num_records, flag_values):
-  """Returns (num_train_steps, num_warmup_steps)."""
+  """Returns (num_train_steps, num_warmup_steps); ValueError: too many."""
   num_train_steps = max(1, int(
       steps_per_epoch(num_records, flag_values) *
       flag_values.num_train_epochs))
+  if num_train_steps > MOST_STEPS:
+    raise ValueError(
+        "--num_train_epochs is %s, which makes %d steps; there may be 2^31 - 1."
+        % (flag_values.num_train_epochs, num_train_steps))
   return (num_train_steps,
           int(num_train_steps * flag_values.warmup_proportion))
 
@@ -600,11 +614,16 @@ def main(argv):
     run_directory.check_init_checkpoint(model, len(label_list),
                                         FLAGS.init_checkpoint)
   parts = run_directory.read_parts(processor, label_list, model, FLAGS)
+  if FLAGS.do_train:
+    plan_training(parts["train"].scan.num_examples, FLAGS)  # or refuse
   with run_directory.claim(model, label_list, parts, FLAGS):
     records = run_directory.write_features(parts, label_list, model,
                                            FLAGS.output_dir)
     with make_run(model, label_list, parts, records, FLAGS) as run:
       if FLAGS.do_train:
+        if run.train_spec is None:
+          # Training is over, and what is left has to be done in one go.
+          is_time_over = None
         train(run, model, label_list, parts, records, FLAGS, is_time_over)
         run.use_best_checkpoint()
       try:
@@ -612,8 +631,10 @@ def main(argv):
                       is_time_over)
       except best_checkpoint.EvaluationStopped:
         raise command_line.OutOfTime(
-            "--max_runtime is over while evaluating; the same command goes on "
-            "from there, and needs more time than that took.")
+            "--max_runtime is over while evaluating; %s." % (
+                "training is done, and the same command does the rest, "
+                "however long it takes" if FLAGS.do_train else
+                "raise it, since the same command begins anew"))
   if FLAGS.do_eval or FLAGS.do_test:
     evaluation.write_report(FLAGS.output_dir, FLAGS.report)
 

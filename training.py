@@ -170,6 +170,19 @@ class Run(object):
       raise
     self.checkpoint, self.checkpoint_step = prefix, step
 
+  def note_evaluation(self, step):
+    """Keeps with the run that best_checkpoint.json goes up to that step.
+
+    A checkpoint of the same step, which came before, is told, too.
+    """
+    if step == self.state.get(checkpoint_files.LAST_EVALUATION, 0):
+      return
+    self.state[checkpoint_files.LAST_EVALUATION] = step
+    if self.checkpoint is not None and self.checkpoint_step == step:
+      with storage_errors.naming(self.checkpoint + checkpoint_files.IDENTITY):
+        checkpoint_files.write_identity(self.checkpoint, self._fingerprint,
+                                        self.state)
+
   def _remove_unfinished(self):
     """Gives back the room of a checkpoint that could not be written."""
     try:
@@ -251,9 +264,10 @@ def train(run, num_train_steps, save_checkpoints_steps, log_steps, batch_size,
   loop = _Loop(run, num_train_steps, dev, writer, progress, skip_nonfinite,
                describe_batch, profile_dir)
   with StopRequests(is_time_over) as stop, progress:
-    # A kill may have come between the checkpoint and its evaluation.
-    loop.end_step(step, False, stop)
-    if stop.signal_number:
+    # A kill, or the end of the time, may have come between the checkpoint and
+    # its evaluation. The clock does not stop it again: each start gets further.
+    is_evaluated = loop.end_step(step, False, stop.by_signal)
+    if stop.by_signal() or (is_evaluated and stop()):
       loop.stop(step, stop)
     while step < num_train_steps and not (dev and dev.is_over):
       values = loop.make_step(step)
@@ -326,7 +340,11 @@ class _Loop(object):
     return values
 
   def end_step(self, step, save, stop):
-    """Evaluates if it is time, saves if there is a reason to."""
+    """Evaluates if it is time, saves if there is a reason to.
+
+    Returns:
+      bool, whether there was an evaluation.
+    """
     run, dev, writer = self._run, self._dev, self._writer
     evaluation, is_best = None, False
     if dev is not None and dev.is_due(step) and not stop():
@@ -347,7 +365,9 @@ class _Loop(object):
         writer.add_summary(summary, step)
       writer.sync()
       dev.commit()
+      run.note_evaluation(step)
     run.remove_old_checkpoints(dev.best_step if dev else None)
+    return evaluation is not None
 
   def stop(self, step, stop):
     """Saves and raises `Interrupted`."""

@@ -34,8 +34,12 @@ class StopRequests(object):
 
   def __call__(self):
     """Whether to stop."""
-    return bool(self.signal_number) or (
+    return self.by_signal() or (
         self._is_time_over is not None and self._is_time_over())
+
+  def by_signal(self):
+    """Whether a signal says so."""
+    return bool(self.signal_number)
 
   def __enter__(self):
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of files that lie: changed, cut, missing, or another run's."""
 
+import importlib
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import atomic_files
+import best_checkpoint
 import checkpoint_files
 import checkpoint_recovery
 import model_dir
@@ -104,6 +106,7 @@ def test_identity_of_a_checkpoint(calm):
   assert len(settings["fingerprint"]) == 64
   loss, weight = identity["run_state"]["smoothed_loss"]
   assert weight == pytest.approx(1 - 0.98 ** 9) and 0 < loss / weight < 2
+  assert identity["run_state"]["last_evaluation"] == 9
   assert tf.train.latest_checkpoint(calm) == prefix
   best = json.loads(tiny_bert.read_text(
       os.path.join(calm, "best_checkpoint.json")))
@@ -309,6 +312,49 @@ def test_files_of_another_run(copy, other):
   assert "of another run" in error_of(checkpoint_recovery.recover, copy)
 
 
+def cut_evaluations(folder, last_step):
+  """Puts an earlier state of best_checkpoint.json back."""
+  path = os.path.join(folder, "best_checkpoint.json")
+  best = atomic_files.read_sealed(path)
+  kept = [v for v in best["evaluations"] if v["step"] <= last_step]
+  found = best_checkpoint.choose(kept, best["metric"]).best
+  atomic_files.write_sealed(path, dict(
+      best, evaluations=kept, step=found["step"], value=found["micro_f1"],
+      checkpoint="model.ckpt-%d" % found["step"]))
+
+
+@pytest.mark.parametrize("last_step", [3, 6])
+def test_an_earlier_best_checkpoint_json(last_step, copy):
+  cut_evaluations(copy, last_step)
+  for function in (model_dir.prediction_checkpoint, checkpoint_recovery.recover,
+                   predict_session.SessionPredictor):
+    assert error_of(function, copy) == (
+        "%s is an earlier state of that file: its last evaluation is of step "
+        "%d, but model.ckpt-9 knows of one of step 9; bring back what was "
+        "written, or remove it to do without what was found on dev until now."
+        % (os.path.join(copy, "best_checkpoint.json"), last_step))
+  # Without it the newest is taken.
+  os.remove(os.path.join(copy, "best_checkpoint.json"))
+  assert model_dir.prediction_checkpoint(copy).endswith("model.ckpt-9")
+
+
+def test_killed_between_an_evaluation_and_its_note(copy, calm):
+  prefix = os.path.join(copy, "model.ckpt-9")
+  identity = checkpoint_files.read_identity(prefix)
+  before = dict(identity["run_state"], last_evaluation=6)
+  checkpoint_files.write_identity(prefix, identity["fingerprint"], before)
+  # And before best_checkpoint.json was written: the evaluation will be made.
+  assert model_dir.read_best(copy)["evaluations"][-1]["step"] == 9
+  assert checkpoint_recovery.recover(copy) == prefix
+  assert tiny_bert.read_text(prefix + IDENTITY) == tiny_bert.read_text(
+      os.path.join(calm, "model.ckpt-9" + IDENTITY))
+  checkpoint_files.write_identity(prefix, identity["fingerprint"], before)
+  cut_evaluations(copy, 6)
+  assert model_dir.read_best(copy)["evaluations"][-1]["step"] == 6
+  assert checkpoint_recovery.recover(copy) == prefix
+  assert checkpoint_files.read_run_state(prefix) == before
+
+
 def test_an_edited_threshold(copy):
   change(os.path.join(copy, "model_settings.json"), lambda x: x.replace(
       b'"threshold": 0.5', b'"threshold": 0.4'))
@@ -395,6 +441,22 @@ def test_the_predictor_refuses_unless_told(newest, copy):
     predict_session.SessionPredictor(copy, checkpoint="model.ckpt-6")
 
 
+@pytest.mark.parametrize("name", ["export_saved_model", "serving.serve"])
+def test_export_and_server_hand_the_flag_on(name, copy, tmp_path, monkeypatch):
+  script = importlib.import_module(name)
+  arguments = ["--model_dir=" + copy, "--export_dir=%s" % tmp_path]
+  if name == "serving.serve":
+    pytest.importorskip("uvicorn")
+    arguments[1] = "--port=0"
+
+  def refuse(*_, **options):
+    raise ValueError("older ones: %s" % options["allow_older_checkpoint"])
+  monkeypatch.setattr(predict_session, "SessionPredictor", refuse)
+  for flag, allowed in (([], "False"), (["--allow_older_checkpoint"], "True")):
+    status, _, stderr, _ = tiny_bert.call(script, arguments + flag)
+    assert (status, stderr.strip().rpartition(": ")[2]) == (2, allowed)
+
+
 def test_out_of_time_then_out_of_room(bert, data, calm, tmp_path, monkeypatch):
   folder = str(tmp_path / "o")
   asked = []
@@ -429,6 +491,44 @@ def test_out_of_time_then_out_of_room(bert, data, calm, tmp_path, monkeypatch):
   status, _, stderr, log = call(bert, data, folder)
   assert (status, stderr) == (0, "")
   assert any("going on from step 8 of 9" in line for line in log)
+  check_as_calm(folder, calm)
+
+
+def test_every_start_gets_further(bert, data, calm, tmp_path, monkeypatch):
+  """However short --max_runtime is; and the results are the same."""
+  folder, ended = str(tmp_path / "o"), []
+  monkeypatch.setattr(run_multilabel_classifier, "time_limit", lambda flags: (
+      lambda: bool(ended)))
+  evaluate = best_checkpoint.DevEvaluation.evaluate
+
+  def stop_in(step, before):
+    """The time ends in the evaluation of a step: before it, or when made."""
+    def evaluate_and_stop(self, now, should_stop):
+      if now == step and before:
+        ended.append(step)
+      made = evaluate(self, now, should_stop)
+      if now == step:
+        ended.append(step)
+      return made
+    del ended[:]
+    monkeypatch.setattr(best_checkpoint.DevEvaluation, "evaluate",
+                        evaluate_and_stop)
+
+  def start():
+    status, _, stderr, _ = call(bert, data, folder)
+    known = model_dir.read_best(folder)
+    return status, steps_of(folder)[-1:], [
+        v["step"] for v in known["evaluations"]] if known else [], stderr
+
+  stop_in(3, True)
+  assert start()[:3] == (75, [3], [])
+  # No time at all: the evaluation that was cut short is made, no step more.
+  assert start()[:3] == (75, [3], [3])
+  assert start()[:3] == (75, [4], [3])
+  stop_in(9, False)
+  assert start()[:3] == (75, [9], [3, 6, 9])
+  # Nothing is left to train: the rest is done whatever the clock says.
+  assert start() == (0, [9], [3, 6, 9], "")
   check_as_calm(folder, calm)
 
 

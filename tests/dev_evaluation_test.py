@@ -13,6 +13,7 @@ import tensorflow.compat.v1 as tf
 
 import atomic_files
 import best_checkpoint
+import checkpoint_files
 import evaluation
 import model_dir
 import predict_session
@@ -392,6 +393,10 @@ def test_a_lost_best_checkpoint_file(copy, bert, data):
   del best["evaluations"][-1]
   assert best["step"] < 25
   atomic_files.write_sealed(os.path.join(copy, "best_checkpoint.json"), best)
+  prefix = os.path.join(copy, "model.ckpt-25")
+  identity = checkpoint_files.read_identity(prefix)
+  checkpoint_files.write_identity(prefix, identity["fingerprint"], dict(
+      identity["run_state"], last_evaluation=best["evaluations"][-1]["step"]))
   log = run(bert, data, copy, metric_for_best="loss", eval_train_sample=16)
   assert [line.split(":")[0] for line in log if line.startswith("dev at")] == [
       "dev at step 25"]

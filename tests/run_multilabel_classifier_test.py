@@ -472,6 +472,13 @@ def test_foreign_output_dir(bert, data, tmp_path):
     ({"log_steps": -5}, "--log_steps is -5"),
     ({"keep_checkpoint_max": -1}, "--keep_checkpoint_max is -1"),
     ({"max_train_examples": -1}, "--max_train_examples is -1"),
+    ({"max_train_examples": 2 ** 31}, "--max_train_examples is 2147483648; it "
+     "must be 2^31 - 1 at most."),
+    ({"num_train_epochs": 1e300}, "--num_train_epochs is 1e+300; it must be "
+     "2^31 - 1 at most."),
+    ({"num_train_epochs": 2e9}, "--num_train_epochs is 2000000000.0, which "
+     "makes 30000000000 steps; there may be 2^31 - 1."),
+    ({"train_batch_size": 2 ** 63}, "--train_batch_size is 92233720368547758"),
     ({"learning_rate": 0}, "--learning_rate is 0.0; it must be above 0"),
     ({"learning_rate": "nan"}, "--learning_rate is nan"),
     ({"learning_rate": "inf"}, "--learning_rate is inf"),
