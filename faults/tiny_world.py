@@ -27,6 +27,7 @@ _CONFIG = {
 SIZES = (("train", 10), ("dev", 6), ("test", 3))
 SAVE_STEPS = 5
 EVAL_STEPS = 4
+STEPS_PER_EPOCH = 3
 LAST_STEP = 12
 
 
