@@ -227,7 +227,7 @@ def read_table(path, delimiter):
       another length than the header, a quoted field is not closed as it
       should be, or a blank line stands before the end.
   """
-  with _long_fields():
+  with long_fields():
     reader = csv.reader(text_lines.read_lines(path), delimiter=delimiter,
                         strict=True)
     line, blank, width = 1, 0, 0
@@ -240,7 +240,7 @@ def read_table(path, delimiter):
               path, blank))
         elif not width:
           width = len(row)
-          yield line, _clean_header(path, line, row)
+          yield line, clean_header(path, line, row)
         elif len(row) != width:
           raise ValueError(
               "%s:%d: the row has %d fields, the header %d: a field that "
@@ -250,12 +250,14 @@ def read_table(path, delimiter):
           yield line, row
         line = reader.line_num + 1
     except csv.Error as error:
-      raise ValueError("%s:%d: %s." % (path, line, _explain(error)))
+      raise ValueError("%s:%d: %s." % (path, line, explain(error)))
   if not width:
     raise ValueError("%s is empty: its first row must name the columns." % path)
 
 
-def _clean_header(path, line, row):
+def clean_header(path, line, row):
+  """Returns the names of a header row, stripped; ValueError if one cannot be.
+  """
   header = [name.strip() for name in row]
   if "" in header:
     raise ValueError(
@@ -268,7 +270,7 @@ def _clean_header(path, line, row):
   return header
 
 
-def _explain(error):
+def explain(error):
   """Says what Python's csv reader means."""
   message = text_lines.one_line(error)
   if "end of data" in message:
@@ -342,7 +344,7 @@ _FIELD_LIMIT = _FieldLimit()
 
 
 @contextlib.contextmanager
-def _long_fields():
+def long_fields():
   """Raises csv's limit while any table is read, and puts it back after."""
   with _FIELD_LIMIT.lock:
     if not _FIELD_LIMIT.readers:

@@ -39,17 +39,13 @@ class JsonlProcessor(base.FileProcessor):
 
   def read_rows(self, path, part, data_dir):
     """See `FileProcessor`."""
-    decode = json.JSONDecoder(object_pairs_hook=_make_object,
-                              parse_int=_read_int,
-                              parse_constant=_refuse_constant).decode
+    parse = line_parser(part != "test")
     first = None  # line of the first row, and whether it is labelled
     for line, text in text_lines.numbered_lines(path):
       try:
-        row = _read_object(decode, text, part != "test")
+        row = parse(text)
       except ValueError as error:
-        raise ValueError("%s:%d: %s." % (path, line, _explain(error, text)))
-      except RecursionError:
-        raise ValueError("%s:%d: JSON is nested too deeply." % (path, line))
+        raise ValueError("%s:%d: %s." % (path, line, error))
       labelled = row[3] is not None
       if first is None:
         first = (line, labelled)
@@ -60,6 +56,30 @@ class JsonlProcessor(base.FileProcessor):
                 path, line, "some" if labelled else "no", first[0],
                 "no" if labelled else "some"))
       yield (line,) + row
+
+
+def line_parser(require_labels):
+  """Makes the function that reads a line.
+
+  Args:
+    require_labels: bool, whether a line without labels is an error.
+
+  Returns:
+    Function of a str to (identifier, text_a, text_b, labels), as `read_rows`
+    has them; its ValueError is a sentence without place and full stop.
+  """
+  decode = json.JSONDecoder(object_pairs_hook=_make_object,
+                            parse_int=_read_int,
+                            parse_constant=_refuse_constant).decode
+
+  def parse(line):
+    try:
+      return _read_object(decode, line, require_labels)
+    except ValueError as error:
+      raise ValueError(_explain(error, line))
+    except RecursionError:
+      raise ValueError("JSON is nested too deeply")
+  return parse
 
 
 def _read_object(decode, line, require_labels):

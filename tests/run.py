@@ -8,6 +8,8 @@
                                            change; with 2.15, between them,
                                            what builds graphs and sessions
   python3 tests/run.py tests/x_test.py -k name    whatever pytest takes
+  python3 tests/run.py --extra=beam tests/batch_predict_test.py
+                                           with an extra beside dev
 
 A version whose Python is missing on this machine is named and passed over
 with `--tf=all`; the default one must be there. Needs nothing but a Python
@@ -30,7 +32,8 @@ import environment  # pylint: disable=wrong-import-position
 # default one. (Readers, metrics and the tokenizer are run on 1.15 as well,
 # where Python and numpy differ.)
 VERSION_FREE = (
-    "ablation", "attack_tactics", "baseline_tfidf", "benchmark_compare",
+    "ablation", "attack_tactics", "baseline_tfidf", "batch_predict",
+    "benchmark_compare",
     "benchmark_run", "build_vocab",
     "chinese_experiment", "coloured_text", "compare_runs",
     "cross_validate_thresholds", "environment", "experiments_readme",
@@ -57,12 +60,13 @@ def choose_files(tf_version):
   return ["tests/%s_test.py" % name for name in GRAPHS_AND_SESSIONS]
 
 
-def run_tests(tf_version, pytest_arguments):
+def run_tests(tf_version, pytest_arguments, extra=""):
   """Runs pytest with one TensorFlow from the repository root.
 
   Args:
     tf_version: key of `environment.TENSORFLOWS`.
     pytest_arguments: list of str.
+    extra: str, names of extras of `pyproject.toml` beside dev, with commas.
 
   Returns:
     pytest's exit status.
@@ -70,7 +74,8 @@ def run_tests(tf_version, pytest_arguments):
   Raises:
     environment.EnvironmentFailure: the environment cannot be made.
   """
-  python = environment.ensure("dev", tf_version)
+  python = environment.ensure(
+      ",".join(["dev"] + [extra] * bool(extra)), tf_version)
   environment.say("Testing with TensorFlow %s (%s)" % (
       tf_version, environment.relative(python)))
   settings = dict(os.environ)
@@ -98,6 +103,8 @@ def main(argv=None):
   parser.add_argument("--tf", default=environment.DEFAULT_TF,
                       choices=list(environment.TENSORFLOWS) + ["all"],
                       help="TensorFlow version (default: %(default)s)")
+  parser.add_argument("--extra", default="", help="extras of pyproject.toml "
+                      "beside dev, with commas")
   options, pytest_arguments = parser.parse_known_args(argv)
   environment.raise_on_sigterm()
   versions = (list(environment.TENSORFLOWS) if options.tf == "all"
@@ -106,7 +113,7 @@ def main(argv=None):
   for version in versions:
     chosen = choose_files(version) if options.tf == "all" else []
     try:
-      if run_tests(version, pytest_arguments + chosen):
+      if run_tests(version, pytest_arguments + chosen, options.extra):
         failed.append(version)
     except environment.PythonMissing as error:
       environment.say(str(error))

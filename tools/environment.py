@@ -521,7 +521,8 @@ def ensure(extra, tf_version=DEFAULT_TF, gpu=None, name=None, unlocked=None):
   """Makes the environment of one TensorFlow and one extra, or finds it.
 
   Args:
-    extra: name of an extra of `pyproject.toml`, or "" for none.
+    extra: name of an extra of `pyproject.toml`, several with commas, or ""
+      for none.
     tf_version: key of `TENSORFLOWS`.
     gpu: whether to install TensorFlow with its GPU libraries; None: as the
       environment variable `BERT_GPU` says ("1" is yes).
@@ -543,10 +544,11 @@ def ensure(extra, tf_version=DEFAULT_TF, gpu=None, name=None, unlocked=None):
   pinned = tensorflow_requirement(tf_version, flavour)
   if name is None:
     name = "-".join(part for part in (
-        "tf" + tf_version, extra, "gpu" if gpu else "") if part)
+        "tf" + tf_version, extra.replace(",", "-"), "gpu" if gpu else "")
+                    if part)
   folder = os.path.join(ROOT, ".venvs", name)
   pyproject = os.path.join(ROOT, "pyproject.toml")
-  extras = [extra] if extra else []
+  extras = extra.split(",") if extra else []
   lock_file = None if unlocked else lock_path(extras, tf_version, flavour)
   waiting = "Another process is making %s; waiting for it ..."
   with locked(folder + ".lock", waiting % relative(folder)) as lock:
@@ -636,7 +638,8 @@ def main(argv=None):
   parser.add_argument("--tf", default=DEFAULT_TF, choices=list(TENSORFLOWS),
                       help="TensorFlow version (default: %(default)s)")
   parser.add_argument("--extra", default="",
-                      help="extra of pyproject.toml to install (default: none)")
+                      help="extra of pyproject.toml to install, several with "
+                      "commas (default: none)")
   parser.add_argument("--gpu", action="store_true", default=None,
                       help="install TensorFlow with its GPU libraries "
                       "(default: where BERT_GPU=1 is set)")

@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+r"""Labels texts of any number with a trained directory, over Apache Beam.
+
+  python -m scale.batch_predict --model_dir=DIR --input='texts/*.jsonl' \
+      --output=labelled/part.jsonl
+  python -m scale.batch_predict ... -- --direct_num_workers=4 \
+      --direct_running_mode=multi_processing
+
+What follows a bare -- is for Beam: the runner and its options. Without one the
+pipeline runs in this process. Needs the extra `beam`.
+
+Shards are called labelled/part-00000-of-00004.jsonl. A row of them has `id`
+(the row's number where it has none), `file`, `row` (number in the file, from
+1), `text`, `text_pair` if there is one, `labels` (most probable first) and
+`probabilities` (label: probability). Rows that cannot be read are in
+labelled/part.bad-00000-of-00001.jsonl: `file`, `line`, `row`, `reason`.
+"""
+
+from __future__ import absolute_import
+from __future__ import division
+from __future__ import print_function
+
+import command_line
+
+if __name__ == "__main__":
+  command_line.quiet_tensorflow()
+
+# pylint: disable=g-import-not-at-top
+import logging as python_logging
+import os
+import re
+import sys
+import time
+
+from absl import flags
+
+FLAGS = flags.FLAGS
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+_SUFFIXES = (".jsonl", ".avro", ".parquet")
+
+# Beam's "DirectRunner" looks on the network for another runner first.
+_RUNNER_HERE = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
+
+
+def define_flags():
+  """Defines this script's flags; called where the script starts."""
+  with command_line.flag_group("Model"):
+    flags.DEFINE_string("model_dir", None, "--output_dir of a training run.")
+    flags.DEFINE_integer("batch_size", 32, "Texts a batch.")
+    flags.DEFINE_integer(
+        "intra_op_threads", None, "Threads of one operation; 1 where there is "
+        "a worker a core; default: TensorFlow's number.")
+    flags.DEFINE_bool(
+        "verify_checkpoint", True, "Make sure that the checkpoint is of this "
+        "run, as it was written, and that its weights are finite.")
+  with command_line.flag_group("Labels"):
+    flags.DEFINE_float("threshold", None, "Least probability (0 to 1) of a "
+                       "label; default: the model's own.")
+    flags.DEFINE_integer("top_k", None, "Most labels of a text; default: the "
+                         "model's own, or no limit.")
+    flags.DEFINE_bool("always_one_label", None, "Give a text of which no label "
+                      "passes its most probable one; default: the model's own, "
+                      "or not.")
+    flags.DEFINE_string(
+        "probabilities", "all", "Which ones are written: all, labels (those of "
+        "the text's labels), or a number, so many of the most probable.")
+  with command_line.flag_group("Files"):
+    flags.DEFINE_list(
+        "input", None, "Patterns of the texts: lines, .csv, .tsv, .jsonl (also "
+        ".gz), .avro, .parquet, on any file system that Beam knows.")
+    flags.DEFINE_enum(
+        "input_form", None, ["text", "csv", "tsv", "jsonl", "avro", "parquet"],
+        "Form of --input; default: by each file's ending, else lines.")
+    flags.DEFINE_string("text_column", None, "Tables, Avro, Parquet: column of "
+                        "the text; default: text, comment_text or sentence.")
+    flags.DEFINE_string("text_pair_column", None,
+                        "The same of the second text of a pair.")
+    flags.DEFINE_string("id_column", None,
+                        "The same of the id; default: id.")
+    flags.DEFINE_string("delimiter", None, "Tables: between two cells.")
+    flags.DEFINE_string(
+        "output", None, "Where the labels go: DIR/NAME.jsonl, .avro or "
+        ".parquet, in shards DIR/NAME-00000-of-00004.jsonl.")
+    flags.DEFINE_integer("num_shards", 0, "Shards of --output; 0: as many as "
+                         "the runner makes without gathering the rows.")
+
+
+def check_flags(flag_values):
+  """Raises ValueError for flags that cannot work."""
+  for name in ("model_dir", "input", "output"):
+    if not flag_values[name].value:
+      raise ValueError("--%s must be given." % name)
+  if not flag_values.output.endswith(_SUFFIXES) or os.path.basename(
+      flag_values.output) in _SUFFIXES:
+    raise ValueError("--output %s must be a name that ends in .jsonl, .avro or "
+                     ".parquet." % flag_values.output)
+  if flag_values.threshold is not None and not 0 <= flag_values.threshold <= 1:
+    raise ValueError("--threshold is %s; it must be from 0 to 1." %
+                     flag_values.threshold)
+  for name, least in (("batch_size", 1), ("top_k", 1), ("num_shards", 0),
+                      ("intra_op_threads", 1)):
+    value = flag_values[name].value
+    if value is not None and value < least:
+      raise ValueError("--%s is %d; it must be %d or more." % (
+          name, value, least))
+  _which_probabilities(flag_values.probabilities)
+
+
+def _which_probabilities(text):
+  """"all", "labels" or an int."""
+  if text in ("all", "labels"):
+    return text
+  if re.match(r"[1-9]\d*$", text):
+    return int(text)
+  raise ValueError("--probabilities is %s; it must be all, labels, or a number "
+                   "above 0." % text)
+
+
+def import_beam():
+  """Imports the pipeline; ValueError if Beam is not installed."""
+  try:
+    import apache_beam
+  except ImportError:
+    raise ValueError("this needs Apache Beam, which is not installed: pip "
+                     "install -e '.[beam]' (Python 3.10 or newer).")
+  return apache_beam
+
+
+def find_files(beam_predict, patterns):
+  """Paths that patterns find, each once: list of str.
+
+  Raises:
+    ValueError: a pattern finds none.
+  """
+  paths = []
+  for pattern in patterns:
+    found = beam_predict.match(pattern)
+    if not found:
+      raise ValueError("--input %s finds no file." % pattern)
+    paths += found
+  return sorted(set(paths))
+
+
+def check_output(beam_predict, prefix, suffix, bad_prefix):
+  """Raises ValueError if there are shards of that name."""
+  for pattern in (prefix + "-?????-of-?????" + suffix,
+                  bad_prefix + "-?????-of-?????.jsonl"):
+    found = beam_predict.match(pattern)
+    if found:
+      raise ValueError("--output: %s is there; name another output, or remove "
+                       "the %d file%s %s." % (
+                           found[0], len(found), "s" * (len(found) > 1),
+                           pattern))
+
+
+def pipeline_options(apache_beam, arguments):
+  """`PipelineOptions` of what follows --; ValueError if Beam refuses it."""
+  defaults = ["--runner=" + _RUNNER_HERE]
+  if not FLAGS.debug:
+    defaults.append("--default_sdk_harness_log_level=ERROR")
+  given = [argument.partition("=")[0] for argument in arguments]
+  arguments = [default for default in defaults
+               if default.partition("=")[0] not in given] + list(arguments)
+  options = apache_beam.options.pipeline_options.PipelineOptions(arguments)
+  try:
+    options.get_all_options()
+  except SystemExit:  # it has told argparse's reason
+    raise ValueError("Beam does not take the options %s." %
+                     " ".join(arguments))
+  return options
+
+
+def show_counters(metrics):
+  """Prints what the workers counted, to a person, on stderr."""
+  found = metrics.query()
+  counters = {result.key.metric.name: result.result
+              for result in found["counters"]
+              if result.key.metric.namespace == "batch_predict"}
+  sys.stderr.write("%s rows, %s labels, %s bad rows, %s bad files\n" % tuple(
+      "{:,}".format(counters.get(name, 0))
+      for name in ("rows", "labels", "bad_rows", "bad_files")))
+  for result in found["distributions"]:
+    if result.key.metric.name == "batch_milliseconds" and result.result.count:
+      sys.stderr.write("%d batches of at most 1,024 rows: %d to %d ms, %.0f on "
+                       "average\n" % (result.result.count, result.result.min,
+                                      result.result.max, result.result.mean))
+  return counters
+
+
+def main(argv):
+  check_flags(FLAGS)
+  own, beam_arguments = split_arguments(argv)
+  if own:
+    raise ValueError("unexpected argument %s; Beam's options follow a bare --."
+                     % own[0])
+  if not FLAGS.debug:  # what Beam says of clouds that it cannot reach
+    python_logging.getLogger().setLevel(python_logging.ERROR)
+  apache_beam = import_beam()
+  from scale import beam_predict
+  # Workers that are processes of their own find our modules.
+  os.environ["PYTHONPATH"] = os.pathsep.join(
+      [ROOT] + [path for path in [os.environ.get("PYTHONPATH")] if path])
+  prefix, suffix = os.path.splitext(FLAGS.output)
+  if "://" not in FLAGS.model_dir:
+    check_model(FLAGS.model_dir)
+  paths = find_files(beam_predict, FLAGS.input)
+  check_output(beam_predict, prefix, suffix, prefix + ".bad")
+  table_options = {name: FLAGS[name].value for name in (
+      "text_column", "text_pair_column", "id_column", "delimiter")}
+  handler = beam_predict.SessionModelHandler(
+      FLAGS.model_dir, FLAGS.batch_size,
+      {name: FLAGS[name].value
+       for name in ("threshold", "top_k", "always_one_label")},
+      FLAGS.intra_op_threads, FLAGS.verify_checkpoint,
+      _which_probabilities(FLAGS.probabilities))
+  run_pipeline(apache_beam, beam_arguments, lambda pipeline: beam_predict.build(
+      pipeline, paths, FLAGS.input_form, table_options, handler, prefix,
+      suffix, prefix + ".bad", FLAGS.num_shards))
+
+
+def split_arguments(argv):
+  """(arguments of our own, those that follow a bare --) of `main`'s argv."""
+  given = sys.argv[1:]
+  behind = given[given.index("--") + 1:] if "--" in given else []
+  own = argv[1:len(argv) - len(behind)] if behind else argv[1:]
+  return own, behind
+
+
+def check_model(model_dir):
+  """Raises ValueError, before any worker starts, if there is no model."""
+  import model_dir as trained_directory
+  trained_directory.read(model_dir)
+  if trained_directory.prediction_checkpoint(model_dir) is None:
+    raise ValueError("model_dir %s has no checkpoint: training has not got to "
+                     "its first one." % model_dir)
+
+
+def run_pipeline(apache_beam, beam_arguments, build):
+  """Runs what `build(pipeline)` adds, and says what was counted.
+
+  Raises:
+    RuntimeError: the pipeline failed; the last line of its reason.
+    ValueError: not one row could be read.
+  """
+  start = time.time()
+  options = pipeline_options(apache_beam, beam_arguments)
+  pipeline = apache_beam.Pipeline(options=options)
+  build(pipeline)
+  try:
+    result = pipeline.run()
+    result.wait_until_finish()
+  except Exception as error:  # pylint: disable=broad-except
+    if FLAGS.debug:
+      raise
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    raise RuntimeError("the pipeline failed: %s (--debug shows more)" % (
+        _reason(lines) if lines else type(error).__name__))
+  counters = show_counters(result.metrics())
+  sys.stderr.write("%.0f s\n" % (time.time() - start))
+  if not counters.get("rows") and (
+      counters.get("bad_rows") or counters.get("bad_files")):
+    raise ValueError("no row could be read; the reasons are in %s.bad-*.jsonl."
+                     % os.path.splitext(FLAGS.output)[0])
+
+
+def _reason(lines):
+  """The line of a worker's traceback that tells the exception."""
+  for line in reversed(lines):
+    if re.match(r"[A-Za-z_][\w.]*(Error|Exception)\b", line):
+      return line.strip()
+  return lines[-1].strip()
+
+
+if __name__ == "__main__":
+  command_line.run(main, define_flags, __doc__)

@@ -1,0 +1,499 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files cut into blocks that many workers read, each row with its number.
+
+`cut` reads a file once, fast, and says where blocks of whole rows begin;
+`read_block` reads one of them. A bad row becomes a `BadRow` with the reason,
+and what follows is read all the same. Knows nothing of Beam.
+"""
+
+import collections
+import contextlib
+import csv
+import gzip
+import io
+import zlib
+
+import numpy as np
+
+from processors import delimited
+from processors import jsonl
+from processors import text_lines
+
+FORMS = ("text", "csv", "tsv", "jsonl", "avro", "parquet")
+TABLE_FLAGS = ("text_column", "text_pair_column", "id_column", "delimiter")
+
+# Bytes of a block, about: hours of a table are minutes of a block.
+BLOCK_BYTES = 4 << 20
+
+# `offset` and `size`: where the rows are, bytes and rows, or the number of a
+# Parquet row group; None: the whole file. `first_row` and `first_line` count
+# from 1. `is_last`: nothing follows but blank lines. `columns`: positions of
+# text, second text and id, and how many there are; names for Avro, Parquet.
+Block = collections.namedtuple(
+    "Block", ["path", "form", "offset", "size", "first_row", "first_line",
+              "is_last", "columns", "delimiter"])
+
+# A text to predict; `row` counts the rows of the file from 1.
+Row = collections.namedtuple("Row", ["file", "row", "id", "text", "text_pair"])
+
+# `line` and `row` are None where it is the file that is bad.
+BadRow = collections.namedtuple("BadRow", ["file", "line", "row", "reason"])
+
+
+def guess_form(path):
+  """Returns one of `FORMS` by a file's ending; "text" for all others."""
+  if path.endswith(".gz"):
+    path = path[:-3]
+  ending = path.rpartition(".")[2].lower()
+  return ending if ending in FORMS else "text"
+
+
+def cut(path, form, open_file, options=None, block_bytes=BLOCK_BYTES):
+  """Yields the `Block`s of a file.
+
+  Args:
+    path: str; a file that ends in .gz, which cannot be entered in its middle,
+      is one block.
+    form: one of `FORMS`.
+    open_file: function of a path to a binary stream that can seek.
+    options: dict, `TABLE_FLAGS` of tables, Avro and Parquet; None in it, or
+      absent, is the default.
+    block_bytes: int, bytes of a block, about; Parquet's row groups are its
+      blocks, as they were written.
+
+  Raises:
+    ValueError: the file has no such column, no header, or cannot be read.
+  """
+  options = {name: value for name, value in (options or {}).items()
+             if value is not None}
+  processor = delimited.DelimitedProcessor(options)
+  if form in ("text", "jsonl"):
+    if options:
+      raise ValueError("--%s is for tables, but %s is read as %s: leave it "
+                       "out, or say --input_form." % (
+                           min(options), path, form))
+    return _cut_lines(path, form, open_file, block_bytes)
+  if form in ("csv", "tsv"):
+    delimiter = processor.options["delimiter"] or (
+        "\t" if form == "tsv" else ",")
+    return _cut_table(path, form, open_file, processor, delimiter, block_bytes)
+  if "delimiter" in options:
+    raise ValueError("--delimiter is for .csv and .tsv, but %s is read as %s." %
+                     (path, form))
+  cut_form = _cut_avro if form == "avro" else _cut_parquet
+  return cut_form(path, open_file, processor, block_bytes)
+
+
+def read_block(block, open_file):
+  """Yields the `Row`s and `BadRow`s of a block, in their order.
+
+  Args:
+    block: `Block`.
+    open_file: as for `cut`.
+  """
+  reader = {"text": _read_text, "jsonl": _read_jsonl, "csv": _read_table,
+            "tsv": _read_table, "avro": _read_avro,
+            "parquet": _read_parquet}[block.form]
+  return reader(block, open_file)
+
+
+@contextlib.contextmanager
+def _open(path, open_file):
+  """A stream of a file's bytes, unpacked."""
+  with open_file(path) as stream:
+    if not path.endswith(".gz"):
+      yield stream
+      return
+    with gzip.GzipFile(fileobj=stream) as unpacked:
+      yield unpacked
+
+
+def _lines(stream):
+  """Yields lines with their ends; a byte that is no UTF-8 is a surrogate.
+
+  A line of more than `text_lines.MAX_LINE` characters comes as None.
+  """
+  text = io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline="")
+  most = text_lines.MAX_LINE
+  try:
+    for line in iter(lambda: text.readline(most), ""):
+      if len(line) < most or line[-1] in "\r\n":
+        yield line
+        continue
+      while line and line[-1] not in "\r\n":
+        line = text.readline(most)
+      yield None
+  finally:
+    with contextlib.suppress(ValueError):  # who opened it has closed it
+      text.detach()
+
+
+def _bad_characters(texts):
+  """The reason why texts, as `_lines` has them, are bad; None: they are not."""
+  for text in texts:
+    if text.isascii() and "\0" not in text:
+      continue
+    for char in text:
+      if char == "\0" or "\ud800" <= char <= "\udfff":
+        return "byte 0x%02x is not %s" % (
+            ord(char) & 0xff, "UTF-8" if ord(char) else "text")
+  return None
+
+
+# --- Lines: text, JSON lines -------------------------------------------------
+
+
+def _cut_lines(path, form, open_file, block_bytes):
+  """Blocks of whole lines."""
+  if path.endswith(".gz"):
+    yield Block(path, form, None, None, 1, 1, True, None, None)
+    return
+  first_line, begin, size = 1, None, 0
+  with open_file(path) as stream:
+    for start, starts in _line_starts(stream, block_bytes):
+      if not len(starts):  # amid a long line
+        continue
+      if begin is not None:
+        yield Block(path, form, begin, size, first_line, first_line, False,
+                    None, None)
+        first_line += size
+      begin, size = start + int(starts[0]), len(starts)
+  if begin is not None:
+    yield Block(path, form, begin, size, first_line, first_line, True, None,
+                None)
+
+
+def _line_starts(stream, block_bytes):
+  """Yields (offset, numbers from there on of bytes that begin a line)."""
+  start, before = 0, ord("\n")
+  data = stream.read(block_bytes)
+  while data:
+    following = stream.read(block_bytes)
+    codes = np.frombuffer(data, np.uint8)
+    previous = np.empty_like(codes)
+    previous[0], previous[1:] = before, codes[:-1]
+    # \r\n is one end of a line.
+    begins = (previous == 10) | ((previous == 13) & (codes != 10))
+    yield start, np.flatnonzero(begins)
+    start += len(data)
+    before, data = codes[-1], following
+
+
+def _block_lines(block, open_file):
+  """Yields (line number, line without its end, or None) of a block."""
+  with _open(block.path, open_file) as stream:
+    if block.offset is not None:
+      stream.seek(block.offset)
+    for number, line in enumerate(_lines(stream), block.first_line):
+      if block.size is not None and number >= block.first_line + block.size:
+        return
+      if number == 1 and line and line[0] == "\ufeff":
+        line = line[1:]
+        if not line:  # nothing but the mark
+          return
+      yield number, line if line is None else line.rstrip("\r\n")
+
+
+def _line_problem(line):
+  if line is None:
+    return "the line has more than %d characters" % text_lines.MAX_LINE
+  return _bad_characters([line])
+
+
+def _read_text(block, open_file):
+  for number, line in _with_errors(block, _block_lines(block, open_file)):
+    reason = number if line is _FAILED else _line_problem(line)
+    if line is _FAILED:
+      yield BadRow(block.path, None, None, reason)
+    elif reason:
+      yield BadRow(block.path, number, number, reason)
+    else:
+      yield Row(block.path, number, str(number), line, None)
+
+
+def _read_jsonl(block, open_file):
+  parse = jsonl.line_parser(require_labels=False)
+  blank = []
+  for number, line in _with_errors(block, _block_lines(block, open_file)):
+    if line is _FAILED:
+      yield BadRow(block.path, None, None, number)
+      continue
+    if line is not None and (not line or line.isspace()):
+      blank.append(number)
+      continue
+    for before in blank:
+      yield BadRow(block.path, before, before, "the line is blank")
+    blank = []
+    reason = _line_problem(line)
+    if reason is None:
+      try:
+        name, text, pair, _ = parse(line)
+      except ValueError as error:
+        reason = text_lines.one_line(error)
+    if reason:
+      yield BadRow(block.path, number, number, reason)
+    else:
+      yield Row(block.path, number, name or str(number), text, pair)
+  # At the end of a file, blank lines are no rows.
+  for before in () if block.is_last else blank:
+    yield BadRow(block.path, before, before, "the line is blank")
+
+
+_FAILED = object()
+
+
+def _with_errors(block, pairs):
+  """Passes pairs on; where a packed file breaks, (reason, _FAILED) ends them.
+  """
+  try:
+    for pair in pairs:
+      yield pair
+  except (EOFError, OSError, zlib.error) as error:
+    if not block.path.endswith(".gz"):
+      raise
+    yield ("broken gzip data (%s); what follows is not read" %
+           text_lines.one_line(error), _FAILED)
+
+
+# --- Tables ------------------------------------------------------------------
+
+
+class _CountedLines(object):
+  """Lines for `csv.reader`, which keeps account of bytes and lines."""
+
+  def __init__(self, stream, is_start):
+    self._lines = _lines(stream)
+    self._is_start = is_start
+    self.num_bytes = 0
+    self.num_lines = 0
+    self.too_long = False
+
+  def __iter__(self):
+    return self
+
+  def __next__(self):
+    line = next(self._lines)
+    if line is None:  # csv is told what it can refuse
+      self.too_long = True
+      line = "\n"
+    self.num_bytes += len(line.encode("utf-8", "surrogateescape"))
+    self.num_lines += 1
+    if self._is_start:
+      self._is_start = False
+      line = line[1:] if line[0] == "\ufeff" else line
+    return line
+
+
+def _table_rows(lines, delimiter):
+  """Yields (line within the block from 0 on, row, or None, reason or None)."""
+  with delimited.long_fields():
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    while True:
+      before = lines.num_lines
+      try:
+        row = next(reader)
+        reason = None
+      except StopIteration:
+        return
+      except csv.Error as error:
+        row, reason = None, delimited.explain(error)
+      if lines.too_long:
+        lines.too_long = False
+        row, reason = None, ("a line of the row has more than %d characters" %
+                             text_lines.MAX_LINE)
+      yield before, row, reason
+
+
+def _cut_table(path, form, open_file, processor, delimiter, block_bytes):
+  """Blocks of whole rows; finds the columns on the way."""
+  is_packed = path.endswith(".gz")
+  with _open(path, open_file) as stream:
+    lines = _CountedLines(stream, True)
+    rows = _table_rows(lines, delimiter)
+    for _, row, reason in rows:
+      if reason or not row:
+        raise ValueError("%s:1: %s." % (
+            path, reason or "the line is blank, but the first row must name "
+            "the columns"))
+      header = delimited.clean_header(path, 1, row)
+      break
+    else:
+      raise ValueError("%s is empty: its first row must name the columns." %
+                       path)
+    columns = tuple(processor.text_columns(path, header)) + (len(header),)
+    begin = (lines.num_bytes, lines.num_lines)
+    if is_packed:
+      yield Block(path, form, None, None, 1, begin[1] + 1, True, columns,
+                  delimiter)
+      return
+    size, first_row = 0, 1
+    for _ in rows:
+      size += 1
+      if lines.num_bytes - begin[0] >= block_bytes:
+        yield Block(path, form, begin[0], size, first_row, begin[1] + 1, False,
+                    columns, delimiter)
+        first_row += size
+        begin, size = (lines.num_bytes, lines.num_lines), 0
+    if size:
+      yield Block(path, form, begin[0], size, first_row, begin[1] + 1, True,
+                  columns, delimiter)
+
+
+def _read_table(block, open_file):
+  """Rows of a table; blank lines at its end are none."""
+  blank = []
+  text, pair, name, width = block.columns
+  for number, parsed in _with_errors(
+      block, _numbered_table_rows(block, open_file)):
+    if parsed is _FAILED:
+      yield BadRow(block.path, None, None, number)
+      continue
+    line, row, reason = parsed
+    if row is not None and not row:
+      blank.append((line, number))
+      continue
+    for bad in blank:
+      yield BadRow(block.path, bad[0], bad[1], "the line is blank")
+    blank = []
+    if reason is None and len(row) != width:
+      reason = ("the row has %d fields, the header %d: a field that holds the "
+                "delimiter must be quoted" % (len(row), width))
+    reason = reason or _bad_characters(
+        [row[i] for i in (text, pair, name) if i is not None])
+    if reason:
+      yield BadRow(block.path, line, number, reason)
+    else:
+      yield Row(block.path, number,
+                (row[name].strip() if name is not None else "") or str(number),
+                row[text], None if pair is None else row[pair])
+  for bad in () if block.is_last else blank:
+    yield BadRow(block.path, bad[0], bad[1], "the line is blank")
+
+
+def _numbered_table_rows(block, open_file):
+  """Yields (row number, (line, row, reason))."""
+  with _open(block.path, open_file) as stream:
+    if block.offset is not None:
+      stream.seek(block.offset)
+    lines = _CountedLines(stream, block.offset is None)
+    rows = _table_rows(lines, block.delimiter)
+    first_line = block.first_line
+    if block.offset is None:  # a packed file from its header on
+      next(rows)
+      first_line = 1
+    for number, (line, row, reason) in enumerate(rows, block.first_row):
+      if block.size is not None and number >= block.first_row + block.size:
+        return
+      yield number, (first_line + line, row, reason)
+
+
+# --- Avro, Parquet -----------------------------------------------------------
+
+
+def _named_columns(processor, path, names):
+  """Names of the columns of text, second text and id; None if absent."""
+  return tuple(None if position is None else names[position]
+               for position in processor.text_columns(path, names))
+
+
+def _cut_avro(path, open_file, processor, block_bytes):
+  """Several of Avro's blocks each, found without decoding them."""
+  import fastavro  # pylint: disable=g-import-not-at-top
+  with open_file(path) as stream:
+    try:
+      blocks = fastavro.block_reader(stream)
+      fields = (blocks.writer_schema or {}).get("fields", ())
+      columns = _named_columns(processor, path,
+                               [field["name"] for field in fields])
+      begin, first_row, size, end = None, 1, 0, 0
+      for block in blocks:
+        begin = block.offset if begin is None else begin
+        size += block.num_records
+        end = block.offset + block.size
+        if end - begin >= block_bytes:
+          yield Block(path, "avro", (begin, end), size, first_row, first_row,
+                      False, columns, None)
+          begin, first_row, size = None, first_row + size, 0
+    except (ValueError, EOFError, KeyError, IndexError) as error:
+      raise _broken(path, "Avro", error)
+  if size:
+    yield Block(path, "avro", (begin, end), size, first_row, first_row, True,
+                columns, None)
+
+
+def _broken(path, kind, error):
+  """The error of a file that cannot be read; one of ours says it itself."""
+  text = text_lines.one_line(error)
+  if isinstance(error, ValueError) and text.startswith(path):
+    return error
+  return ValueError("%s is no whole %s file (%s)." % (path, kind, text))
+
+
+def _read_avro(block, open_file):
+  import fastavro  # pylint: disable=g-import-not-at-top
+  number = block.first_row
+  with open_file(block.path) as stream:
+    blocks = fastavro.block_reader(stream)  # which reads the header
+    stream.seek(block.offset[0])
+    for part in blocks:
+      if part.offset >= block.offset[1]:
+        return
+      for record in part:
+        yield _named_row(block, number, record)
+        number += 1
+
+
+def _cut_parquet(path, open_file, processor, unused_block_bytes):
+  """A block a row group."""
+  import pyarrow  # pylint: disable=g-import-not-at-top
+  from pyarrow import parquet  # pylint: disable=g-import-not-at-top
+  with open_file(path) as stream:
+    try:
+      opened = parquet.ParquetFile(stream)
+    except (pyarrow.ArrowException, OSError) as error:
+      raise _broken(path, "Parquet", error)
+    columns = _named_columns(processor, path, opened.schema_arrow.names)
+    first_row = 1
+    for group in range(opened.metadata.num_row_groups):
+      size = opened.metadata.row_group(group).num_rows
+      yield Block(path, "parquet", group, size, first_row, first_row, True,
+                  columns, None)
+      first_row += size
+
+
+def _read_parquet(block, open_file):
+  from pyarrow import parquet  # pylint: disable=g-import-not-at-top
+  with open_file(block.path) as stream:
+    number = block.first_row
+    for batch in parquet.ParquetFile(stream).iter_batches(
+        4096, [block.offset],
+        columns=[name for name in block.columns if name is not None]):
+      for record in batch.to_pylist():
+        yield _named_row(block, number, record)
+        number += 1
+
+
+def _named_row(block, number, record):
+  """A record of Avro or Parquet as `Row` or `BadRow`."""
+  text_name, pair_name, id_name = block.columns
+  text = record[text_name]
+  pair = None if pair_name is None else record[pair_name]
+  name = None if id_name is None else record[id_name]
+  reason = None
+  if not isinstance(text, str):
+    reason = "column %s is %s, not a string" % (text_name, _kind(text))
+  elif pair is not None and not isinstance(pair, str):
+    reason = "column %s is %s, not a string" % (pair_name, _kind(pair))
+  elif isinstance(name, bool) or not isinstance(name, (str, int, type(None))):
+    reason = "column %s is %s, not a string or a whole number" % (
+        id_name, _kind(name))
+  else:
+    reason = _bad_characters([text] + ([pair] if pair is not None else []))
+  if reason:
+    return BadRow(block.path, None, number, reason)
+  name = "" if name is None else str(name).strip()
+  return Row(block.path, number, name or str(number), text, pair)
+
+
+def _kind(value):
+  return "null" if value is None else "of type %s" % type(value).__name__
