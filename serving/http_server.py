@@ -21,6 +21,11 @@ import httptools
 import uvicorn
 from uvicorn.protocols.http import httptools_impl
 
+try:
+  import uvloop
+except ImportError:  # Not everywhere to be had; all works without it, slower.
+  uvloop = None
+
 # Bytes of a request's head.
 _MAX_HEAD = 32768
 
@@ -292,7 +297,7 @@ class _Config(uvicorn.Config):
     self.connection_limit = connection_limit
 
 
-class _Loop(asyncio.SelectorEventLoop):
+class _Loop(uvloop.Loop if uvloop else asyncio.SelectorEventLoop):
   """An event loop whose TLS handshakes have a time-out of their own."""
 
   handshake_timeout = None
