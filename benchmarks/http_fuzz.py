@@ -229,7 +229,9 @@ def run(port, number, seed=0):
   """
   statuses = collections.Counter()
   control = http_client.post(*GOOD[2])
-  first = http_client.Client(port).send(control)
+  client = http_client.Client(port)
+  first = client.send(control)
+  client.close()
   if first[0] != 200:
     raise AssertionError("the good request has status %d" % first[0])
 
