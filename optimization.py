@@ -76,17 +76,9 @@ def create_train_op(loss, init_lr, num_train_steps, num_warmup_steps,
     then `train_op`; `loss` is the update's.
   """
   global_step = tf.train.get_or_create_global_step()
-  learning_rate = create_learning_rate(
-      init_lr, num_train_steps, num_warmup_steps, global_step)
-  optimizer = AdamWeightDecayOptimizer(
-      learning_rate=learning_rate,
-      weight_decay_rate=WEIGHT_DECAY_RATE,
-      beta_1=0.9,
-      beta_2=0.999,
-      epsilon=1e-6,
-      exclude_from_weight_decay=list(EXCLUDE_FROM_WEIGHT_DECAY),
-      learning_rate_scale=learning_rate_scale,
-      bias_correction_step=global_step + 1 if bias_correction else None)
+  optimizer = create_adam(init_lr, num_train_steps, num_warmup_steps,
+                          learning_rate_scale, bias_correction)
+  learning_rate = optimizer.learning_rate
 
   tvars = tf.trainable_variables()
   sums = None
@@ -107,15 +99,39 @@ def create_train_op(loss, init_lr, num_train_steps, num_warmup_steps,
   update = (
       sums.apply(optimizer, CLIP_NORM, is_finite) if sums else
       optimizer.apply_gradients(zip(grads, tvars), global_step=global_step))
+  step = finish_step(update, learning_rate, grad_norm)
+  return step if sums is None else PartsTrainOp(
+      *(step + (loss, sums.accumulate_op)))
+
+
+def create_adam(init_lr, num_train_steps, num_warmup_steps,
+                learning_rate_scale=None, bias_correction=False):
+  """`AdamWeightDecayOptimizer` with the settings of fine-tuning.
+
+  The arguments are those of `create_train_op`.
+  """
+  global_step = tf.train.get_or_create_global_step()
+  return AdamWeightDecayOptimizer(
+      learning_rate=create_learning_rate(
+          init_lr, num_train_steps, num_warmup_steps, global_step),
+      weight_decay_rate=WEIGHT_DECAY_RATE,
+      beta_1=0.9,
+      beta_2=0.999,
+      epsilon=1e-6,
+      exclude_from_weight_decay=list(EXCLUDE_FROM_WEIGHT_DECAY),
+      learning_rate_scale=learning_rate_scale,
+      bias_correction_step=global_step + 1 if bias_correction else None)
+
+
+def finish_step(update, learning_rate, grad_norm):
+  """`TrainOp` of an op that has updated every variable."""
+  global_step = tf.train.get_or_create_global_step()
   # apply_gradients leaves the step alone, as the original's does; it moves
   # last, since the learning rate and the dropout masks of this step read it.
   with tf.control_dependencies([update]):
     train_op = tf.assign_add(
         global_step, tf.ones([], global_step.dtype.base_dtype)).op
-  if sums is None:
-    return TrainOp(train_op, learning_rate, grad_norm)
-  return PartsTrainOp(train_op, learning_rate, grad_norm, loss,
-                      sums.accumulate_op)
+  return TrainOp(train_op, learning_rate, grad_norm)
 
 
 def create_learning_rate(init_lr, num_train_steps, num_warmup_steps,
@@ -250,15 +266,23 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
     return tf.group(*updates, name=name)
 
   def _update(self, grad, var):
-    """The update of one variable: a pass for the decay, a pass for Adam."""
-    param_name = self._get_variable_name(var.name)
-    m, v = [
+    """Makes a variable's slots and its update."""
+    name = self._get_variable_name(var.name)
+    # The kernel wants one kind of variable.
+    m, v = self.make_slots(var, name, hasattr(var, "handle"))
+    return self.update_variable(grad, var, m, v, name)
+
+  def make_slots(self, var, param_name, use_resource):
+    """The moments of a variable: (m, v)."""
+    return [
         tf.get_variable(
             name=param_name + slot, shape=var.shape.as_list(),
             dtype=var.dtype.base_dtype, trainable=False,
-            initializer=tf.zeros_initializer(),
-            use_resource=hasattr(var, "handle"))  # the kernel wants one kind
+            initializer=tf.zeros_initializer(), use_resource=use_resource)
         for slot in ("/adam_m", "/adam_v")]
+
+  def update_variable(self, grad, var, m, v, param_name):
+    """The update of one variable: a pass for the decay, a pass for Adam."""
     learning_rate = tf.cast(self.learning_rate, var.dtype.base_dtype)
     if self.learning_rate_scale is not None:
       learning_rate *= self.learning_rate_scale(param_name)

@@ -24,6 +24,7 @@ import tensorflow.compat.v1 as tf
 import atomic_files
 import best_checkpoint
 import checkpoint_files
+import distribution
 import input_pipeline
 import model_dir
 import modeling
@@ -224,6 +225,9 @@ def store_decision(decision, flag_values):
 def run_settings(label_list, parts, flag_values):
   """What decides the weights of a run, beyond the model: dict."""
   settings = {name: flag_values[name].value for name in _RUN_SETTINGS}
+  # Each device has dropout masks of its own. None: as where there was no flag.
+  num_devices = distribution.count_devices(flag_values)
+  settings["num_devices"] = num_devices if num_devices > 1 else None
   settings["train_data"] = parts["train"].scan.digest
   settings["init_checkpoint"] = os.path.basename(
       flag_values.init_checkpoint or "")

@@ -27,6 +27,7 @@ import tensorflow.compat.v1 as tf
 
 import best_checkpoint
 import checkpoint_recovery
+import distribution
 import evaluation
 import gradient_accumulation
 import input_pipeline
@@ -135,6 +136,14 @@ def define_flags():
         "gradient_accumulation_steps", 1, "Parts that the --train_batch_size "
         "examples of a step are cut into, to hold the activations of one part "
         "at a time; the update is the same.")
+    flags.DEFINE_enum(
+        "distribution", distribution.NONE,
+        [distribution.NONE, distribution.MIRRORED], "none: one device; "
+        "mirrored: the GPUs of this machine share each batch of "
+        "--train_batch_size, and those of evaluation are dealt out to them.")
+    flags.DEFINE_integer(
+        "num_devices", None, "mirrored: how many GPUs; default: all. On a "
+        "machine without, parts of the CPU, to try it.")
     flags.DEFINE_integer("eval_batch_size", 8, "Examples a batch of dev.")
     flags.DEFINE_integer("predict_batch_size", 8, "Examples a batch of test.")
     flags.DEFINE_float("learning_rate", 5e-5, "Peak learning rate of Adam.")
@@ -263,6 +272,7 @@ def check_flags(flag_values):
       raise ValueError("--%s is %s; it must be 2^31 - 1 at most." % (
           name, flag_values[name].value))
   gradient_accumulation.check_flags(flag_values)
+  distribution.check_flags(flag_values)
   parse_runtime(flag_values.max_runtime)
   for name in ("learning_rate", "head_learning_rate", "num_train_epochs"):
     value = flag_values[name].value
@@ -356,7 +366,16 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
     is_head = variable_name in ("output_weights", "output_bias")
     return head_learning_rate / learning_rate if is_head else 1.0
 
-  def model_fn(features, mode, params):  # pylint: disable=unused-argument
+  def tower(features, dropout_seed):
+    """(loss, loss of each row) of a batch in training."""
+    return create_model(
+        bert_config, True, features["input_ids"], features["input_mask"],
+        features["segment_ids"], features["label_ids"], num_labels,
+        use_one_hot_embeddings, pooling=pooling, dropout_seed=dropout_seed,
+        output_bias_initializer=None if output_bias is None else
+        tf.constant_initializer(output_bias), loss_fn=loss_fn)[:2]
+
+  def model_fn(features, mode, params):
     """Builds the training tower or the inference tower."""
     if mode != training.TRAIN:
       return training.ModelSpec(
@@ -369,12 +388,11 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
       dropout_seed = (random_seed, features.get(
           gradient_accumulation.DROPOUT_STEP,
           tf.train.get_or_create_global_step()))
-    (loss, _, _, _) = create_model(
-        bert_config, True, features["input_ids"], features["input_mask"],
-        features["segment_ids"], features["label_ids"], num_labels,
-        use_one_hot_embeddings, pooling=pooling, dropout_seed=dropout_seed,
-        output_bias_initializer=None if output_bias is None else
-        tf.constant_initializer(output_bias), loss_fn=loss_fn)
+    # On several devices each has some rows of the batch; see `distribution`.
+    make_towers = params.get("make_towers")
+    towers = make_towers and make_towers(
+        lambda *args: tower(*args)[1], features, dropout_seed)
+    loss = towers.loss if towers else tower(features, dropout_seed)[0]
     if init_checkpoint:
       training.log_checkpoint(
           modeling.initialize_from_checkpoint(
@@ -384,10 +402,11 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
     if use_tpu:
       raise ValueError("TPUs are not supported; use_tpu must be False.")
     share = features.get(gradient_accumulation.SHARE)
-    step = optimization.create_train_op(
-        loss, learning_rate, num_train_steps, num_warmup_steps,
-        learning_rate_scale if head_learning_rate else None,
-        adam_bias_correction, skip_nonfinite, share)
+    settings = (learning_rate, num_train_steps, num_warmup_steps,
+                learning_rate_scale if head_learning_rate else None,
+                adam_bias_correction, skip_nonfinite)
+    step = (towers.create_train_op(*settings) if towers else
+            optimization.create_train_op(loss, *(settings + (share,))))
     accumulate_op = None
     if share is not None:
       loss, accumulate_op = step.loss, step.accumulate_op
@@ -464,7 +483,8 @@ def make_run(model, label_list, parts, records, flag_values):
       flag_values.train_batch_size, flag_values.random_seed,
       flag_values.keep_checkpoint_max,
       flag_values.allow_older_checkpoint and not flag_values.do_train,
-      flag_values.gradient_accumulation_steps)
+      flag_values.gradient_accumulation_steps,
+      distribution.count_devices(flag_values))
 
 
 def make_dev_evaluation(run, model, label_list, records, flag_values,

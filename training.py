@@ -4,6 +4,7 @@
 `Run` holds a graph with two towers that share their variables: the training
 step, fed by a `tf.data` iterator, and the inference tower, fed by
 placeholders. `train`, `evaluate` and `predict` are loops over `session.run`.
+On several devices there is a tower a device, see `distribution`.
 """
 
 from __future__ import absolute_import
@@ -11,6 +12,7 @@ from __future__ import division
 from __future__ import print_function
 
 import collections
+import itertools
 import os
 import re
 import time
@@ -23,6 +25,7 @@ import best_checkpoint
 import checkpoint_files
 from checkpoint_files import checkpoint_step
 import command_line
+import distribution
 import event_files
 import gradient_accumulation
 import input_pipeline
@@ -52,7 +55,7 @@ class Run(object):
 
   def __init__(self, model_fn, output_dir, train_input_fn=None,
                train_batch_size=None, random_seed=0, keep_checkpoint_max=5,
-               allow_older_checkpoint=False, num_parts=1):
+               allow_older_checkpoint=False, num_parts=1, num_devices=1):
     """Builds the graph and restores a checkpoint, if there is one.
 
     To train it is the newest; else the best on dev, if one was chosen.
@@ -68,6 +71,7 @@ class Run(object):
       allow_older_checkpoint: bool, see `model_dir.prediction_checkpoint`.
       num_parts: int, parts of a batch in training; with more than one the
         training tower's loss is of a part, see `gradient_accumulation`.
+      num_devices: int, see `distribution`.
 
     Raises:
       ValueError: there is nothing to train and no checkpoint either, or the
@@ -86,8 +90,10 @@ class Run(object):
                        "(--do_train)." % output_dir)
     self.graph = tf.Graph()
     with self.graph.as_default():
+      strategy = distribution.make_strategy(num_devices)
       tf.set_random_seed(random_seed)
       self.global_step = tf.train.get_or_create_global_step()
+    with self.graph.as_default(), distribution.scope(strategy):
       self.train_spec = None
       if train_input_fn is not None:
         dataset = train_input_fn(
@@ -95,7 +101,8 @@ class Run(object):
              "num_parts": num_parts})
         iterator = tf.data.make_initializable_iterator(dataset)
         features = iterator.get_next()
-        self.train_spec = model_fn(features, TRAIN, {})
+        self.train_spec = model_fn(
+            features, TRAIN, distribution.model_params(strategy))
         # What is fetched with a batch, or with each part of one.
         self.batch_fetches = {
             "shape": tf.shape(features["input_ids"]),
@@ -105,14 +112,18 @@ class Run(object):
               accumulate_op=self.train_spec.accumulate_op,
               is_last_part=features[gradient_accumulation.IS_LAST])
       with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
-        self.inference = model_fn(None, EVAL, {}).inference
+        self.towers = distribution.on_each_device(
+            strategy, lambda: model_fn(None, EVAL, {}).inference)
+      self.inference = self.towers[0]
       # What is removed is decided here, by what the directory holds.
       self._saver = tf.train.Saver(max_to_keep=0, save_relative_paths=True)
       self._check_weights = tf.group(*[
           tf.debugging.check_numerics(variable, variable.op.name)
           for variable in tf.global_variables()
           if variable.dtype.base_dtype.is_floating])
-      self.session = tf.Session(graph=self.graph, config=session_config())
+      self.session = tf.Session(
+          graph=self.graph,
+          config=distribution.configure_session(session_config(), strategy))
       if self.checkpoint is None:
         self.session.run(tf.global_variables_initializer())
       else:
@@ -430,12 +441,8 @@ def evaluate(run, records, batch_size, num_labels, window_pooling="max",
       records, batch_size, num_labels):
     logits = np.zeros([window.num_rows, num_labels], np.float32)
     row_labels = np.zeros([window.num_rows, num_labels], np.float32)
-    for numbers, batch in window.batches:
-      if should_stop is not None and should_stop():
-        raise best_checkpoint.EvaluationStopped()
-      logits[numbers] = run.session.run(
-          run.inference.logits, feed_dict(run.inference, batch))
-      row_labels[numbers] = batch["label_ids"]
+    for numbers, batch, values in _logits(run, window.batches, should_stop):
+      logits[numbers], row_labels[numbers] = values, batch["label_ids"]
     texts = slice(window.start, window.start + window.size)
     text_labels = row_labels[window.first_rows]
     losses, probabilities[texts] = run.session.run(
@@ -457,15 +464,30 @@ def predict(run, records, batch_size, num_labels, window_pooling="max",
   """
   for window in input_pipeline.predict_windows(records, batch_size):
     logits = np.zeros([window.num_rows, num_labels], np.float32)
-    for numbers, batch in window.batches:
-      if should_stop is not None and should_stop():
-        raise best_checkpoint.EvaluationStopped()
-      logits[numbers] = run.session.run(
-          run.inference.logits, feed_dict(run.inference, batch))
+    for numbers, _, values in _logits(run, window.batches, should_stop):
+      logits[numbers] = values
     yield run.session.run(
         run.inference.probabilities,
         {run.inference.logits: input_pipeline.pool_windows(
             _check_finite(run, logits), window.first_rows, window_pooling)})
+
+
+def _logits(run, batches, should_stop):
+  """Yields (row numbers, batch, logits) of batches, a batch a device at once.
+  """
+  while True:
+    dealt = list(itertools.islice(batches, len(run.towers)))
+    if not dealt:
+      return
+    if should_stop is not None and should_stop():
+      raise best_checkpoint.EvaluationStopped()
+    feed = {}
+    for tower, (_, batch) in zip(run.towers, dealt):
+      feed.update(feed_dict(tower, batch))
+    results = run.session.run(
+        [tower.logits for tower in run.towers[:len(dealt)]], feed)
+    for (numbers, batch), logits in zip(dealt, results):
+      yield numbers, batch, logits
 
 
 def _check_finite(run, logits):

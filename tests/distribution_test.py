@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of training, evaluation and prediction on several devices.
+
+The devices are parts of the CPU; `gpus_test.py` is for real ones.
+"""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+
+import distribution
+import model_dir
+import run_multilabel_classifier
+import tiny_bert
+import training
+
+NO_DROPOUT = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+                  num_hidden_layers=1)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+  # 101 texts in batches of 8: the last of an epoch has 5.
+  return tiny_bert.make_data(tmp_path_factory.mktemp("data"), (101, 30, 20))
+
+
+@pytest.fixture(scope="module")
+def plain_bert(tmp_path_factory):
+  """`bert` without dropout in the encoder."""
+  return tiny_bert.make_bert(tmp_path_factory.mktemp("plain"), **NO_DROPOUT)
+
+
+@pytest.fixture
+def values(monkeypatch):
+  """The list of what each step of a run fetched."""
+  fetched = []
+  update = training.Progress.update
+  monkeypatch.setattr(
+      training.Progress, "update", lambda self, step, now: (
+          fetched.append(now), update(self, step, now)))
+  return fetched
+
+
+@pytest.fixture
+def no_dropout(monkeypatch):
+  """Without the dropout of the head, which no configuration switches off."""
+  monkeypatch.setattr(training.modeling, "dropout",
+                      lambda tensor, *unused_args, **unused_kwargs: tensor)
+
+
+def call(*args, **flags):
+  num_devices = flags.pop("num_devices", None)
+  if num_devices:
+    flags.update(distribution="mirrored", num_devices=num_devices)
+  return tiny_bert.call(run_multilabel_classifier,
+                        tiny_bert.arguments(*args, **flags))
+
+
+def checked(*args, **flags):
+  status, _, stderr, log = call(*args, **flags)
+  assert (status, stderr) == (0, "")
+  return log
+
+
+def weights_of(output_dir):
+  return tiny_bert.read_weights(model_dir.latest_checkpoint(str(output_dir)))
+
+
+def check_close(first, second, tolerance):
+  assert sorted(first) == sorted(second)
+  for name in first:
+    assert first[name].shape == second[name].shape
+    assert np.abs(first[name] - second[name]).max() <= tolerance, name
+
+
+def check_equal_bits(first, second):
+  check_close(first, second, 0)
+
+
+# The same losses as on one device.
+
+
+def test_the_losses_are_those_of_one_device(
+    plain_bert, data, tmp_path, values, no_dropout):
+  flags = dict(num_train_epochs=4, do_eval=True, do_predict=True,
+               learning_rate=0.003)
+  runs = {}
+  for num_devices in (1, 2, 4):
+    del values[:]
+    checked(plain_bert, data, tmp_path / str(num_devices),
+            num_devices=num_devices, **flags)
+    runs[num_devices] = list(values)
+  steps = 4 * 13
+  assert len(runs[1]) == steps
+  assert 5 in [fetched["shape"][0] for fetched in runs[1]]
+  for num_devices in (2, 4):
+    for one, many in zip(runs[1], runs[num_devices]):
+      assert many["shape"].tolist() == one["shape"].tolist()
+      assert many["num_tokens"] == one["num_tokens"]
+      assert many["loss"] == pytest.approx(one["loss"], abs=1e-5)
+      assert many["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-3)
+      assert many["learning_rate"] == one["learning_rate"]
+    assert len(runs[num_devices]) == steps
+    one, many = [weights_of(tmp_path / str(number))
+                 for number in (1, num_devices)]
+    assert "bert/encoder/layer_0/output/dense/kernel/adam_v" in many
+    check_close(one, many, 1e-4)
+    one, many = [np.loadtxt(str(tmp_path / str(number) / "test_results.tsv"))
+                 for number in (1, num_devices)]
+    assert one.shape == (20, 3)
+    assert np.abs(one - many).max() < 1e-4
+  assert runs[1][0]["loss"] - runs[1][-1]["loss"] > 0.05
+
+
+# A run that is killed, another number of devices, no devices.
+
+
+def test_a_stopped_run_goes_on_with_the_same_bits(bert, data, tmp_path,
+                                                  monkeypatch):
+  # Batches of 3 and, at an epoch's end, 1: of 4 devices 1 or 3 have no row.
+  flags = dict(num_devices=4, train_batch_size=3, max_train_examples=10,
+               num_train_epochs=2, do_predict=True)
+  calm, stormy = str(tmp_path / "calm"), str(tmp_path / "stormy")
+  checked(bert, data, calm, **flags)
+  update = training.Progress.update
+
+  def update_and_stop(self, step, values):
+    update(self, step, values)
+    if step == 5:
+      raise KeyboardInterrupt
+
+  with monkeypatch.context() as context:
+    context.setattr(training.Progress, "update", update_and_stop)
+    assert call(bert, data, stormy, save_checkpoints_steps=3, **flags)[0] == 130
+  log = checked(bert, data, stormy, save_checkpoints_steps=3, **flags)
+  assert any("going on from step 3 of 8" in line for line in log)
+  weights = weights_of(calm)
+  check_equal_bits(weights, weights_of(stormy))
+  assert weights["global_step"] == 8
+  assert all(np.isfinite(value).all() for value in weights.values())
+  # Named and shaped as those of one device, which goes on if it is told to.
+  status, _, stderr, _ = call(bert, data, calm, **dict(flags, num_devices=None))
+  assert status == 2
+  assert "num_devices (there 4, here null)" in stderr
+  assert stderr.count("\n") == 1
+  before = tiny_bert.read_text(os.path.join(calm, "test_results.tsv"))
+  log = checked(bert, data, calm, resume="force", **dict(
+      flags, num_devices=None, num_train_epochs=3))
+  assert any("going on from step 8 of 12" in line for line in log)
+  assert sorted(weights_of(calm)) == sorted(weights)
+  status, _, stderr, _ = tiny_bert.call(
+      run_multilabel_classifier, tiny_bert.flag_list({
+          "task_name": "jsonl", "data_dir": data, "output_dir": stormy,
+          "do_predict": True}))
+  assert (status, stderr) == (0, "")
+  after = tiny_bert.read_text(os.path.join(stormy, "test_results.tsv"))
+  assert np.abs(np.loadtxt(before.splitlines()) -
+                np.loadtxt(after.splitlines())).max() < 1e-5
+  settings = json.loads(tiny_bert.read_text(
+      os.path.join(stormy, "model_settings.json")))
+  assert settings["run"]["num_devices"] == 4
+
+
+@pytest.mark.parametrize("flags, message", [
+    (dict(num_devices=2), "--num_devices needs --distribution=mirrored"),
+    (dict(distribution="mirrored"), "--distribution=mirrored found no GPU"),
+    (dict(distribution="mirrored", num_devices=0), "--num_devices is 0"),
+    (dict(distribution="mirrored", num_devices=2,
+          gradient_accumulation_steps=2),
+     "--gradient_accumulation_steps=2 does not go with several devices"),
+])
+def test_flags_that_cannot_be(bert, data, tmp_path, monkeypatch, flags,
+                              message):
+  monkeypatch.setattr(distribution, "_num_gpus", lambda: 0)
+  status, _, stderr, _ = tiny_bert.call(
+      run_multilabel_classifier,
+      tiny_bert.arguments(bert, data, tmp_path / "o", **flags))
+  assert status == 2
+  assert message in stderr
+  assert stderr.count("\n") == 1
+  assert not (tmp_path / "o").exists()
+
+
+def test_more_gpus_than_there_are(bert, data, tmp_path, monkeypatch):
+  monkeypatch.setattr(distribution, "_num_gpus", lambda: 2)
+  status, _, stderr, _ = call(bert, data, tmp_path / "o", num_devices=3)
+  assert status == 2
+  assert "--num_devices is 3, but this machine has 2 GPUs." in stderr
+
+
+# The parts.
+
+
+@pytest.mark.parametrize("rows, expected", [
+    (8, [3, 3, 2]), (5, [2, 2, 1]), (2, [1, 1, 0]), (1, [1, 0, 0])])
+def test_rows_are_dealt_out(rows, expected):
+  with tf.Graph().as_default(), tf.Session() as session:
+    features = {"input_ids": tf.constant(np.arange(2 * rows).reshape(rows, 2)),
+                "label_ids": tf.constant(np.arange(rows))}
+    parts = session.run([distribution.rows_of_replica(features, replica, 3)
+                         for replica in range(3)])
+  assert sorted(len(part["label_ids"]) for part in parts) == sorted(expected)
+  for key, full in (("label_ids", np.arange(rows)),
+                    ("input_ids", np.arange(2 * rows).reshape(rows, 2))):
+    assert np.array_equal(np.concatenate([part[key] for part in parts]), full)
+
+
+def test_each_replica_has_masks_of_its_own():
+  with tf.Graph().as_default(), tf.Session() as session:
+    def mask(replica, step):
+      return training.modeling.dropout(
+          tf.ones([8, 8]), 0.5, distribution.replica_dropout_seed(
+              (7, tf.constant(step, tf.int64)), replica))
+
+    masks = session.run([mask(0, 3), mask(1, 3), mask(2, 3), mask(1, 4),
+                         training.modeling.dropout(
+                             tf.ones([8, 8]), 0.5,
+                             (7, tf.constant(3, tf.int64)))])
+  assert np.array_equal(masks[0], masks[4])  # one device's
+  for number, one in enumerate(masks[:4]):
+    for other in masks[:number]:
+      assert not np.array_equal(one, other)
