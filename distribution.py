@@ -21,6 +21,7 @@ import optimization
 
 NONE = "none"
 MIRRORED = "mirrored"
+CLUSTER = "cluster"
 
 # A replica's dropout masks are those of a step that no run comes to.
 _REPLICA_STEPS = 1 << 40
@@ -34,12 +35,13 @@ def check_flags(flag_values):
   if num_devices is not None and num_devices < 1:
     raise ValueError("--num_devices is %d; it must be 1 or more." %
                      num_devices)
-  if count_devices(flag_values) > 1 and (
-      flag_values.gradient_accumulation_steps > 1):
+  if flag_values.gradient_accumulation_steps > 1 and (
+      count_devices(flag_values) > 1 or flag_values.distribution == CLUSTER):
     raise ValueError(
         "--gradient_accumulation_steps=%d does not go with several devices; "
-        "leave one of it and --distribution=mirrored out." %
-        flag_values.gradient_accumulation_steps)
+        "leave one of it and --distribution=%s out." % (
+            flag_values.gradient_accumulation_steps,
+            flag_values.distribution))
 
 
 def count_devices(flag_values):

@@ -268,9 +268,11 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
   def _update(self, grad, var):
     """Makes a variable's slots and its update."""
     name = self._get_variable_name(var.name)
-    # The kernel wants one kind of variable.
-    m, v = self.make_slots(var, name, hasattr(var, "handle"))
-    return self.update_variable(grad, var, m, v, name)
+    # In a cluster a variable has a machine, else this is "".
+    with tf.device(var.device):
+      # The kernel wants one kind of variable.
+      m, v = self.make_slots(var, name, hasattr(var, "handle"))
+      return self.update_variable(grad, var, m, v, name)
 
   def make_slots(self, var, param_name, use_resource):
     """The moments of a variable: (m, v)."""

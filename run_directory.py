@@ -24,6 +24,7 @@ import tensorflow.compat.v1 as tf
 import atomic_files
 import best_checkpoint
 import checkpoint_files
+import cluster_members
 import distribution
 import input_pipeline
 import model_dir
@@ -169,7 +170,7 @@ def write_features(parts, label_list, model, output_dir):
   tokenizer = tokenization.FullTokenizer(model.vocab_file, model.do_lower_case)
   records = {}
   for name, part in sorted(parts.items()):
-    path = os.path.join(output_dir, name + ".tf_record")
+    path = record_path(output_dir, name)
     fingerprint = input_pipeline.features_fingerprint(
         part.scan, label_list, model.vocab_file, model.do_lower_case,
         model.max_seq_length, model.long_text)
@@ -192,6 +193,11 @@ def write_features(parts, label_list, model, output_dir):
                    model.long_text.stride)
     records[name] = (path, stats)
   return records
+
+
+def record_path(output_dir, name):
+  """The record file of train, dev or test."""
+  return os.path.join(output_dir, name + ".tf_record")
 
 
 def choose_decision(flag_values):
@@ -226,7 +232,10 @@ def run_settings(label_list, parts, flag_values):
   """What decides the weights of a run, beyond the model: dict."""
   settings = {name: flag_values[name].value for name in _RUN_SETTINGS}
   # Each device has dropout masks of its own. None: as where there was no flag.
-  num_devices = distribution.count_devices(flag_values)
+  num_devices = (
+      len(cluster_members.read_environment().replicas)
+      if flag_values.distribution == distribution.CLUSTER else
+      distribution.count_devices(flag_values))
   settings["num_devices"] = num_devices if num_devices > 1 else None
   settings["train_data"] = parts["train"].scan.digest
   settings["init_checkpoint"] = os.path.basename(
@@ -286,8 +295,12 @@ def make_loss(loss, output_dir):
 
 
 def evaluates_while_training(flag_values):
-  """Whether dev is evaluated on the way: unless --eval_steps=0."""
+  """Whether dev is evaluated on the way: unless --eval_steps=0.
+
+  A cluster trains without, and the chief evaluates at the end.
+  """
   return (flag_values.do_train and flag_values.do_eval and
+          flag_values.distribution != distribution.CLUSTER and
           flag_values.eval_steps != 0)
 
 

@@ -27,6 +27,8 @@ import tensorflow.compat.v1 as tf
 
 import best_checkpoint
 import checkpoint_recovery
+import cluster_members
+import cluster_training
 import distribution
 import evaluation
 import gradient_accumulation
@@ -138,12 +140,16 @@ def define_flags():
         "at a time; the update is the same.")
     flags.DEFINE_enum(
         "distribution", distribution.NONE,
-        [distribution.NONE, distribution.MIRRORED], "none: one device; "
-        "mirrored: the GPUs of this machine share each batch of "
-        "--train_batch_size, and those of evaluation are dealt out to them.")
+        [distribution.NONE, distribution.MIRRORED, distribution.CLUSTER],
+        "none: one device; mirrored: the GPUs of this machine share each batch "
+        "of --train_batch_size, and those of evaluation are dealt out to them; "
+        "cluster: machines do, which TF_CONFIG names (and then the default).")
     flags.DEFINE_integer(
         "num_devices", None, "mirrored: how many GPUs; default: all. On a "
         "machine without, parts of the CPU, to try it.")
+    flags.DEFINE_float(
+        "cluster_timeout", 600.0, "cluster: seconds to wait for a member "
+        "before it is named and this one ends.")
     flags.DEFINE_integer("eval_batch_size", 8, "Examples a batch of dev.")
     flags.DEFINE_integer("predict_batch_size", 8, "Examples a batch of test.")
     flags.DEFINE_float("learning_rate", 5e-5, "Peak learning rate of Adam.")
@@ -434,6 +440,27 @@ def steps_per_epoch(num_records, flag_values):
   return -(-num_records // flag_values.train_batch_size)
 
 
+def make_model_fn(model, num_labels, plan, flag_values, init_checkpoint=None,
+                  output_bias=None):
+  """`model_fn_builder` of a run that flags describe; see `plan_training`."""
+  return model_fn_builder(
+      bert_config=model.bert_config,
+      num_labels=num_labels,
+      init_checkpoint=init_checkpoint,
+      learning_rate=flag_values.learning_rate,
+      num_train_steps=plan[0],
+      num_warmup_steps=plan[1],
+      use_tpu=False,
+      use_one_hot_embeddings=flag_values.use_one_hot_embeddings,
+      pooling=model.pooling,
+      head_learning_rate=flag_values.head_learning_rate,
+      output_bias=output_bias,
+      random_seed=flag_values.random_seed,
+      adam_bias_correction=flag_values.adam_bias_correction,
+      loss_fn=run_directory.make_loss(model.loss, flag_values.output_dir),
+      skip_nonfinite=flag_values.skip_nonfinite > 0)
+
+
 def make_run(model, label_list, parts, records, flag_values):
   """Builds the graph and its session: `training.Run`.
 
@@ -462,22 +489,9 @@ def make_run(model, label_list, parts, records, flag_values):
           record_file, model.max_seq_length, True, False,
           num_labels=len(label_list), seed=flag_values.random_seed,
           num_steps=num_train_steps)
-  model_fn = model_fn_builder(
-      bert_config=model.bert_config,
-      num_labels=len(label_list),
-      init_checkpoint=None if checkpoint else flag_values.init_checkpoint,
-      learning_rate=flag_values.learning_rate,
-      num_train_steps=num_train_steps,
-      num_warmup_steps=num_warmup_steps,
-      use_tpu=False,
-      use_one_hot_embeddings=flag_values.use_one_hot_embeddings,
-      pooling=model.pooling,
-      head_learning_rate=flag_values.head_learning_rate,
-      output_bias=output_bias,
-      random_seed=flag_values.random_seed,
-      adam_bias_correction=flag_values.adam_bias_correction,
-      loss_fn=run_directory.make_loss(model.loss, flag_values.output_dir),
-      skip_nonfinite=flag_values.skip_nonfinite > 0)
+  model_fn = make_model_fn(
+      model, len(label_list), (num_train_steps, num_warmup_steps), flag_values,
+      None if checkpoint else flag_values.init_checkpoint, output_bias)
   return training.Run(
       model_fn, flag_values.output_dir, train_input_fn,
       flag_values.train_batch_size, flag_values.random_seed,
@@ -485,6 +499,51 @@ def make_run(model, label_list, parts, records, flag_values):
       flag_values.allow_older_checkpoint and not flag_values.do_train,
       flag_values.gradient_accumulation_steps,
       distribution.count_devices(flag_values))
+
+
+def make_member(cluster, model, num_labels, record_file, num_records,
+                flag_values):
+  """`cluster_training.Member` of chief or worker."""
+  plan = plan_training(num_records, flag_values)
+  return cluster_training.make_member(
+      cluster, make_model_fn(model, num_labels, plan, flag_values),
+      record_file, num_labels, plan[0], flag_values)
+
+
+def lead_cluster(cluster, model, label_list, parts, records, flag_values,
+                 is_time_over):
+  """The chief's training; its weights start as those of a single process."""
+  record_file, stats = records["train"]
+  if checkpoint_recovery.recover(flag_values.output_dir) is None:
+    with make_run(model, label_list, parts, records, flag_values) as run:
+      run.save(0)
+  member = make_member(cluster, model, len(label_list), record_file,
+                       stats.num_records, flag_values)
+  cluster_training.lead(
+      member, cluster_members.identity(flag_values), flag_values.output_dir,
+      flag_values.keep_checkpoint_max,
+      lambda run: train(run, model, label_list, parts, records, flag_values,
+                        is_time_over))
+
+
+def join_cluster(cluster, flag_values):
+  """What a worker, or a ps, does: all of it."""
+  output_dir, seconds = flag_values.output_dir, flag_values.cluster_timeout
+  there = cluster_members.wait_for_chief(cluster, output_dir, seconds)
+  cluster_members.check_identity(
+      cluster_members.identity(flag_values), there["identity"], cluster)
+  if there["state"] == cluster_members.FINISHED:
+    logging.info("The run is finished.")
+  elif cluster.job == "ps":
+    cluster_training.serve(cluster, output_dir, seconds)
+  else:
+    record_file = run_directory.record_path(output_dir, "train")
+    with contextlib.closing(input_pipeline.RecordFile(record_file)) as rows:
+      num_records = len(rows)
+    cluster_training.work(make_member(
+        cluster, run_directory.choose_model(flag_values),
+        len(model_dir.read(output_dir).labels), record_file, num_records,
+        flag_values), output_dir)
 
 
 def make_dev_evaluation(run, model, label_list, records, flag_values,
@@ -623,8 +682,12 @@ def main(argv):
     raise ValueError("unexpected argument %s; every flag begins with --." %
                      argv[1])
   tf.disable_v2_behavior()
+  cluster = cluster_members.choose_distribution(FLAGS)
   check_flags(FLAGS)
   check_evaluation_flags(FLAGS)
+  if cluster is not None and cluster.job != "chief":
+    join_cluster(cluster, FLAGS)
+    return
   is_time_over = time_limit(FLAGS)
   model = run_directory.choose_model(FLAGS)
   model_dir.check_output_dir(FLAGS.output_dir)
@@ -639,6 +702,9 @@ def main(argv):
   with run_directory.claim(model, label_list, parts, FLAGS):
     records = run_directory.write_features(parts, label_list, model,
                                            FLAGS.output_dir)
+    if cluster is not None:
+      lead_cluster(cluster, model, label_list, parts, records, FLAGS,
+                   is_time_over)
     with make_run(model, label_list, parts, records, FLAGS) as run:
       if FLAGS.do_train:
         if run.train_spec is None:

@@ -51,6 +51,7 @@ class Run(object):
   Attributes:
     checkpoint_step: int, the step that the weights are of.
     state: dict, what of the run's state is no variable; see `save`.
+    stepper: what `train` calls `run` of: the session.
   """
 
   def __init__(self, model_fn, output_dir, train_input_fn=None,
@@ -124,6 +125,7 @@ class Run(object):
       self.session = tf.Session(
           graph=self.graph,
           config=distribution.configure_session(session_config(), strategy))
+      self.stepper = self.session
       if self.checkpoint is None:
         self.session.run(tf.global_variables_initializer())
       else:
@@ -303,8 +305,8 @@ class _Loop(object):
   def __init__(self, run, num_train_steps, dev, writer, progress,
                skip_nonfinite, describe_batch, profile_dir):
     self._run = run
-    self._session = run.session if profile_dir is None else (
-        run_profile.RunProfile(run.session, profile_dir, TRAIN))
+    self._session = run.stepper if profile_dir is None else (
+        run_profile.RunProfile(run.stepper, profile_dir, TRAIN))
     self._num_train_steps = num_train_steps
     self._dev = dev
     self._writer = writer

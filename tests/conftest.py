@@ -17,3 +17,8 @@ def bert(tmp_path_factory):
   import tiny_bert  # pylint: disable=g-import-not-at-top
   return tiny_bert.make_bert(tmp_path_factory.mktemp("bert"),
                              num_hidden_layers=1)
+
+
+def pytest_addoption(parser):
+  parser.addoption("--run_cluster", action="store_true",
+                   help="also run the cluster whose members are killed")
