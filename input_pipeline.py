@@ -22,6 +22,7 @@ from record_file import RecordFile
 from record_file import choose_num_workers
 from record_file import file_based_convert_examples_to_features
 from record_file import read_feature_stats
+from record_shards import open_records
 from text_features import DataScan
 from text_features import InputFeatures
 from text_features import LONG_TEXT_FORMS
@@ -187,7 +188,8 @@ def file_based_input_fn_builder(input_file, seq_length, is_training,
   """Makes an `input_fn` that reads a record file.
 
   Args:
-    input_file: str, of this program or of google-research/bert.
+    input_file: str, of this program or of google-research/bert; or shards,
+      see `record_shards.find_shards`.
     seq_length: int; batches are no wider, and as narrow as their texts allow.
     is_training: bool; True shuffles and repeats, False reads once in order.
     drop_remainder: bool, whether to leave out the last, smaller batch.
@@ -200,7 +202,7 @@ def file_based_input_fn_builder(input_file, seq_length, is_training,
     `num_parts`, default 1, see `train_batches`) to a `tf.data.Dataset` of
     dicts as `make_batch` returns them.
   """
-  return _input_fn(lambda: RecordFile(input_file), seq_length, is_training,
+  return _input_fn(lambda: open_records(input_file), seq_length, is_training,
                    drop_remainder, num_labels, seed, num_steps)
 
 

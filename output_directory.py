@@ -25,7 +25,7 @@ LOCK_FILE = ".lock"
 # What a run leaves in its directory before model_settings.json is there, and
 # what an operating system puts into any directory.
 _OWN_FILES = re.compile(
-    r"(bert_config\.json|vocab\.txt|labels\.txt|.*\.tf_record(\..*)?|.*\.tmp|"
+    r"(bert_config\.json|vocab\.txt|labels\.txt|.*\.tf_record([.-].*)?|.*\.tmp|"
     r"events\.out\.tfevents\..*|lost\+found|\..*)$")
 
 

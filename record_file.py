@@ -70,13 +70,29 @@ def file_based_convert_examples_to_features(
     `FeatureStats(num_examples, num_records, num_truncated, num_empty)`.
   """
   label_map = {label: index for index, label in enumerate(label_list)}
+  rows = _map_chunks(
+      encode_chunk, (tokenizer, label_map, max_seq_length, long_text),
+      examples, num_workers)
+  return write_rows(rows, output_file, fingerprint)
+
+
+def write_rows(rows, output_file, fingerprint, **more):
+  """Writes what `encode_chunk` made: records, index and manifest.
+
+  Args:
+    rows: iterable of ([(record, length)], truncated, empty), one a text.
+    output_file: str.
+    fingerprint: str.
+    **more: what else the manifest is to hold.
+
+  Returns:
+    `FeatureStats`.
+  """
   # array.array keeps a million numbers in 12 MB; a list would take 60.
   offsets, lengths, texts, sums = (array.array("q"), array.array("i"),
                                    array.array("q"), array.array("I"))
   offset = num_examples = num_truncated = num_empty = 0
-  settings = (tokenizer, label_map, max_seq_length, long_text)
   temporary = output_file + ".tmp"
-  rows = _map_chunks(_encode_chunk, settings, examples, num_workers)
   with _open_writer(temporary) as writer:
     for windows, truncated, empty in rows:
       for record, length in windows:
@@ -92,7 +108,7 @@ def file_based_convert_examples_to_features(
       num_empty += empty
   stats = FeatureStats(num_examples, len(offsets), num_truncated, num_empty)
   _finish_record_file(temporary, output_file, (offsets, lengths, texts, sums),
-                      stats, fingerprint)
+                      stats, dict(more, fingerprint=fingerprint))
   return stats
 
 
@@ -111,7 +127,7 @@ def _open_writer(path):
     raise
 
 
-def _finish_record_file(temporary, output_file, columns, stats, fingerprint):
+def _finish_record_file(temporary, output_file, columns, stats, more):
   """Puts the three files in place; the manifest, which makes them valid, last.
   """
   manifest_file = output_file + ".json"
@@ -129,9 +145,8 @@ def _finish_record_file(temporary, output_file, columns, stats, fingerprint):
   atomic_files.replace_file(temporary, output_file)
   atomic_files.write_sealed(manifest_file, dict(
       stats._asdict(),
-      fingerprint=fingerprint,
       records_sha256=atomic_files.file_sha256(output_file),
-      index_sha256=atomic_files.file_sha256(index_file)))
+      index_sha256=atomic_files.file_sha256(index_file), **more))
 
 
 def read_feature_stats(path, fingerprint):
@@ -158,8 +173,16 @@ def read_feature_stats(path, fingerprint):
     return None
 
 
-def _encode_chunk(settings, chunk):
-  """[([(record, length)] of its windows, truncated, empty)] of examples."""
+def encode_chunk(settings, chunk):
+  """Rows of `write_rows` of a list of (text_a, text_b, label numbers).
+
+  Args:
+    settings: (tokenizer, {label: number} or None, max_seq_length, long_text).
+    chunk: the list.
+
+  Returns:
+    list of ([(record, length)] of the windows, truncated, empty).
+  """
   tokenizer, _, max_seq_length, long_text = settings
   rows = []
   for text_a, text_b, label_ids in chunk:
@@ -323,6 +346,16 @@ class RecordFile(object):
       raise ValueError("record file %s is cut off or broken at byte %d." % (
           self._path, offset))
     return size
+
+  def check_end(self):
+    """Raises ValueError unless the file ends where its last record does."""
+    end = 0
+    if len(self._offsets):
+      last = int(self._offsets[-1])
+      end = (last + _RECORD_HEADER + self._record_size(last) + _RECORD_FOOTER)
+    if end != self._size:
+      raise ValueError("record file %s has %d bytes, its index says %d." % (
+          self._path, self._size, end))
 
   def read(self, number):
     """Returns the `InputFeatures` of a record, without padding."""

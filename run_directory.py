@@ -11,6 +11,7 @@ from __future__ import print_function
 
 import collections
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -32,6 +33,7 @@ import modeling
 import multilabel_losses
 import multilabel_model
 import processors
+import record_shards
 import tokenization
 
 # Settings that decide a run's weights: a resumed run must have the same.
@@ -116,11 +118,15 @@ def choose_model(flag_values):
 
 def make_processor(flag_values):
   """The data processor that --task_name or --processor names."""
+  return processors.create_processor(*processor_settings(flag_values))
+
+
+def processor_settings(flag_values):
+  """The arguments of `processors.create_processor`."""
   options = {name: flag_values[name].value for name in (
       "text_column", "text_pair_column", "label_column", "id_column",
       "label_separator", "delimiter", "dev_fraction")}
-  task_name = flag_values.task_name
-  return processors.create_processor(task_name, flag_values.processor, options)
+  return flag_values.task_name, flag_values.processor, options
 
 
 def choose_labels(processor, flag_values):
@@ -137,28 +143,35 @@ def choose_labels(processor, flag_values):
 
 def read_parts(processor, label_list, model, flag_values):
   """Reads and checks the examples that the run needs: {name: DataPart}."""
-  data_dir = flag_values.data_dir
-  most = flag_values.max_train_examples or None
   sources = []
   if flag_values.do_train:
-    sources.append(("train", True, lambda: itertools.islice(
-        processor.get_train_examples(data_dir), most)))
+    sources.append(("train", True))
   if flag_values.do_eval:
-    sources.append(("dev", True,
-                    lambda: processor.get_dev_examples(data_dir)))
+    sources.append(("dev", True))
   if flag_values.do_predict or flag_values.do_test:
-    sources.append(("test", flag_values.do_test,
-                    lambda: processor.get_test_examples(data_dir)))
+    sources.append(("test", flag_values.do_test))
   parts = {}
-  for name, labelled, examples in sources:
+  for name, labelled in sources:
+    examples = functools.partial(
+        part_examples, processor, name, flag_values.data_dir,
+        flag_values.max_train_examples)
     scan = input_pipeline.scan_examples(examples(), label_list, labelled)
     if not scan.num_examples:
-      raise ValueError("%s has no %s examples." % (data_dir, name))
+      raise ValueError("%s has no %s examples." % (flag_values.data_dir, name))
     if scan.num_pairs and model.max_seq_length < 4:
       raise ValueError("--max_seq_length is %d; a pair of texts needs 4 or "
                        "more." % model.max_seq_length)
     parts[name] = DataPart(name, examples, scan)
   return parts
+
+
+def part_examples(processor, name, data_dir, max_train_examples=0):
+  """The examples of "train", "dev" or "test": an iterable."""
+  if name == "train":
+    return itertools.islice(processor.get_train_examples(data_dir),
+                            max_train_examples or None)
+  return (processor.get_dev_examples if name == "dev" else
+          processor.get_test_examples)(data_dir)
 
 
 def write_features(parts, label_list, model, output_dir):
@@ -174,7 +187,12 @@ def write_features(parts, label_list, model, output_dir):
     fingerprint = input_pipeline.features_fingerprint(
         part.scan, label_list, model.vocab_file, model.do_lower_case,
         model.max_seq_length, model.long_text)
-    stats = input_pipeline.read_feature_stats(path, fingerprint)
+    shards = record_shards.find_shards(path)
+    stats = (record_shards.read_shard_stats(shards, fingerprint) if shards else
+             input_pipeline.read_feature_stats(path, fingerprint))
+    if shards and os.path.exists(path):
+      raise ValueError("%s stands beside its shards %s, ...; remove the one or "
+                       "the others." % (path, shards[0]))
     if stats:
       logging.info("Features of %s: found in %s", name, path)
     else:

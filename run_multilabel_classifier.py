@@ -555,7 +555,7 @@ def make_dev_evaluation(run, model, label_list, records, flag_values,
 
   def evaluate_part(name, should_stop, most=None):
     path, _ = records[name]
-    with contextlib.closing(input_pipeline.RecordFile(path, most)) as rows:
+    with contextlib.closing(input_pipeline.open_records(path, most)) as rows:
       return evaluation.run_part(
           run, rows, flag_values.eval_batch_size, len(label_list),
           model.long_text.pooling, should_stop)
@@ -617,7 +617,7 @@ def train(run, model, label_list, parts, records, flag_values, is_time_over):
 
 def describe_batch(step, part, record_file, flag_values, most=10):
   """Names the examples of a step's batch, the first `most` of them."""
-  with contextlib.closing(input_pipeline.RecordFile(record_file)) as records:
+  with contextlib.closing(input_pipeline.open_records(record_file)) as records:
     epoch, number = divmod(step, steps_per_epoch(len(records), flag_values))
     rows = input_pipeline.epoch_batches(
         records.lengths, flag_values.train_batch_size, flag_values.random_seed,
@@ -639,7 +639,7 @@ def evaluate(run, model, part, record_file, label_list, decision,
     (`evaluation.Outputs`, `DecisionRule`): on dev the thresholds are found
     here, if they are to be.
   """
-  with contextlib.closing(input_pipeline.RecordFile(record_file)) as records:
+  with contextlib.closing(input_pipeline.open_records(record_file)) as records:
     outputs = evaluation.run_part(run, records, flag_values.eval_batch_size,
                                   len(label_list), model.long_text.pooling,
                                   is_time_over)
@@ -657,7 +657,8 @@ def predict(run, model, part, record_file, label_list, decision, flag_values,
             is_time_over=None):
   """Predicts the test set and writes the two files of results."""
   examples = iter(part.examples())
-  with contextlib.closing(input_pipeline.RecordFile(record_file)) as records, \
+  with contextlib.closing(
+      input_pipeline.open_records(record_file)) as records, \
       evaluation.PredictionWriter("test", decision, label_list,
                                   flag_values.output_dir, True) as writer:
     for window in training.predict(

@@ -118,8 +118,13 @@ def _which_probabilities(text):
                    "above 0." % text)
 
 
-def import_beam():
-  """Imports the pipeline; ValueError if Beam is not installed."""
+def import_beam(debug):
+  """Imports Beam, ready for workers; ValueError if it is not installed."""
+  if not debug:  # what Beam says of clouds that it cannot reach
+    python_logging.getLogger().setLevel(python_logging.ERROR)
+  # Workers that are processes of their own find our modules.
+  os.environ["PYTHONPATH"] = os.pathsep.join(
+      [ROOT] + [path for path in [os.environ.get("PYTHONPATH")] if path])
   try:
     import apache_beam
   except ImportError:
@@ -155,10 +160,10 @@ def check_output(beam_predict, prefix, suffix, bad_prefix):
                            pattern))
 
 
-def pipeline_options(apache_beam, arguments):
+def pipeline_options(apache_beam, arguments, debug):
   """`PipelineOptions` of what follows --; ValueError if Beam refuses it."""
   defaults = ["--runner=" + _RUNNER_HERE]
-  if not FLAGS.debug:
+  if not debug:
     defaults.append("--default_sdk_harness_log_level=ERROR")
   given = [argument.partition("=")[0] for argument in arguments]
   arguments = [default for default in defaults
@@ -172,16 +177,22 @@ def pipeline_options(apache_beam, arguments):
   return options
 
 
-def show_counters(metrics):
-  """Prints what the workers counted, to a person, on stderr."""
-  found = metrics.query()
-  counters = {result.key.metric.name: result.result
-              for result in found["counters"]
-              if result.key.metric.namespace == "batch_predict"}
-  sys.stderr.write("%s rows, %s labels, %s bad rows, %s bad files\n" % tuple(
-      "{:,}".format(counters.get(name, 0))
-      for name in ("rows", "labels", "bad_rows", "bad_files")))
-  for result in found["distributions"]:
+def counters_of(metrics, namespace):
+  """{name: number} of what the workers counted."""
+  return {result.key.metric.name: result.result
+          for result in metrics.query()["counters"]
+          if result.key.metric.namespace == namespace}
+
+
+def show_counters(metrics, seconds):
+  """Prints what the workers counted on stderr; returns the counters."""
+  counters = counters_of(metrics, "batch_predict")
+  sys.stderr.write(
+      "%s rows, %s labels, %s bad rows, %s bad files in %.0f s\n" % (tuple(
+          "{:,}".format(counters.get(name, 0))
+          for name in ("rows", "labels", "bad_rows", "bad_files")) + (
+              seconds,)))
+  for result in metrics.query()["distributions"]:
     if result.key.metric.name == "batch_milliseconds" and result.result.count:
       sys.stderr.write("%d batches of at most 1,024 rows: %d to %d ms, %.0f on "
                        "average\n" % (result.result.count, result.result.min,
@@ -195,13 +206,8 @@ def main(argv):
   if own:
     raise ValueError("unexpected argument %s; Beam's options follow a bare --."
                      % own[0])
-  if not FLAGS.debug:  # what Beam says of clouds that it cannot reach
-    python_logging.getLogger().setLevel(python_logging.ERROR)
-  apache_beam = import_beam()
+  apache_beam = import_beam(FLAGS.debug)
   from scale import beam_predict
-  # Workers that are processes of their own find our modules.
-  os.environ["PYTHONPATH"] = os.pathsep.join(
-      [ROOT] + [path for path in [os.environ.get("PYTHONPATH")] if path])
   prefix, suffix = os.path.splitext(FLAGS.output)
   if "://" not in FLAGS.model_dir:
     check_model(FLAGS.model_dir)
@@ -215,9 +221,17 @@ def main(argv):
        for name in ("threshold", "top_k", "always_one_label")},
       FLAGS.intra_op_threads, FLAGS.verify_checkpoint,
       _which_probabilities(FLAGS.probabilities))
-  run_pipeline(apache_beam, beam_arguments, lambda pipeline: beam_predict.build(
-      pipeline, paths, FLAGS.input_form, table_options, handler, prefix,
-      suffix, prefix + ".bad", FLAGS.num_shards))
+  start = time.time()
+  metrics = run_pipeline(
+      apache_beam, beam_arguments, FLAGS.debug,
+      lambda pipeline: beam_predict.build(
+          pipeline, paths, FLAGS.input_form, table_options, handler, prefix,
+          suffix, prefix + ".bad", FLAGS.num_shards))
+  counters = show_counters(metrics, time.time() - start)
+  if not counters.get("rows") and (
+      counters.get("bad_rows") or counters.get("bad_files")):
+    raise ValueError("no row could be read; the reasons are in %s.bad-*.jsonl."
+                     % prefix)
 
 
 def split_arguments(argv):
@@ -237,32 +251,26 @@ def check_model(model_dir):
                      "its first one." % model_dir)
 
 
-def run_pipeline(apache_beam, beam_arguments, build):
-  """Runs what `build(pipeline)` adds, and says what was counted.
+def run_pipeline(apache_beam, beam_arguments, debug, build):
+  """Runs what `build(pipeline)` adds; returns its metrics.
 
   Raises:
     RuntimeError: the pipeline failed; the last line of its reason.
-    ValueError: not one row could be read.
+    ValueError: Beam refuses the options.
   """
-  start = time.time()
-  options = pipeline_options(apache_beam, beam_arguments)
-  pipeline = apache_beam.Pipeline(options=options)
+  pipeline = apache_beam.Pipeline(
+      options=pipeline_options(apache_beam, beam_arguments, debug))
   build(pipeline)
   try:
     result = pipeline.run()
     result.wait_until_finish()
   except Exception as error:  # pylint: disable=broad-except
-    if FLAGS.debug:
+    if debug:
       raise
     lines = [line for line in str(error).splitlines() if line.strip()]
     raise RuntimeError("the pipeline failed: %s (--debug shows more)" % (
         _reason(lines) if lines else type(error).__name__))
-  counters = show_counters(result.metrics())
-  sys.stderr.write("%.0f s\n" % (time.time() - start))
-  if not counters.get("rows") and (
-      counters.get("bad_rows") or counters.get("bad_files")):
-    raise ValueError("no row could be read; the reasons are in %s.bad-*.jsonl."
-                     % os.path.splitext(FLAGS.output)[0])
+  return result.metrics()
 
 
 def _reason(lines):
