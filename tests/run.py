@@ -38,8 +38,8 @@ VERSION_FREE = (
     "chinese_experiment", "coloured_text", "compare_runs",
     "cross_validate_thresholds", "environment", "experiments_readme",
     "export_check", "export_folder", "export_manifest", "http_*",
-    "hostile_source", "lint", "make_features", "prediction_files", "prepare_package_tags",
-    "pytorch_reference", "readme",
+    "hostile_source", "lint", "make_features", "prediction_files",
+    "prepare_package_tags", "pytorch_reference", "readme",
     "readme_zh", "report", "report_parts", "serving_readme", "sweep")
 
 # What is run on a version between the oldest and the newest.
