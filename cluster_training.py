@@ -55,7 +55,7 @@ class Shards(object):
   """The rows of each step's batch, dealt out to the replicas."""
 
   def __init__(self, record_file, batch_size, seed, num_labels, num_replicas):
-    self._records = input_pipeline.RecordFile(record_file)
+    self._records = input_pipeline.open_records(record_file)
     self._batch_size, self._seed = batch_size, seed
     self._num_labels, self._num_replicas = num_labels, num_replicas
     self._epoch = self._batches = None

@@ -538,7 +538,7 @@ def join_cluster(cluster, flag_values):
     cluster_training.serve(cluster, output_dir, seconds)
   else:
     record_file = run_directory.record_path(output_dir, "train")
-    with contextlib.closing(input_pipeline.RecordFile(record_file)) as rows:
+    with contextlib.closing(input_pipeline.open_records(record_file)) as rows:
       num_records = len(rows)
     cluster_training.work(make_member(
         cluster, run_directory.choose_model(flag_values),
