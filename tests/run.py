@@ -40,7 +40,8 @@ VERSION_FREE = (
     "export_check", "export_folder", "export_manifest", "http_*",
     "hostile_source", "lint", "make_features", "prediction_files",
     "prepare_package_tags", "pytorch_reference", "readme",
-    "readme_zh", "report", "report_parts", "serving_readme", "sweep")
+    "readme_zh", "report", "report_parts", "scaling", "serving_readme",
+    "sweep")
 
 # What is run on a version between the oldest and the newest.
 GRAPHS_AND_SESSIONS = (
