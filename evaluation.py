@@ -26,6 +26,7 @@ import multilabel_thresholds
 from processors import base
 from reporting import pr_curves
 import training
+import written_probabilities
 
 RESULT_FILES = {"dev": "eval_results.txt", "test": "test_eval_results.txt"}
 PREDICTION_FILES = {"dev": "eval_predictions.jsonl",
@@ -229,7 +230,8 @@ def write_results(part, result, global_step, output_dir):
 class PredictionWriter(object):
   """Writes predictions beside their texts; the files appear when complete."""
 
-  def __init__(self, part, decision, label_list, output_dir, table=False):
+  def __init__(self, part, decision, label_list, output_dir, table=False,
+               probabilities=written_probabilities.ALL):
     """Opens the files; a context manager.
 
     Args:
@@ -238,7 +240,13 @@ class PredictionWriter(object):
       label_list: list of str.
       output_dir: str.
       table: bool, also write test_results.tsv.
+      probabilities: see `written_probabilities`; test_results.tsv holds all of
+        them, so without all it is not written, and one of before is removed.
     """
+    self._probabilities = probabilities
+    self._stale = None
+    if table and probabilities != written_probabilities.ALL:
+      table, self._stale = False, os.path.join(output_dir, TEST_RESULTS_FILE)
     self._decision = decision
     self._label_list = label_list
     names = [PREDICTION_FILES[part]] + ([TEST_RESULTS_FILE] if table else [])
@@ -252,7 +260,8 @@ class PredictionWriter(object):
     # The array goes first: it ends the loop before an example is taken.
     for row, chosen, example in zip(probabilities, above, examples):
       self._files[0].write(
-          prediction_line(example, row, chosen, self._label_list))
+          prediction_line(example, row, chosen, self._label_list,
+                          self._probabilities))
       for table in self._files[1:]:
         table.write(u"\t".join("%.8g" % value for value in row) + u"\n")
 
@@ -265,13 +274,19 @@ class PredictionWriter(object):
     return self
 
   def __exit__(self, *error):
+    if self._stale and error[0] is None:
+      logging.info("%s is not written: it would hold all probabilities",
+                   self._stale)
+      if os.path.exists(self._stale):
+        os.remove(self._stale)
     return self._stack.__exit__(*error)
 
 
 def write_predictions(part, examples, outputs, decision, label_list,
-                      output_dir):
+                      output_dir, probabilities=written_probabilities.ALL):
   """Writes the prediction file of a part that has been evaluated."""
-  with PredictionWriter(part, decision, label_list, output_dir) as writer:
+  with PredictionWriter(part, decision, label_list, output_dir,
+                        probabilities=probabilities) as writer:
     writer.write(iter(examples), outputs.probabilities)
 
 
@@ -293,8 +308,9 @@ def write_report(output_dir, wanted=None):
                 "No report.html: %s", error)
 
 
-def prediction_line(example, probabilities, chosen, label_list):
-  """One line of a prediction file."""
+def prediction_line(example, probabilities, chosen, label_list,
+                    which=written_probabilities.ALL):
+  """One line of a prediction file; `which` as in `written_probabilities`."""
   text = example.text_a
   if getattr(example, "text_b", None) is not None:
     text += " ||| " + example.text_b
@@ -305,11 +321,12 @@ def prediction_line(example, probabilities, chosen, label_list):
   ])
   true_labels = base.example_labels(example)
   if true_labels is not None:
+    true_labels = set(true_labels)
     record["true_labels"] = [label for label in label_list
-                             if label in set(true_labels)]
+                             if label in true_labels]
   record["probabilities"] = collections.OrderedDict(
-      (label, round(float(value), 6))
-      for label, value in zip(label_list, probabilities))
+      (label_list[i], round(float(probabilities[i]), 6))
+      for i in written_probabilities.columns(probabilities, chosen, which))
   # An id of a program's own examples may be of any type.
   line = json.dumps(record, ensure_ascii=False, default=str)
   # A lone surrogate, which a program's own examples may hold, is no UTF-8.

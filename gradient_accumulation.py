@@ -129,6 +129,10 @@ class GradientSums(object):
     Returns:
       The op.
     """
+    # A 0 that TensorFlow cannot know before it runs: of constants it would keep
+    # an array for each variable.
+    zero = tf.cast(tf.less(tf.train.get_or_create_global_step(), 0),
+                   tf.float32)
     # Read before the first of them is set back.
     last = tf.group(self.loss, self.norm, *(
         [] if condition is None else [condition]))
@@ -139,9 +143,9 @@ class GradientSums(object):
         gradient = tf.where_v2(condition, gradient, tf.zeros_like(gradient))
       update = optimizer.apply_gradients([(gradient, var)])
       with tf.control_dependencies([update]):
-        last = _clear(total)
+        last = _clear(total, zero)
     with tf.control_dependencies([last]):
-      return tf.group(*[_clear(var) for var in
+      return tf.group(*[_clear(var, zero) for var in
                         [self._loss] + self._row_squares])
 
 
@@ -176,5 +180,6 @@ def _local(name, shape, dtype, use_resource=None):
       collections=[tf.GraphKeys.LOCAL_VARIABLES], use_resource=use_resource)
 
 
-def _clear(var):
-  return tf.assign(var, tf.zeros(var.shape, var.dtype.base_dtype)).op
+def _clear(var, zero):
+  return tf.assign(var, tf.fill(
+      var.shape.as_list(), tf.cast(zero, var.dtype.base_dtype))).op

@@ -44,6 +44,8 @@ from text_features import scan_examples
 # less. In prediction a window is also what is held in memory at a time.
 TRAIN_WINDOW_BATCHES = 50
 PREDICT_WINDOW = 4096
+# The same where texts have very many labels: cells, of some arrays of floats.
+PREDICT_WINDOW_CELLS = 1 << 25
 
 # Some texts of a record file: number of the first, how many they are, the row
 # where each begins (int [size], from 0), rows in all, and an iterator over
@@ -157,12 +159,16 @@ def train_batches(records, batch_size, seed, first_step, num_steps,
 
 
 def predict_windows(records, batch_size, num_labels=None,
-                    window=PREDICT_WINDOW):
+                    window=PREDICT_WINDOW, num_outputs=1):
   """Yields the texts of a record file as `TextWindow`s of `window` texts.
+
+  They are fewer where each has so many outputs (`num_outputs`) that a window
+  would have more than `PREDICT_WINDOW_CELLS`.
 
   Inside one, batches of rows go by length, the longest first; a text's own
   windows are rows side by side.
   """
+  window = max(1, min(window, PREDICT_WINDOW_CELLS // num_outputs))
   # A text's first row, and where the last one ends.
   bounds = np.searchsorted(records.texts, np.arange(records.num_texts + 1))
   for start in range(0, records.num_texts, window):

@@ -4,8 +4,9 @@
 Names, arguments, defaults and variable names are those of
 google-research/bert, so its checkpoints load by name. What is ours stands
 behind keyword arguments whose defaults leave the original's behaviour:
-`dropout_seed` (masks that are a function of seed and step) and
-`first_token_only` (no work for outputs that nobody reads).
+`dropout_seed` (masks that are a function of seed and step),
+`first_token_only` (no work for outputs that nobody reads) and
+`recorded_layers` (how to build a layer again, for `recompute`).
 
 Dimensions in the comments:
   B = batch size (number of texts)
@@ -22,6 +23,7 @@ from __future__ import print_function
 import collections
 import copy
 import difflib
+import functools
 import json
 import math
 import re
@@ -51,6 +53,12 @@ _IGNORED_CONFIG_KEYS = frozenset([
     "output_attentions", "output_hidden_states", "output_past", "pad_token_id",
     "position_embedding_type", "problem_type", "torch_dtype", "torchscript",
     "transformers_version", "use_cache"])
+
+# A layer of a graph: input and output [B * S, W] (the last output may be
+# [B, W]), the scope of its variables, and a function that builds it again from
+# another input.
+RecordedLayer = collections.namedtuple(
+    "RecordedLayer", ["input", "output", "scope_name", "build"])
 
 
 class BertConfig(object):
@@ -315,7 +323,8 @@ class BertModel(object):
                use_one_hot_embeddings=False,
                scope=None,
                dropout_seed=None,
-               first_token_only=False):
+               first_token_only=False,
+               recorded_layers=None):
     """Builds the graph.
 
     Args:
@@ -332,6 +341,7 @@ class BertModel(object):
       first_token_only: bool; True computes the last layer for the first token
         of each text alone, so `get_sequence_output()` is `[B, 1, W]`. The
         pooled output is the same, for one layer's work less.
+      recorded_layers: see `transformer_model`.
 
     Raises:
       ValueError: the configuration or a tensor's shape is invalid.
@@ -385,7 +395,8 @@ class BertModel(object):
             initializer_range=config.initializer_range,
             do_return_all_layers=True,
             dropout_seed=dropout_seed,
-            first_token_only=first_token_only)
+            first_token_only=first_token_only,
+            recorded_layers=recorded_layers)
       self.sequence_output = self.all_encoder_layers[-1]  # [B, S, W]
 
       # A vector a text: the first token through one dense layer, which
@@ -980,7 +991,8 @@ def transformer_model(input_tensor,
                       initializer_range=0.02,
                       do_return_all_layers=False,
                       dropout_seed=None,
-                      first_token_only=False):
+                      first_token_only=False,
+                      recorded_layers=None):
   """The encoder's layers (Vaswani et al. 2017, section 3.1, left half).
 
   Args:
@@ -999,6 +1011,7 @@ def transformer_model(input_tensor,
     first_token_only: bool; True computes the last layer's queries, attention
       output and feed-forward for the first token of each text alone (keys and
       values for all): the same values as row 0 of the whole layer.
+    recorded_layers: list or None; each layer's `RecordedLayer` is added.
 
   Returns:
     float `[B, S, W]`, or the list of those, one a layer; the last one is
@@ -1019,16 +1032,18 @@ def transformer_model(input_tensor,
   initializer = create_initializer(initializer_range)
   # Matrices between the layers: a reshape to 3D and back costs on some devices.
   layer_output = reshape_to_matrix(input_tensor)  # [B * S, W]
-  all_layer_outputs = []
-  for layer in range(num_hidden_layers):
-    from_tensor = layer_input = layer_output
+  scope = tf.get_variable_scope()
+
+  def build_layer(layer, layer_input):
+    """One layer: `[B * S, W]` to that, or to `[B, W]` of the first tokens."""
+    from_tensor, mask = layer_input, attention_mask
     from_seq_length = seq_length
     if first_token_only and layer == num_hidden_layers - 1:
       from_tensor = tf.reshape(
           layer_input, [batch_size, seq_length, width])[:, 0, :]  # [B, W]
       from_seq_length = 1
-      if attention_mask is not None:
-        attention_mask = attention_mask[:, :1, :]
+      if mask is not None:
+        mask = mask[:, :1, :]
 
     with tf.variable_scope("layer_%d" % layer):
       with tf.variable_scope("attention"):
@@ -1036,7 +1051,7 @@ def transformer_model(input_tensor,
           attention_output = attention_layer(
               from_tensor=from_tensor,
               to_tensor=layer_input,
-              attention_mask=attention_mask,
+              attention_mask=mask,
               num_attention_heads=num_attention_heads,
               size_per_head=hidden_size // num_attention_heads,
               attention_probs_dropout_prob=attention_probs_dropout_prob,
@@ -1059,11 +1074,23 @@ def transformer_model(input_tensor,
             initializer, "dense")
 
       with tf.variable_scope("output"):
-        layer_output = _dense(
+        output = _dense(
             intermediate_output, hidden_size, None, initializer, "dense")
-        layer_output = dropout(layer_output, hidden_dropout_prob, dropout_seed)
-        layer_output = layer_norm(layer_output + attention_output)
+        output = dropout(output, hidden_dropout_prob, dropout_seed)
+        return layer_norm(output + attention_output)
+
+  def build_again(layer, layer_input):
+    with tf.variable_scope(scope, reuse=True):
+      return build_layer(layer, layer_input)
+
+  all_layer_outputs = []
+  for layer in range(num_hidden_layers):
+    layer_input, layer_output = layer_output, build_layer(layer, layer_output)
     all_layer_outputs.append(layer_output)
+    if recorded_layers is not None:
+      recorded_layers.append(RecordedLayer(
+          layer_input, layer_output, "%s/layer_%d" % (scope.name, layer),
+          functools.partial(build_again, layer)))
 
   if not do_return_all_layers:
     all_layer_outputs = all_layer_outputs[-1:]
@@ -1071,7 +1098,8 @@ def transformer_model(input_tensor,
       reshape_from_matrix(matrix, [batch_size, seq_length, width])
       for matrix in all_layer_outputs[:-1]]
   outputs.append(reshape_from_matrix(
-      all_layer_outputs[-1], [batch_size, from_seq_length, width]))
+      all_layer_outputs[-1],
+      [batch_size, 1 if first_token_only else seq_length, width]))
   return outputs if do_return_all_layers else outputs[0]
 
 

@@ -16,8 +16,9 @@ nothing is nan.
 Invalid input (shapes that differ, nothing to measure, nan, labels other than
 0 and 1, probabilities outside 0..1) raises `ValueError`.
 
-Beside the input, the memory used is one sortable key a cell for the micro
-averages (4 bytes for float32) and some tens of megabytes for a block.
+Beside the input, the memory used does not grow with N x L: sortable keys of at
+most about `multilabel_thresholds.POOLED_CELLS` cells (4 bytes each for float32)
+for the micro averages, and about a hundred megabytes for a block.
 """
 
 from __future__ import absolute_import
@@ -28,15 +29,18 @@ import collections
 
 import numpy as np
 
+import multilabel_thresholds
 from multilabel_thresholds import check_arrays
 from multilabel_thresholds import check_label_names
 from multilabel_thresholds import check_labels
 from multilabel_thresholds import check_thresholds
 from multilabel_thresholds import divide
 from multilabel_thresholds import example_curves
+from multilabel_thresholds import key_scores
 from multilabel_thresholds import label_curves
 from multilabel_thresholds import pooled_curves
 from multilabel_thresholds import row_blocks
+from multilabel_thresholds import sorted_keys
 
 # Resampled weights (examples x resamples) held at once by the bootstrap.
 _BOOTSTRAP_CELLS = 1 << 24
@@ -101,13 +105,21 @@ def threshold_metrics(labels, probabilities, thresholds=0.5):
     ValueError: invalid input.
   """
   labels, probabilities = check_arrays(labels, probabilities)
+  thresholds = check_thresholds(thresholds, labels.shape[1],
+                                probabilities.dtype)
+  return _decision_metrics(
+      labels, lambda block: probabilities[block] >= thresholds)
+
+
+def _decision_metrics(labels, decide):
+  """`threshold_metrics` of checked labels, and a function from a slice of rows
+  to their decisions, bool."""
   num_examples, num_labels = labels.shape
-  thresholds = check_thresholds(thresholds, num_labels, probabilities.dtype)
   tp, predicted, actual = np.zeros((3, num_labels), dtype=np.int64)
   samples, exact = np.zeros(3), 0
   for block in row_blocks(*labels.shape):
     truth = labels[block] != 0
-    decided = probabilities[block] >= thresholds
+    decided = decide(block)
     hits = truth & decided
     tp += hits.sum(axis=0)
     predicted += decided.sum(axis=0)
@@ -261,18 +273,38 @@ def example_ranking_metrics(labels, probabilities, ks=(1, 3, 5)):
 
 def _equal_mass_edges(rows, num_bins):
   """Returns the inner quantiles, float64 [R, B - 1], of rows [R, n]."""
-  places = np.arange(1, num_bins) * (rows.shape[1] - 1)
-  low = places // num_bins
-  high = np.minimum(low + 1, rows.shape[1] - 1)
+  low, high, share = _quantile_places(rows.shape[1], num_bins)
   part = np.partition(rows, np.unique([low, high]), axis=-1)
   base = part[:, low].astype(np.float64)
-  return base + (part[:, high] - base) * (places % num_bins / num_bins)
+  return base + (part[:, high] - base) * share
+
+
+def _quantile_places(size, num_bins):
+  """Sorted places around each inner quantile: low, high, share of the way."""
+  places = np.arange(1, num_bins) * (size - 1)
+  low = places // num_bins
+  return low, np.minimum(low + 1, size - 1), places % num_bins / num_bins
+
+
+def _pooled_edges(labels, probabilities, num_bins):
+  """`_equal_mass_edges` of all cells as one row, float64 [1, B - 1]."""
+  if labels.size <= multilabel_thresholds.POOLED_CELLS:
+    return _equal_mass_edges(probabilities.reshape(1, -1), num_bins)
+  low, high, share = _quantile_places(labels.size, num_bins)
+  places, start = np.stack([low, high]), 0
+  values = np.zeros(places.shape, probabilities.dtype)
+  for keys in sorted_keys(labels, probabilities):
+    here = (places >= start) & (places < start + keys.size)
+    values[here] = key_scores(keys[places[here] - start])
+    start += keys.size
+  base = values[0].astype(np.float64)
+  return (base + (values[1] - base) * share)[np.newaxis]
 
 
 def _bin_totals(labels, probabilities, num_bins, equal_mass, pooled):
   """Returns count, sum of probabilities and positives, float64 [3, L, B]."""
   if equal_mass and pooled:
-    edges = _equal_mass_edges(probabilities.reshape(1, -1), num_bins)
+    edges = _pooled_edges(labels, probabilities, num_bins)
   else:
     edges = np.linspace(0, 1, num_bins + 1)[np.newaxis, 1:-1]
   totals = np.zeros((3,) + (labels.shape[1], num_bins))
@@ -445,6 +477,10 @@ def evaluate(labels, probabilities, thresholds=0.5, label_names=None,
   names = check_label_names(label_names, labels.shape[1])
   if decided is None:
     decisions = threshold_metrics(labels, probabilities, thresholds)
+  elif getattr(decided, "dtype", None) == bool and (
+      decided.shape == labels.shape):
+    # As they are: to be compared with a threshold they would become float64.
+    decisions = _decision_metrics(labels, lambda block: decided[block])
   else:
     decisions = threshold_metrics(labels, decided)
   ranking = ranking_metrics(labels, probabilities)

@@ -26,7 +26,8 @@ InferenceGraph = collections.namedtuple(
 def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
                  labels, num_labels, use_one_hot_embeddings, pooling="pooler",
                  dropout_seed=None, output_bias_initializer=None,
-                 loss_fn=tf.nn.sigmoid_cross_entropy_with_logits):
+                 loss_fn=tf.nn.sigmoid_cross_entropy_with_logits,
+                 recorded_layers=None):
   """BERT, then a logit a label, then a sigmoid a logit.
 
   Variables: those of `modeling.BertModel` in the scope "bert",
@@ -49,6 +50,7 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
     output_bias_initializer: initializer of `output_bias`; default zeros.
     loss_fn: function of `labels` and `logits`, both `[batch, num_labels]`, to
       the loss of each cell; others are in `multilabel_losses`.
+    recorded_layers: see `modeling.transformer_model`.
 
   Returns:
     (loss, per_example_loss, logits, probabilities): float32 scalar,
@@ -70,7 +72,8 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
       use_one_hot_embeddings=use_one_hot_embeddings,
       scope="bert",
       dropout_seed=dropout_seed,
-      first_token_only=pooling != "mean")
+      first_token_only=pooling != "mean",
+      recorded_layers=recorded_layers)
   if pooling == "pooler":
     output_layer = model.get_pooled_output()  # [batch, hidden]
   elif pooling == "cls":

@@ -28,6 +28,10 @@ import numpy as np
 # Cells handled at once: large enough for numpy, small enough for the memory.
 BLOCK_CELLS = 1 << 20
 
+# Cells of all labels together that are sorted at once; more are sorted by
+# ranges of their scores, with a pass over the input for each.
+POOLED_CELLS = 1 << 25
+
 # What `score_curve` returns, all [G]: groups of equal scores, ascending in a
 # row. `tp` and `predicted` count the positives and the cells of the row at or
 # above the score; `positives` and `size` those that have just this score.
@@ -245,27 +249,72 @@ def pooled_curves(labels, probabilities):
 
   `tp` and `predicted` count over all cells; `totals` is [1], over all cells.
   """
-  keys = np.empty(
-      labels.shape,
-      np.uint32 if probabilities.dtype == np.float32 else np.uint64)
-  for block in row_blocks(*labels.shape):
-    keys[block] = _make_keys(labels[block], probabilities[block])
-  keys = keys.ravel()
-  keys.sort()
   total = sum(int(np.count_nonzero(labels[block]))
               for block in row_blocks(*labels.shape))
-  start, positives_left = 0, total
-  while start < keys.size:
-    last = min(start + BLOCK_CELLS, keys.size) - 1
-    # A group is never cut: a part ends where the score of `last` ends.
-    end = int(np.searchsorted(keys, keys[last] | keys.dtype.type(1), "right"))
-    curve = score_curve(keys[start:end].reshape(1, -1))
-    positives_left -= int(curve.totals[0])
-    yield curve._replace(
-        tp=curve.tp + positives_left,
-        predicted=curve.predicted + (keys.size - end),
-        totals=np.array([total]))
-    start = end
+  positives_left, cells_left = total, labels.size
+  for keys in sorted_keys(labels, probabilities):
+    start = 0
+    while start < keys.size:
+      last = min(start + BLOCK_CELLS, keys.size) - 1
+      # A group is never cut: a part ends where the score of `last` ends.
+      end = int(np.searchsorted(keys, keys[last] | keys.dtype.type(1),
+                                "right"))
+      curve = score_curve(keys[start:end].reshape(1, -1))
+      positives_left -= int(curve.totals[0])
+      cells_left -= end - start
+      yield curve._replace(
+          tp=curve.tp + positives_left,
+          predicted=curve.predicted + cells_left,
+          totals=np.array([total]))
+      start = end
+
+
+def sorted_keys(labels, probabilities):
+  """Yields all cells' keys (see `key_scores`), sorted, part after part.
+
+  A part has at most about `POOLED_CELLS` cells, unless the upper 16 bits of
+  more of them are the same; cells of one score are in one part.
+  """
+  blocks = list(row_blocks(*labels.shape))
+  width = np.uint32 if probabilities.dtype == np.float32 else np.uint64
+  shift = width(8 * np.dtype(width).itemsize - 16)
+  ranges = [(0, 1 << 16, labels.size)]
+  if labels.size > POOLED_CELLS:
+    counts = np.zeros(1 << 16, np.int64)
+    for block in blocks:
+      keys = _make_keys(labels[block], probabilities[block])
+      counts += np.bincount((keys >> shift).astype(np.int64).ravel(),
+                            minlength=len(counts))
+    ranges = _cut(counts)
+  for low, high, size in ranges:
+    part, filled = np.empty(size, width), 0
+    for block in blocks:
+      keys = _make_keys(labels[block], probabilities[block]).ravel()
+      if len(ranges) > 1:
+        upper = keys >> shift
+        keys = keys[(upper >= low) & (upper < high)]
+      part[filled:filled + keys.size] = keys
+      filled += keys.size
+    part.sort()
+    yield part
+
+
+def _cut(counts):
+  """Ranges (low, high, sum) of the places of counts, none empty."""
+  ranges, low, size = [], 0, 0
+  for place in np.flatnonzero(counts).tolist():
+    count = int(counts[place])
+    if size and size + count > POOLED_CELLS:
+      ranges.append((low, place, size))
+      low, size = place, 0
+    size += count
+  return ranges + [(low, len(counts), size)]
+
+
+def key_scores(keys):
+  """The scores in keys, which hold a score's bits and below them its label."""
+  return (keys >> keys.dtype.type(1)).view(
+      np.float32 if keys.dtype == np.uint32 else np.float64)
 
 
 def _best_cuts(curve, lower, min_precision):

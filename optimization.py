@@ -54,7 +54,8 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu,
 
 def create_train_op(loss, init_lr, num_train_steps, num_warmup_steps,
                     learning_rate_scale=None, bias_correction=False,
-                    skip_nonfinite=False, share=None):
+                    skip_nonfinite=False, share=None, variables=None,
+                    gradients=tf.gradients):
   """As `create_optimizer`; returns what is worth logging beside the op.
 
   Args:
@@ -68,6 +69,8 @@ def create_train_op(loss, init_lr, num_train_steps, num_warmup_steps,
       moves nothing but the global step.
     share: float scalar tensor, the loss's part of an update of several parts;
       None: it is the update's.
+    variables: list of variables to update; default: the trainable ones.
+    gradients: function of a loss and a list of variables to their gradients.
 
   Returns:
     `TrainOp(train_op, learning_rate, grad_norm)`; the last two are float
@@ -80,17 +83,17 @@ def create_train_op(loss, init_lr, num_train_steps, num_warmup_steps,
                           learning_rate_scale, bias_correction)
   learning_rate = optimizer.learning_rate
 
-  tvars = tf.trainable_variables()
+  tvars = tf.trainable_variables() if variables is None else variables
   sums = None
   if share is None:
-    grads = tf.gradients(loss, tvars)
+    grads = gradients(loss, tvars)
     # Pre-training clipped at 1.0, so fine-tuning does. A gather's gradient
     # counts its rows before they are summed up, as in the original.
     (grads, grad_norm) = tf.clip_by_global_norm(grads, clip_norm=CLIP_NORM)
   else:
     loss *= share
     sums = gradient_accumulation.GradientSums(
-        loss, share, tf.gradients(loss, tvars), tvars)
+        loss, share, gradients(loss, tvars), tvars)
     loss, grad_norm, grads = sums.loss, sums.norm, []
   is_finite = None
   if skip_nonfinite:

@@ -19,6 +19,7 @@ import numpy as np
 import atomic_files
 from processors import text_lines
 from processors import unlabelled
+import written_probabilities
 
 # Texts in memory at a time when a file is predicted.
 FILE_WINDOW = 1024
@@ -53,6 +54,8 @@ def define_flags():
   flags.DEFINE_string(
       "output_file", None, "Where the labels go: .jsonl, or .tsv (id and a "
       "probability a label); default: standard output, as JSON lines.")
+  flags.DEFINE_string("probabilities", written_probabilities.ALL,
+                      written_probabilities.HELP)
   flags.DEFINE_bool(
       "spreadsheet_safe", False, "Write a ' before ids and label names in a "
       ".tsv that a spreadsheet would take for formulas.")
@@ -69,6 +72,11 @@ def check_flags(flag_values, texts):
       flag_values.output_file or "").endswith(".tsv"):
     raise ValueError("--spreadsheet_safe is for an --output_file that ends in "
                      ".tsv.")
+  if written_probabilities.parse(
+      flag_values.probabilities) != written_probabilities.ALL and (
+          flag_values.output_file or "").endswith(".tsv"):
+    raise ValueError("--probabilities is for JSON lines; a .tsv file has a "
+                     "column a label.")
   if path is None:
     return
   if texts:
@@ -93,17 +101,20 @@ def predict_to_file(predictor, flag_values, decision):
       "/dev/stdin" if path == "-" else path,
       flag_values.input_form or unlabelled.guess_form(path),
       {name: flag_values[name].value for name in TABLE_FLAGS})
+  which = written_probabilities.parse(flag_values.probabilities)
   output_file = flag_values.output_file
   if output_file is None:
-    predict_file(predictor, rows, json_writer(sys.stdout.buffer), decision)
+    predict_file(predictor, rows, json_writer(sys.stdout.buffer), decision,
+                 which)
     return
   with atomic_files.replacing(output_file) as stream:
     write = (tsv_writer(stream, predictor.labels, flag_values.spreadsheet_safe)
              if output_file.endswith(".tsv") else json_writer(stream))
-    predict_file(predictor, rows, write, decision)
+    predict_file(predictor, rows, write, decision, which)
 
 
-def predict_file(predictor, rows, write, decision):
+def predict_file(predictor, rows, write, decision,
+                 which=written_probabilities.ALL):
   """Labels rows (id, text_a, text_b) window by window, in constant memory.
 
   Args:
@@ -111,6 +122,7 @@ def predict_file(predictor, rows, write, decision):
     rows: iterable of (str, str, str or None).
     write: function of (row, `Described`), called in the order of the rows.
     decision: `multilabel_thresholds.DecisionRule`.
+    which: the probabilities that are described, see `written_probabilities`.
   """
   rows = iter(rows)
   done, start = 0, time.time()
@@ -120,7 +132,8 @@ def predict_file(predictor, rows, write, decision):
       texts = [text_a if text_b is None else (text_a, text_b)
                for _, text_a, text_b in window]
       for row, described in zip(
-          window, predictor.describe(predictor.predict(texts), *decision)):
+          window, predictor.describe(predictor.predict(texts), *decision,
+                                     which=which)):
         write(row, described)
       done += len(window)
       if show:

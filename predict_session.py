@@ -39,6 +39,7 @@ import model_dir as trained_directory
 import multilabel_thresholds
 import predict_files
 import tokenization
+import written_probabilities
 
 FLAGS = flags.FLAGS
 
@@ -262,7 +263,7 @@ class SessionPredictor(object):
         self.predict(texts), threshold)]
 
   def describe(self, probabilities, threshold=None, top_k=None,
-               always_one_label=None):
+               always_one_label=None, which=written_probabilities.ALL):
     """Names what `predict` returned.
 
     Args:
@@ -271,10 +272,11 @@ class SessionPredictor(object):
       top_k: int, most labels of a text; None: the trained directory's.
       always_one_label: bool, whether the most probable label is taken where
         none passes; None: the trained directory's.
+      which: the probabilities to name, see `written_probabilities.columns`.
 
     Returns:
       list of `Described(labels, probabilities)`: [(label, probability)] above
-      the threshold, most probable first, and {label: probability} of all.
+      the threshold, most probable first, and {label: probability}.
     """
     if not len(probabilities):  # pylint: disable=g-explicit-length-test
       return []
@@ -282,10 +284,13 @@ class SessionPredictor(object):
         probabilities)
     results = []
     for row, chosen in zip(probabilities, above):
-      order = [i for i in np.argsort(-row, kind="mergesort") if chosen[i]]
+      order = written_probabilities.columns(row, chosen,
+                                            written_probabilities.LABELS)
       results.append(Described(
           [(self.labels[i], float(row[i])) for i in order],
-          collections.OrderedDict(zip(self.labels, map(float, row)))))
+          collections.OrderedDict(
+              (self.labels[i], float(row[i])) for i in
+              written_probabilities.columns(row, chosen, which))))
     return results
 
   def decision_for(self, threshold=None, top_k=None, always_one_label=None):

@@ -17,6 +17,7 @@ if __name__ == "__main__":
 
 # pylint: disable=g-import-not-at-top
 import contextlib
+import functools
 import itertools
 import re
 import time
@@ -33,14 +34,17 @@ import distribution
 import evaluation
 import gradient_accumulation
 import input_pipeline
+import layer_rates
 import model_dir
 import modeling
 import multilabel_losses
 import multilabel_model
 import optimization
 import processors
+import recompute
 import run_directory
 import training
+import written_probabilities
 
 # The names of the original's run_classifier.py are reachable here.
 # pylint: disable=unused-import
@@ -150,12 +154,22 @@ def define_flags():
     flags.DEFINE_float(
         "cluster_timeout", 600.0, "cluster: seconds to wait for a member "
         "before it is named and this one ends.")
+    flags.DEFINE_bool(
+        "recompute_layers", False, "Build each layer's activations again for "
+        "its gradient instead of keeping them: less memory, more time.")
     flags.DEFINE_integer("eval_batch_size", 8, "Examples a batch of dev.")
     flags.DEFINE_integer("predict_batch_size", 8, "Examples a batch of test.")
     flags.DEFINE_float("learning_rate", 5e-5, "Peak learning rate of Adam.")
     flags.DEFINE_float(
         "head_learning_rate", None, "Peak learning rate of the label head "
         "(output_weights, output_bias); default: --learning_rate.")
+    flags.DEFINE_float(
+        "layer_decay", 1.0, "Learning rate of a layer by that of the next "
+        "higher one, down from the label head (Clark et al. 2020).")
+    flags.DEFINE_integer(
+        "freeze_layers", None, "Train neither the embeddings nor the first so "
+        "many layers: no gradients, no moments; 0: the embeddings alone; "
+        "default: all is trained.")
     flags.DEFINE_bool(
         "init_bias_from_prior", False, "Start output_bias at the log-odds of "
         "each label's frequency in train, not at 0.")
@@ -235,6 +249,10 @@ def define_flags():
                          "most probable ones; 0: no limit.")
     flags.DEFINE_bool("always_one_label", False, "Give a text without any "
                       "label its most probable one.")
+    flags.DEFINE_string(
+        "probabilities", written_probabilities.ALL,
+        written_probabilities.HELP + " Only with all there is a "
+        "test_results.tsv, and a report.")
     flags.DEFINE_bool(
         "report", None, "Write report.html after --do_eval or --do_test; "
         "default: if matplotlib is installed.")
@@ -278,6 +296,10 @@ def check_flags(flag_values):
       raise ValueError("--%s is %s; it must be 2^31 - 1 at most." % (
           name, flag_values[name].value))
   gradient_accumulation.check_flags(flag_values)
+  if flag_values.distribution != distribution.NONE and (
+      flag_values.recompute_layers or flag_values.freeze_layers is not None):
+    raise ValueError("--freeze_layers and --recompute_layers do not go with "
+                     "several devices; leave them or --distribution out.")
   distribution.check_flags(flag_values)
   parse_runtime(flag_values.max_runtime)
   for name in ("learning_rate", "head_learning_rate", "num_train_epochs"):
@@ -307,6 +329,9 @@ def parse_runtime(text):
 
 def check_evaluation_flags(flag_values):
   """Raises ValueError for flags of evaluation that cannot work."""
+  which = written_probabilities.parse(flag_values.probabilities)
+  if flag_values.report and which != written_probabilities.ALL:
+    raise ValueError("--report needs --probabilities=all.")
   threshold = flag_values.threshold
   if threshold in run_directory.TUNED_THRESHOLDS:
     if not flag_values.do_eval:
@@ -345,7 +370,8 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
                      head_learning_rate=None, output_bias=None,
                      random_seed=None, adam_bias_correction=False,
                      loss_fn=tf.nn.sigmoid_cross_entropy_with_logits,
-                     skip_nonfinite=False):
+                     skip_nonfinite=False, layer_decay=1.0,
+                     freeze_layers=None, recompute_layers=False):
   """Makes the function that builds the model's graph.
 
   Args:
@@ -364,22 +390,27 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
     adam_bias_correction: bool, see `optimization.AdamWeightDecayOptimizer`.
     loss_fn: see `multilabel_model.create_model`.
     skip_nonfinite: bool, see `optimization.create_train_op`.
+    layer_decay: float, see `layer_rates.make_scale`.
+    freeze_layers: int or None, see `layer_rates.trained_variables`.
+    recompute_layers: bool, see `recompute`; needs `random_seed`.
 
   Returns:
     Function of (features, mode, params) to `training.ModelSpec`.
   """
-  def learning_rate_scale(variable_name):
-    is_head = variable_name in ("output_weights", "output_bias")
-    return head_learning_rate / learning_rate if is_head else 1.0
+  num_layers = bert_config.num_hidden_layers
+  learning_rate_scale = layer_rates.make_scale(
+      num_layers, layer_decay,
+      head_learning_rate / learning_rate if head_learning_rate else 1.0)
 
-  def tower(features, dropout_seed):
+  def tower(features, dropout_seed, recorded_layers=None):
     """(loss, loss of each row) of a batch in training."""
     return create_model(
         bert_config, True, features["input_ids"], features["input_mask"],
         features["segment_ids"], features["label_ids"], num_labels,
         use_one_hot_embeddings, pooling=pooling, dropout_seed=dropout_seed,
         output_bias_initializer=None if output_bias is None else
-        tf.constant_initializer(output_bias), loss_fn=loss_fn)[:2]
+        tf.constant_initializer(output_bias), loss_fn=loss_fn,
+        recorded_layers=recorded_layers)[:2]
 
   def model_fn(features, mode, params):
     """Builds the training tower or the inference tower."""
@@ -394,11 +425,13 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
       dropout_seed = (random_seed, features.get(
           gradient_accumulation.DROPOUT_STEP,
           tf.train.get_or_create_global_step()))
+    recorded_layers = [] if recompute_layers else None
     # On several devices each has some rows of the batch; see `distribution`.
     make_towers = params.get("make_towers")
     towers = make_towers and make_towers(
         lambda *args: tower(*args)[1], features, dropout_seed)
-    loss = towers.loss if towers else tower(features, dropout_seed)[0]
+    loss = towers.loss if towers else tower(features, dropout_seed,
+                                            recorded_layers)[0]
     if init_checkpoint:
       training.log_checkpoint(
           modeling.initialize_from_checkpoint(
@@ -409,10 +442,15 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
       raise ValueError("TPUs are not supported; use_tpu must be False.")
     share = features.get(gradient_accumulation.SHARE)
     settings = (learning_rate, num_train_steps, num_warmup_steps,
-                learning_rate_scale if head_learning_rate else None,
-                adam_bias_correction, skip_nonfinite)
+                learning_rate_scale, adam_bias_correction, skip_nonfinite)
     step = (towers.create_train_op(*settings) if towers else
-            optimization.create_train_op(loss, *(settings + (share,))))
+            optimization.create_train_op(
+                loss, *(settings + (share,)),
+                variables=layer_rates.trained_variables(num_layers,
+                                                        freeze_layers),
+                gradients=functools.partial(recompute.gradients,
+                                            layers=recorded_layers)
+                if recompute_layers else tf.gradients))
     accumulate_op = None
     if share is not None:
       loss, accumulate_op = step.loss, step.accumulate_op
@@ -458,7 +496,10 @@ def make_model_fn(model, num_labels, plan, flag_values, init_checkpoint=None,
       random_seed=flag_values.random_seed,
       adam_bias_correction=flag_values.adam_bias_correction,
       loss_fn=run_directory.make_loss(model.loss, flag_values.output_dir),
-      skip_nonfinite=flag_values.skip_nonfinite > 0)
+      skip_nonfinite=flag_values.skip_nonfinite > 0,
+      layer_decay=flag_values.layer_decay,
+      freeze_layers=flag_values.freeze_layers,
+      recompute_layers=flag_values.recompute_layers)
 
 
 def make_run(model, label_list, parts, records, flag_values):
@@ -660,7 +701,9 @@ def predict(run, model, part, record_file, label_list, decision, flag_values,
   with contextlib.closing(
       input_pipeline.open_records(record_file)) as records, \
       evaluation.PredictionWriter("test", decision, label_list,
-                                  flag_values.output_dir, True) as writer:
+                                  flag_values.output_dir, True,
+                                  written_probabilities.parse(
+                                      flag_values.probabilities)) as writer:
     for window in training.predict(
         run, records, flag_values.predict_batch_size, len(label_list),
         model.long_text.pooling, is_time_over):
@@ -691,6 +734,7 @@ def main(argv):
     return
   is_time_over = time_limit(FLAGS)
   model = run_directory.choose_model(FLAGS)
+  layer_rates.check_flags(FLAGS, model.bert_config.num_hidden_layers)
   model_dir.check_output_dir(FLAGS.output_dir)
   processor = run_directory.make_processor(FLAGS)
   label_list = run_directory.choose_labels(processor, FLAGS)
@@ -722,7 +766,8 @@ def main(argv):
                 "training is done, and the same command does the rest, "
                 "however long it takes" if FLAGS.do_train else
                 "raise it, since the same command begins anew"))
-  if FLAGS.do_eval or FLAGS.do_test:
+  if (FLAGS.do_eval or FLAGS.do_test) and (
+      FLAGS.probabilities == written_probabilities.ALL):
     evaluation.write_report(FLAGS.output_dir, FLAGS.report)
 
 
@@ -730,13 +775,14 @@ def write_outputs(run, model, label_list, parts, records, flag_values,
                   is_time_over):
   """Evaluates and predicts what the flags ask for."""
   decision = run_directory.choose_decision(flag_values)
+  which = written_probabilities.parse(flag_values.probabilities)
   if flag_values.do_eval:
     outputs, decision = evaluate(
         run, model, parts["dev"], records["dev"][0], label_list, decision,
         flag_values, is_time_over)
     evaluation.write_predictions(
         "dev", parts["dev"].examples(), outputs, decision, label_list,
-        flag_values.output_dir)
+        flag_values.output_dir, which)
   run_directory.store_decision(decision, flag_values)
   if flag_values.do_test:
     evaluate(run, model, parts["test"], records["test"][0], label_list,

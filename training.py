@@ -440,7 +440,7 @@ def evaluate(run, records, batch_size, num_labels, window_pooling="max",
   probabilities = np.zeros([records.num_texts, num_labels], np.float32)
   total_loss = 0.0
   for window in input_pipeline.predict_windows(
-      records, batch_size, num_labels):
+      records, batch_size, num_labels, num_outputs=num_labels):
     logits = np.zeros([window.num_rows, num_labels], np.float32)
     row_labels = np.zeros([window.num_rows, num_labels], np.float32)
     for numbers, batch, values in _logits(run, window.batches, should_stop):
@@ -464,7 +464,8 @@ def predict(run, records, batch_size, num_labels, window_pooling="max",
   The windows come in the order of the records and together hold all texts.
   `should_stop` is that of `evaluate`.
   """
-  for window in input_pipeline.predict_windows(records, batch_size):
+  for window in input_pipeline.predict_windows(
+      records, batch_size, num_outputs=num_labels):
     logits = np.zeros([window.num_rows, num_labels], np.float32)
     for numbers, _, values in _logits(run, window.batches, should_stop):
       logits[numbers] = values
