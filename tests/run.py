@@ -45,7 +45,7 @@ VERSION_FREE = (
 
 # What is run on a version between the oldest and the newest.
 GRAPHS_AND_SESSIONS = (
-    "best_checkpoint", "convert_checkpoint", "dev_evaluation", "distribution",
+    "best_checkpoint", "convert_checkpoint", "dev_evaluation",
     "export_saved_model", "input_pipeline", "long_text", "loss_run",
     "modeling", "multilabel_losses", "multilabel_model", "optimization",
     "predict_session", "run_multilabel_classifier", "training")
