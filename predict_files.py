@@ -35,6 +35,27 @@ _TERMINAL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f"
 TABLE_FLAGS = ("text_column", "text_pair_column", "id_column", "delimiter")
 
 
+def define_decision_flags():
+  """Defines the flags of which labels a text gets."""
+  flags.DEFINE_float("threshold", None, "Least probability (0 to 1) of a "
+                     "label; default: the model's own.")
+  flags.DEFINE_integer("top_k", None, "Most labels of a text; default: the "
+                       "model's own, or no limit.")
+  flags.DEFINE_bool("always_one_label", None, "Give a text of which no label "
+                    "passes its most probable one; default: the model's own, "
+                    "or not.")
+
+
+def check_decision_flags(flag_values):
+  """Raises ValueError for a threshold or a top_k that cannot be."""
+  if flag_values.threshold is not None and not 0 <= flag_values.threshold <= 1:
+    raise ValueError("--threshold is %s; it must be from 0 to 1." %
+                     flag_values.threshold)
+  if flag_values.top_k is not None and flag_values.top_k < 1:
+    raise ValueError("--top_k is %d; it must be 1 or more." %
+                     flag_values.top_k)
+
+
 def define_flags():
   """Defines the flags of files; called where the script starts."""
   flags.DEFINE_string(

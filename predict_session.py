@@ -398,13 +398,7 @@ def define_flags():
         "profile", None, "Folder for timelines of a few batches, to be opened "
         "in a browser, and shares by kind of operation.")
   with command_line.flag_group("Labels"):
-    flags.DEFINE_float("threshold", None, "Least probability (0 to 1) of a "
-                       "label; default: the model's own.")
-    flags.DEFINE_integer("top_k", None, "Most labels of a text; default: the "
-                         "model's own, or no limit.")
-    flags.DEFINE_bool("always_one_label", None, "Give a text of which no label "
-                      "passes its most probable one; default: the model's own, "
-                      "or not.")
+    predict_files.define_decision_flags()
   with command_line.flag_group("Files"):
     predict_files.define_flags()
 
@@ -413,12 +407,7 @@ def check_flags(flag_values, texts):
   """Raises ValueError for flags that cannot work."""
   if not flag_values.model_dir:
     raise ValueError("--model_dir must be given.")
-  if flag_values.threshold is not None and not 0 <= flag_values.threshold <= 1:
-    raise ValueError("--threshold is %s; it must be from 0 to 1." %
-                     flag_values.threshold)
-  if flag_values.top_k is not None and flag_values.top_k < 1:
-    raise ValueError("--top_k is %d; it must be 1 or more." %
-                     flag_values.top_k)
+  predict_files.check_decision_flags(flag_values)
   for number, text in enumerate(texts, 1):
     # How Python marks an argument's bytes that are not UTF-8.
     if any("\ud800" <= char <= "\udfff" for char in text):

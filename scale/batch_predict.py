@@ -34,6 +34,9 @@ import time
 
 from absl import flags
 
+import predict_files
+import written_probabilities
+
 FLAGS = flags.FLAGS
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -56,16 +59,9 @@ def define_flags():
         "verify_checkpoint", True, "Make sure that the checkpoint is of this "
         "run, as it was written, and that its weights are finite.")
   with command_line.flag_group("Labels"):
-    flags.DEFINE_float("threshold", None, "Least probability (0 to 1) of a "
-                       "label; default: the model's own.")
-    flags.DEFINE_integer("top_k", None, "Most labels of a text; default: the "
-                         "model's own, or no limit.")
-    flags.DEFINE_bool("always_one_label", None, "Give a text of which no label "
-                      "passes its most probable one; default: the model's own, "
-                      "or not.")
-    flags.DEFINE_string(
-        "probabilities", "all", "Which ones are written: all, labels (those of "
-        "the text's labels), or a number, so many of the most probable.")
+    predict_files.define_decision_flags()
+    flags.DEFINE_string("probabilities", written_probabilities.ALL,
+                        written_probabilities.HELP)
   with command_line.flag_group("Files"):
     flags.DEFINE_list(
         "input", None, "Patterns of the texts: lines, .csv, .tsv, .jsonl (also "
@@ -96,26 +92,14 @@ def check_flags(flag_values):
       flag_values.output) in _SUFFIXES:
     raise ValueError("--output %s must be a name that ends in .jsonl, .avro or "
                      ".parquet." % flag_values.output)
-  if flag_values.threshold is not None and not 0 <= flag_values.threshold <= 1:
-    raise ValueError("--threshold is %s; it must be from 0 to 1." %
-                     flag_values.threshold)
-  for name, least in (("batch_size", 1), ("top_k", 1), ("num_shards", 0),
+  predict_files.check_decision_flags(flag_values)
+  for name, least in (("batch_size", 1), ("num_shards", 0),
                       ("intra_op_threads", 1)):
     value = flag_values[name].value
     if value is not None and value < least:
       raise ValueError("--%s is %d; it must be %d or more." % (
           name, value, least))
-  _which_probabilities(flag_values.probabilities)
-
-
-def _which_probabilities(text):
-  """"all", "labels" or an int."""
-  if text in ("all", "labels"):
-    return text
-  if re.match(r"[1-9]\d*$", text):
-    return int(text)
-  raise ValueError("--probabilities is %s; it must be all, labels, or a number "
-                   "above 0." % text)
+  written_probabilities.parse(flag_values.probabilities)
 
 
 def import_beam(debug):
@@ -220,7 +204,7 @@ def main(argv):
       {name: FLAGS[name].value
        for name in ("threshold", "top_k", "always_one_label")},
       FLAGS.intra_op_threads, FLAGS.verify_checkpoint,
-      _which_probabilities(FLAGS.probabilities))
+      written_probabilities.parse(FLAGS.probabilities))
   start = time.time()
   metrics = run_pipeline(
       apache_beam, beam_arguments, FLAGS.debug,
