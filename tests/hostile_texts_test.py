@@ -201,7 +201,8 @@ def predict_table(predictor, folder, **changes):
     rows.writerows([name, u"an apple"] for name in IDS)
   values = dict(input_file=source, output_file=str(folder / "labels.tsv"),
                 input_form=None, text_column=None, text_pair_column=None,
-                id_column=None, delimiter=None, spreadsheet_safe=False)
+                id_column=None, delimiter=None, spreadsheet_safe=False,
+                probabilities="all")
   values.update(changes)
   predict_files.predict_to_file(predictor, Flags(values), predictor.decision)
   with io.open(values["output_file"], encoding="utf-8", newline="") as reader:

@@ -336,4 +336,5 @@ def test_arguments():
       "labels", "num_labels", "use_one_hot_embeddings"]
   assert parameters[8:11] == [
       "pooling='pooler'", "dropout_seed=None", "output_bias_initializer=None"]
-  assert [x.partition("=")[0] for x in parameters[11:]] == ["loss_fn"]
+  assert [x.partition("=")[0] for x in parameters[11:]] == [
+      "loss_fn", "recorded_layers"]

@@ -45,10 +45,10 @@ VERSION_FREE = (
 
 # What is run on a version between the oldest and the newest.
 GRAPHS_AND_SESSIONS = (
-    "best_checkpoint", "convert_checkpoint", "dev_evaluation",
-    "export_saved_model", "input_pipeline", "long_text", "loss_run",
-    "modeling", "multilabel_losses", "multilabel_model", "optimization",
-    "predict_session", "run_multilabel_classifier", "training")
+    "convert_checkpoint", "export_saved_model", "gradient_accumulation",
+    "input_pipeline", "modeling", "multilabel_losses", "multilabel_model",
+    "optimization", "predict_session", "run_multilabel_classifier",
+    "training")
 
 
 def choose_files(tf_version):
