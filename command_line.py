@@ -13,10 +13,12 @@ from __future__ import print_function
 
 import contextlib
 import ctypes
+import importlib
 import itertools
 import logging as python_logging
 import os
 import sys
+import tempfile
 import textwrap
 import traceback
 import warnings
@@ -27,6 +29,11 @@ from absl import logging
 FLAGS = flags.FLAGS
 
 _FLAG_GROUPS = []
+
+# What TensorFlow writes to stderr whatever its log level, and on which CPUs.
+_ONEDNN_LINES = (b"oneDNN custom operations are on.",
+                 b"All log messages before absl::InitializeLog() is called")
+_ONEDNN_CPUS = ("avx512_vnni", "avx512_bf16", "avx_vnni", "amx_", "asimd")
 
 # Options of glibc's mallopt, from its malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
@@ -54,6 +61,47 @@ def quiet_tensorflow():
   warnings.filterwarnings("ignore", category=FutureWarning)
   warnings.filterwarnings("ignore", category=DeprecationWarning)
   python_logging.getLogger("tensorflow").setLevel(python_logging.ERROR)
+  if "tensorflow" not in sys.modules and _says_onednn():
+    with _without_lines(_ONEDNN_LINES):
+      importlib.import_module("tensorflow")
+
+
+def _says_onednn():
+  """Whether TensorFlow says at import, before it reads its settings of the log,
+  that oneDNN is on; with these CPUs it is by default."""
+  setting = os.environ.get("TF_ENABLE_ONEDNN_OPTS")
+  if setting is not None:
+    return setting.lower() not in ("0", "false")
+  try:
+    with open("/proc/cpuinfo") as lines:
+      words = itertools.chain.from_iterable(
+          line.split() for line in itertools.islice(lines, 64))
+      return any(word.startswith(_ONEDNN_CPUS) for word in words)
+  except EnvironmentError:
+    return False
+
+
+@contextlib.contextmanager
+def _without_lines(unwanted):
+  """Keeps lines off file descriptor 2 that hold one of the bytes `unwanted`."""
+  try:
+    stderr = os.dup(2)
+  except OSError:  # it is closed
+    yield
+    return
+  with tempfile.TemporaryFile() as written:
+    sys.stderr.flush()
+    os.dup2(written.fileno(), 2)
+    try:
+      yield
+    finally:
+      sys.stderr.flush()
+      os.dup2(stderr, 2)
+      os.close(stderr)
+      written.seek(0)
+      for line in written:
+        if not any(part in line for part in unwanted):
+          os.write(2, line)
 
 
 def keep_freed_memory():

@@ -10,6 +10,7 @@ from __future__ import division
 from __future__ import print_function
 
 import collections
+import functools
 import re
 
 import tensorflow.compat.v1 as tf
@@ -55,7 +56,7 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu,
 def create_train_op(loss, init_lr, num_train_steps, num_warmup_steps,
                     learning_rate_scale=None, bias_correction=False,
                     skip_nonfinite=False, share=None, variables=None,
-                    gradients=tf.gradients):
+                    gradients=tf.gradients, loss_scale=None):
   """As `create_optimizer`; returns what is worth logging beside the op.
 
   Args:
@@ -71,6 +72,8 @@ def create_train_op(loss, init_lr, num_train_steps, num_warmup_steps,
       None: it is the update's.
     variables: list of variables to update; default: the trainable ones.
     gradients: function of a loss and a list of variables to their gradients.
+    loss_scale: `mixed_precision.LossScale`, whose steps that are not finite
+      move nothing either, or None.
 
   Returns:
     `TrainOp(train_op, learning_rate, grad_norm)`; the last two are float
@@ -85,6 +88,8 @@ def create_train_op(loss, init_lr, num_train_steps, num_warmup_steps,
 
   tvars = tf.trainable_variables() if variables is None else variables
   sums = None
+  if loss_scale is not None:
+    gradients = functools.partial(loss_scale.gradients, gradients=gradients)
   if share is None:
     grads = gradients(loss, tvars)
     # Pre-training clipped at 1.0, so fine-tuning does. A gather's gradient
@@ -96,12 +101,14 @@ def create_train_op(loss, init_lr, num_train_steps, num_warmup_steps,
         loss, share, gradients(loss, tvars), tvars)
     loss, grad_norm, grads = sums.loss, sums.norm, []
   is_finite = None
-  if skip_nonfinite:
+  if skip_nonfinite or loss_scale is not None:
     is_finite = tf.logical_and(tf.is_finite(loss), tf.is_finite(grad_norm))
     grads = optimizer.stand_still_unless(is_finite, grads)
   update = (
       sums.apply(optimizer, CLIP_NORM, is_finite) if sums else
       optimizer.apply_gradients(zip(grads, tvars), global_step=global_step))
+  if loss_scale is not None:
+    update = tf.group(update, loss_scale.adjust(is_finite))
   step = finish_step(update, learning_rate, grad_norm)
   return step if sums is None else PartsTrainOp(
       *(step + (loss, sums.accumulate_op)))

@@ -41,11 +41,11 @@ _RUN_SETTINGS = (
     "train_batch_size", "learning_rate", "head_learning_rate",
     "num_train_epochs", "warmup_proportion", "random_seed",
     "init_bias_from_prior", "use_one_hot_embeddings", "adam_bias_correction",
-    "gradient_accumulation_steps", "layer_decay", "freeze_layers")
+    "gradient_accumulation_steps", "layer_decay", "freeze_layers", "amp", "xla")
 
 # Of these, what a run that is older than the flag had: its default.
 _LATER_SETTINGS = ("gradient_accumulation_steps", "layer_decay",
-                   "freeze_layers")
+                   "freeze_layers", "amp", "xla")
 
 # What shapes a loss, beside its name.
 LOSS_FLAGS = {

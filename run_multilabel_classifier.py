@@ -35,6 +35,7 @@ import evaluation
 import gradient_accumulation
 import input_pipeline
 import layer_rates
+import mixed_precision
 import model_dir
 import modeling
 import multilabel_losses
@@ -157,6 +158,12 @@ def define_flags():
     flags.DEFINE_bool(
         "recompute_layers", False, "Build each layer's activations again for "
         "its gradient instead of keeping them: less memory, more time.")
+    flags.DEFINE_bool(
+        "amp", False, "Products in half precision, float16 on GPUs, bfloat16 "
+        "on CPUs that have it; weights stay float32. Results are not the same.")
+    flags.DEFINE_bool(
+        "xla", False, "Compile the training step with XLA, once a shape of "
+        "batch: the first steps take long.")
     flags.DEFINE_integer("eval_batch_size", 8, "Examples a batch of dev.")
     flags.DEFINE_integer("predict_batch_size", 8, "Examples a batch of test.")
     flags.DEFINE_float("learning_rate", 5e-5, "Peak learning rate of Adam.")
@@ -301,6 +308,7 @@ def check_flags(flag_values):
     raise ValueError("--freeze_layers and --recompute_layers do not go with "
                      "several devices; leave them or --distribution out.")
   distribution.check_flags(flag_values)
+  mixed_precision.check_flags(flag_values)
   parse_runtime(flag_values.max_runtime)
   for name in ("learning_rate", "head_learning_rate", "num_train_epochs"):
     value = flag_values[name].value
@@ -371,7 +379,8 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
                      random_seed=None, adam_bias_correction=False,
                      loss_fn=tf.nn.sigmoid_cross_entropy_with_logits,
                      skip_nonfinite=False, layer_decay=1.0,
-                     freeze_layers=None, recompute_layers=False):
+                     freeze_layers=None, recompute_layers=False,
+                     scale_loss=False):
   """Makes the function that builds the model's graph.
 
   Args:
@@ -393,6 +402,7 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
     layer_decay: float, see `layer_rates.make_scale`.
     freeze_layers: int or None, see `layer_rates.trained_variables`.
     recompute_layers: bool, see `recompute`; needs `random_seed`.
+    scale_loss: bool, see `mixed_precision.LossScale`.
 
   Returns:
     Function of (features, mode, params) to `training.ModelSpec`.
@@ -441,6 +451,7 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
     if use_tpu:
       raise ValueError("TPUs are not supported; use_tpu must be False.")
     share = features.get(gradient_accumulation.SHARE)
+    loss_scale = mixed_precision.LossScale() if scale_loss else None
     settings = (learning_rate, num_train_steps, num_warmup_steps,
                 learning_rate_scale, adam_bias_correction, skip_nonfinite)
     step = (towers.create_train_op(*settings) if towers else
@@ -450,12 +461,15 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
                                                         freeze_layers),
                 gradients=functools.partial(recompute.gradients,
                                             layers=recorded_layers)
-                if recompute_layers else tf.gradients))
+                if recompute_layers else tf.gradients,
+                loss_scale=loss_scale))
     accumulate_op = None
     if share is not None:
       loss, accumulate_op = step.loss, step.accumulate_op
-    return training.ModelSpec(mode, loss, step.train_op, step.learning_rate,
-                              step.grad_norm, None, accumulate_op)
+    # Read before the step, which changes it.
+    return training.ModelSpec(
+        mode, loss, step.train_op, step.learning_rate, step.grad_norm, None,
+        accumulate_op, loss_scale and loss_scale.read)
 
   return model_fn
 
@@ -499,7 +513,9 @@ def make_model_fn(model, num_labels, plan, flag_values, init_checkpoint=None,
       skip_nonfinite=flag_values.skip_nonfinite > 0,
       layer_decay=flag_values.layer_decay,
       freeze_layers=flag_values.freeze_layers,
-      recompute_layers=flag_values.recompute_layers)
+      recompute_layers=flag_values.recompute_layers,
+      scale_loss=(mixed_precision.choose_precision(flag_values) ==
+                  mixed_precision.FLOAT16))
 
 
 def make_run(model, label_list, parts, records, flag_values):
@@ -539,7 +555,8 @@ def make_run(model, label_list, parts, records, flag_values):
       flag_values.keep_checkpoint_max,
       flag_values.allow_older_checkpoint and not flag_values.do_train,
       flag_values.gradient_accumulation_steps,
-      distribution.count_devices(flag_values))
+      distribution.count_devices(flag_values),
+      mixed_precision.choose_precision(flag_values), flag_values.xla)
 
 
 def make_member(cluster, model, num_labels, record_file, num_records,

@@ -29,6 +29,7 @@ import distribution
 import event_files
 import gradient_accumulation
 import input_pipeline
+import mixed_precision
 import model_dir
 import modeling
 import run_profile
@@ -42,7 +43,8 @@ EVAL = "eval"
 # What a model_fn returns; fields that a mode has no use for are None.
 ModelSpec = collections.namedtuple(
     "ModelSpec", ["mode", "loss", "train_op", "learning_rate", "grad_norm",
-                  "inference", "accumulate_op"], defaults=[None])
+                  "inference", "accumulate_op", "loss_scale"],
+    defaults=[None, None])
 
 
 class Run(object):
@@ -56,7 +58,8 @@ class Run(object):
 
   def __init__(self, model_fn, output_dir, train_input_fn=None,
                train_batch_size=None, random_seed=0, keep_checkpoint_max=5,
-               allow_older_checkpoint=False, num_parts=1, num_devices=1):
+               allow_older_checkpoint=False, num_parts=1, num_devices=1,
+               precision=None, use_xla=False):
     """Builds the graph and restores a checkpoint, if there is one.
 
     To train it is the newest; else the best on dev, if one was chosen.
@@ -73,6 +76,8 @@ class Run(object):
       num_parts: int, parts of a batch in training; with more than one the
         training tower's loss is of a part, see `gradient_accumulation`.
       num_devices: int, see `distribution`.
+      precision: str or None, see `mixed_precision.configure_session`.
+      use_xla: bool, whether XLA compiles the training step.
 
     Raises:
       ValueError: there is nothing to train and no checkpoint either, or the
@@ -102,8 +107,9 @@ class Run(object):
              "num_parts": num_parts})
         iterator = tf.data.make_initializable_iterator(dataset)
         features = iterator.get_next()
-        self.train_spec = model_fn(
-            features, TRAIN, distribution.model_params(strategy))
+        with mixed_precision.compiled(use_xla):
+          self.train_spec = model_fn(
+              features, TRAIN, distribution.model_params(strategy))
         # What is fetched with a batch, or with each part of one.
         self.batch_fetches = {
             "shape": tf.shape(features["input_ids"]),
@@ -124,7 +130,9 @@ class Run(object):
           if variable.dtype.base_dtype.is_floating])
       self.session = tf.Session(
           graph=self.graph,
-          config=distribution.configure_session(session_config(), strategy))
+          config=mixed_precision.configure_session(
+              distribution.configure_session(session_config(), strategy),
+              precision))
       self.stepper = self.session
       if self.checkpoint is None:
         self.session.run(tf.global_variables_initializer())
@@ -317,6 +325,8 @@ class _Loop(object):
     self._fetches = {
         "train_op": spec.train_op, "loss": spec.loss,
         "learning_rate": spec.learning_rate, "grad_norm": spec.grad_norm}
+    if spec.loss_scale is not None:
+      self._fetches["loss_scale"] = spec.loss_scale
 
   def _run_update(self):
     """Runs the step's batch, in one or in parts; returns what it fetched."""
@@ -337,6 +347,11 @@ class _Loop(object):
         raise ValueError(reason.group(1))
       raise
     if np.isfinite(values["loss"]) and np.isfinite(values["grad_norm"]):
+      return values
+    if np.isfinite(values["loss"]) and values.get("loss_scale", 1) > 1:
+      logging.info("step %d: gradients overflow in float16; it changes no "
+                   "weight, and the loss scale of %g is halved.", step,
+                   values["loss_scale"])
       return values
     run, skipped = self._run, self._run.state.get("skipped_steps", 0)
     where = "step %d: loss %s, gradient norm %s%s" % (

@@ -8,6 +8,7 @@ longest give way; errors of the protocol in JSON; SIGTERM as operators know it.
 
 import asyncio
 import contextlib
+import itertools
 import json
 import logging as python_logging
 import os
@@ -43,11 +44,15 @@ class _BadRequest(Exception):
 class Connection(httptools_impl.HttpToolsProtocol):
   """A connection that knows how long its client has kept it waiting."""
 
+  _numbers = itertools.count()
+
   def __init__(self, *args, **kwargs):
     super().__init__(*args, **kwargs)
     # Since when a request's head is awaited; None while one is answered, and
     # between two requests, when uvicorn's own timer runs.
     self.waiting_since = self.loop.time()
+    # The loop's clock gives the same time to all that come at once.
+    self.number = next(self._numbers)
     # The request that is answered; `cycle` is the last one that was read.
     self._answered = None
     self._head_bytes = 0  # of the head that is awaited, as they came
@@ -232,8 +237,8 @@ class ConnectionLimit(object):
     waiting = [connection for connection in connections
                if now - _idle_since(connection, now) > _MIN_AGE]
     if waiting:
-      min(waiting, key=lambda connection: _idle_since(
-          connection, now)).transport.abort()
+      min(waiting, key=lambda connection: (
+          _idle_since(connection, now), connection.number)).transport.abort()
       self._note("gave_way")
     else:
       newcomer.refuse(503, "too many connections; try again later.")

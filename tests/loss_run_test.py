@@ -92,7 +92,7 @@ def asymmetric(y, p):
            (1 - y) * shifted ** 2 * np.log(1 - shifted))
 
 
-FILE_WEIGHTS = {"fruit": 0.5, tiny_bert.LABELS[2]: 4, "party time": 1}
+FILE_WEIGHTS = {"fruit": 0.2, tiny_bert.LABELS[2]: 0.5, "party time": 1}
 
 LOSSES = {
     "smoothed": ({"label_smoothing": 0.2}, smoothed,
@@ -103,8 +103,8 @@ LOSSES = {
                                "pos_weight": prior_weights(1.8)})),
     "weighted by a file": (
         {"loss": "weighted", "pos_weight_file": "weights.json"},
-        weighted([1, 0.5, 4]),
-        ("weighted", {"label_smoothing": 0.0, "pos_weight": [1.0, 0.5, 4.0]})),
+        weighted([1, 0.2, 0.5]),
+        ("weighted", {"label_smoothing": 0.0, "pos_weight": [1.0, 0.2, 0.5]})),
     "focal": ({"loss": "focal", "focal_gamma": 1, "focal_alpha": 0.3}, focal,
               ("focal", {"label_smoothing": 0.0, "gamma": 1.0,
                          "alpha": 0.3})),

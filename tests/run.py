@@ -29,19 +29,20 @@ import environment  # pylint: disable=wrong-import-position
 
 
 # What no TensorFlow version can change: with --tf=all run once, with the
-# default one. (Readers, metrics and the tokenizer are run on 1.15 as well,
-# where Python and numpy differ.)
+# default one, and what comes to graphs and sessions that are tested elsewhere.
+# (Readers, metrics and the tokenizer are run on 1.15 as well, where Python and
+# numpy differ.)
 VERSION_FREE = (
     "ablation", "attack_tactics", "baseline_tfidf", "batch_predict",
-    "benchmark_compare",
-    "benchmark_run", "build_vocab",
+    "benchmark_compare", "benchmark_run", "build_vocab",
     "chinese_experiment", "coloured_text", "compare_runs",
     "cross_validate_thresholds", "environment", "experiments_readme",
-    "export_check", "export_folder", "export_manifest", "http_*",
-    "hostile_source", "lint", "make_features", "prediction_files",
-    "prepare_package_tags", "pytorch_reference", "readme",
-    "readme_zh", "report", "report_parts", "scaling", "serving_readme",
-    "sweep")
+    "explain", "export_check", "export_folder", "export_manifest",
+    "faults_corrupt", "hostile_source", "hostile_texts", "http_*", "lint",
+    "long_text", "loss_run", "make_features", "predict_session_script",
+    "prediction_files", "prepare_package_tags", "pytorch_reference",
+    "readme", "readme_zh", "report", "report_parts", "scaling",
+    "serving_readme", "sweep", "thresholds_run", "unlabelled")
 
 # What is run on a version between the oldest and the newest.
 GRAPHS_AND_SESSIONS = (
