@@ -213,3 +213,50 @@ def test_message_in_another_encoding(script):
                          env={"PYTHONIOENCODING": "ascii"})
   assert (status, out) == (2, "")
   assert err == "doing.py: the text is \\u4e0d\\u597d; write another.\n"
+
+
+def python(code, **options):
+  """Runs code in a process of its own: (status, stdout, stderr)."""
+  process = subprocess.run(
+      [sys.executable, "-c", "import sys; sys.path.insert(0, %r)\n%s" % (
+          ROOT, code)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+      env=dict(os.environ, TF_ENABLE_ONEDNN_OPTS="1", **options))
+  return (process.returncode, process.stdout.decode("utf-8"),
+          process.stderr.decode("utf-8"))
+
+
+def test_tensorflow_comes_without_keras_and_without_a_line():
+  status, out, err = python(
+      "import command_line\n"
+      "command_line.quiet_tensorflow()\n"
+      "print('tensorflow' in sys.modules, 'keras' in sys.modules)\n"
+      "import tensorflow\n"
+      "print(tensorflow.keras.layers.Dense.__name__)")
+  assert (status, out) == (0, "True False\nDense\n")
+  assert "oneDNN" not in err and "InitializeLog" not in err
+  # As long as nobody asks for Keras nothing at all is said.
+  status, out, err = python("import command_line\n"
+                            "command_line.quiet_tensorflow()")
+  assert (status, out, err) == (0, "", "")
+
+
+def test_other_lines_and_a_closed_stderr():
+  code = ("import os, command_line\n"
+          "with command_line._without_lines((b'unwanted',)):\n"
+          "  os.write(2, b'one\\nsome unwanted thing\\n')\n"
+          "  sys.stderr.write('two')\n"
+          "sys.stdout.write('after')")
+  assert python(code) == (0, "after", "one\ntwo")
+  assert python("import os, command_line; os.close(2)\n"
+                "with command_line._without_lines((b'unwanted',)):\n"
+                "  sys.stdout.write('inside')") == (0, "inside", "")
+
+
+def test_what_an_import_says_is_told_when_it_fails():
+  status, _, err = python(
+      "import os, command_line\n"
+      "with command_line._without_lines((b'unwanted',)):\n"
+      "  os.write(2, b'the reason\\n')\n"
+      "  raise ImportError('no')")
+  assert status == 1 and err.startswith("the reason\n") and (
+      err.endswith("ImportError: no\n"))
