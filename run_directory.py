@@ -250,7 +250,7 @@ def store_decision(decision, flag_values):
 def run_settings(label_list, parts, flag_values):
   """What decides the weights of a run, beyond the model: dict."""
   settings = {name: flag_values[name].value for name in _RUN_SETTINGS}
-  # Each device has dropout masks of its own. None: as where there was no flag.
+  # For the record. None: as where there was no flag.
   num_devices = (
       len(cluster_members.read_environment().replicas)
       if flag_values.distribution == distribution.CLUSTER else
@@ -413,6 +413,13 @@ def _check_same_run(model, label_list, compared, here, flag_values):
   # What it starts from is the same by its content, where that was kept.
   keys.discard("init_checkpoint" if "init_checkpoint_sha256" in there else
                "init_checkpoint_sha256")
+  # Batches and steps are the same on any number of devices.
+  keys.discard("num_devices")
+  devices = [settings.get("num_devices") or 1 for settings in (there, here)]
+  if devices[0] != devices[1]:
+    logging.warning("The run began with %d device%s and goes on with %d: from "
+                    "here its dropout masks are others.", devices[0],
+                    "" if devices[0] == 1 else "s", devices[1])
   changed = ["%s (there %s, here %s)" % (
       key, json.dumps(there.get(key), sort_keys=True),
       json.dumps(here[key], sort_keys=True))
