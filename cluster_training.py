@@ -85,8 +85,7 @@ class Shards(object):
       batch = {key: np.zeros([0, 1], np.int32)
                for key in ("input_ids", "input_mask", "segment_ids")}
       return dict(batch, label_ids=np.zeros([0, self._num_labels], np.float32))
-    batch = input_pipeline.make_batch(
-        [self._records.read(row) for row in rows], self._num_labels)
+    batch = input_pipeline.read_batch(self._records, rows, self._num_labels)
     del batch["is_real_example"]
     return batch
 

@@ -84,6 +84,12 @@ def make_batch(features, num_labels=None):
   return batch
 
 
+def read_batch(records, numbers, num_labels):
+  """`make_batch` of records of a `RecordFile` by their numbers."""
+  return make_batch([records.read(number, num_labels) for number in numbers],
+                    num_labels)
+
+
 def batches_by_length(lengths, batch_size):
   """Cuts examples into batches of similar length, the longest first.
 
@@ -152,7 +158,7 @@ def train_batches(records, batch_size, seed, first_step, num_steps,
         return
       for part, place in gradient_accumulation.split(
           numbers, batch_size // num_parts, step):
-        batch = make_batch([records.read(i) for i in part], num_labels)
+        batch = read_batch(records, part, num_labels)
         yield dict(batch, **place) if num_parts > 1 else batch
       step += 1
     epoch, skip = epoch + 1, 0
@@ -184,8 +190,7 @@ def predict_windows(records, batch_size, num_labels=None,
 def _window_batches(records, first, end, batch_size, num_labels):
   """Yields (row numbers from `first` on, batch) of rows first..end-1."""
   for numbers in batches_by_length(records.lengths[first:end], batch_size):
-    yield numbers, make_batch([records.read(first + i) for i in numbers],
-                              num_labels)
+    yield numbers, read_batch(records, first + numbers, num_labels)
 
 
 def file_based_input_fn_builder(input_file, seq_length, is_training,
@@ -232,7 +237,7 @@ class _FeatureList(object):
   def __len__(self):
     return len(self._features)
 
-  def read(self, number):
+  def read(self, number, unused_num_labels=None):
     row, length = self._features[number], self.lengths[number]
     return InputFeatures(
         row.input_ids[:length], row.input_mask[:length],
@@ -253,8 +258,8 @@ def _input_fn(open_records, seq_length, is_training, drop_remainder,
           drop_remainder, num_parts)
     else:
       batches = (
-          make_batch([records.read(i) for i in range(
-              start, min(start + batch_size, len(records)))], num_labels)
+          read_batch(records, range(
+              start, min(start + batch_size, len(records))), num_labels)
           for start in range(0, len(records), batch_size)
           if not drop_remainder or start + batch_size <= len(records))
     for batch in batches:

@@ -266,6 +266,45 @@ def choose_num_workers(num_examples):
   return os.cpu_count() or 1
 
 
+class _ForeignLabels(object):
+  """What is in `label_ids` of a file that this program did not write.
+
+  Its own files hold the numbers of an example's labels, and an index beside
+  them says so. Others may hold a 0 or 1 for each label, or, as those of
+  google-research/bert, the number of the one class.
+  """
+
+  def __init__(self):
+    self._sizes = set()
+    self._least, self._most = 0, 0
+    self._are_ranges = True
+
+  def add(self, label_ids):
+    """Takes the `label_ids` of a record into account."""
+    self._sizes.add(len(label_ids))
+    self._least = min([self._least] + label_ids)
+    self._most = max([self._most] + label_ids)
+    self._are_ranges &= label_ids == list(range(len(label_ids)))
+
+  def numbers(self, label_ids, num_labels, path):
+    """A record's `label_ids` as sorted label numbers.
+
+    Raises:
+      ValueError: what the file holds cannot be told.
+    """
+    if self._sizes == {num_labels} and self._least == 0 and self._most <= 1:
+      # With one or two labels, 0 and 0 1 may be label numbers, too.
+      if not self._are_ranges:
+        return [i for i, is_on in enumerate(label_ids) if is_on]
+    elif (self._sizes == {1} and num_labels > 1 and
+          0 <= self._least <= self._most < num_labels):
+      return label_ids
+    raise ValueError(
+        "record file %s has no %s.index.npy, and its label_ids are neither "
+        "rows of %d zeros and ones nor one class number each; bring its index, "
+        "or write it again." % (path, os.path.basename(path), num_labels))
+
+
 class RecordFile(object):
   """Random access to the features of a TFRecord file.
 
@@ -281,13 +320,15 @@ class RecordFile(object):
 
     Args:
       path: str, a file written by `file_based_convert_examples_to_features`,
-        or by google-research/bert, whose padding is left out on reading.
+        or by google-research/bert, whose padding is left out on reading, or
+        by a fork whose `label_ids` are a 0 or 1 a label.
       num_texts: int or None, read the first so many texts; None: all.
 
     Raises:
       ValueError: the file is missing or is cut off.
     """
     self._path = path
+    self._foreign_labels = None
     if not os.path.isfile(path):
       raise ValueError("record file %s is missing." % path)
     self._file = open(path, "rb")
@@ -300,10 +341,14 @@ class RecordFile(object):
         self._sums = columns[3]
     else:
       self._offsets = np.asarray(list(self._find_offsets()), np.int64)
-      self.lengths = np.asarray(
-          [len(self.read(i).input_ids) for i in range(len(self._offsets))],
-          np.int64)
+      self.lengths = np.zeros([len(self._offsets)], np.int64)
       self.texts = np.arange(len(self._offsets))
+      foreign_labels = _ForeignLabels()
+      for number in range(len(self._offsets)):
+        features = self.read(number)
+        self.lengths[number] = len(features.input_ids)
+        foreign_labels.add(features.label_ids)
+      self._foreign_labels = foreign_labels
     if num_texts is not None:
       rows = int(np.searchsorted(self.texts, num_texts))
       self._offsets, self.lengths, self.texts = [
@@ -357,8 +402,18 @@ class RecordFile(object):
       raise ValueError("record file %s has %d bytes, its index says %d." % (
           self._path, self._size, end))
 
-  def read(self, number):
-    """Returns the `InputFeatures` of a record, without padding."""
+  def read(self, number, num_labels=None):
+    """Returns the `InputFeatures` of a record, without padding.
+
+    Args:
+      number: int.
+      num_labels: int; None leaves `label_ids` as they are in the record, which
+        in a file of another program need not be label numbers.
+
+    Raises:
+      ValueError: the record is broken, or how its labels are to be read cannot
+        be told.
+    """
     offset = int(self._offsets[number])
     size = self._record_size(offset)
     data = os.pread(self._file.fileno(), size, offset + _RECORD_HEADER)
@@ -370,8 +425,12 @@ class RecordFile(object):
     length = sum(feature["input_mask"].int64_list.value)
     values = {key: list(feature[key].int64_list.value) for key in (
         "input_ids", "input_mask", "segment_ids")}
+    label_ids = list(feature["label_ids"].int64_list.value)
+    if self._foreign_labels is not None and num_labels is not None:
+      label_ids = self._foreign_labels.numbers(label_ids, num_labels,
+                                               self._path)
     return text_features.InputFeatures(
-        label_ids=list(feature["label_ids"].int64_list.value),
+        label_ids=label_ids,
         is_real_example=feature["is_real_example"].int64_list.value != [0],
         **{key: ids[:length] for key, ids in values.items()})
 

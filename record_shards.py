@@ -159,10 +159,11 @@ class ShardedRecords(object):
   def __len__(self):
     return len(self.lengths)
 
-  def read(self, number):
-    """Returns the `InputFeatures` of a record, without padding."""
+  def read(self, number, num_labels=None):
+    """Returns the `InputFeatures` of a record; see `RecordFile.read`."""
     shard = int(np.searchsorted(self._starts, number, side="right")) - 1
-    return self._files[shard].read(int(number - self._starts[shard]))
+    return self._files[shard].read(
+        int(number - self._starts[shard]), num_labels)
 
   def close(self):
     for records in self._files:

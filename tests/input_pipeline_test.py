@@ -2,6 +2,7 @@
 """Tests of batches: their order, their padding, how they reach the graph."""
 
 import functools
+import os
 
 import numpy as np
 import pytest
@@ -94,6 +95,78 @@ def test_fixed_length_records_of_the_original(tmp_path):
   assert batches[0]["input_ids"].shape == (3, 8)
   assert batches[0]["input_ids"][0].tolist() == [7] * 3 + [0] * 5
   assert batches[1]["input_ids"].tolist() == [[7]]
+
+
+def write_foreign(path, rows):
+  """Records whose `label_ids` are as given; no index."""
+  with tf.python_io.TFRecordWriter(path) as writer:
+    for row in rows:
+      writer.write(tf.train.Example(features=tf.train.Features(feature={
+          key: tf.train.Feature(int64_list=tf.train.Int64List(value=value))
+          for key, value in (("input_ids", [7, 8, 0]), ("label_ids", row),
+                             ("input_mask", [1, 1, 0]),
+                             ("segment_ids", [0, 0, 0]),
+                             ("is_real_example", [1]))
+      })).SerializeToString())
+
+
+def read_labels(path, num_labels, is_training=False):
+  batches = read_dataset(input_pipeline.file_based_input_fn_builder(
+      path, 8, is_training, False, num_labels=num_labels,
+      num_steps=2 if is_training else None), batch_size=2)
+  return [row for batch in batches for row in batch["label_ids"].tolist()]
+
+
+@pytest.mark.parametrize("name", ["r", "r-00000-of-00001"])
+@pytest.mark.parametrize("rows", [
+    [[0, 1, 1], [0, 0, 0], [1, 0, 0]], [[0, 0, 0], [0, 0, 0]],
+    [[1, 1], [0, 1]], [[1, 0]], [[1], [0]], [[1], [1]],
+])
+def test_records_of_rows_of_zeros_and_ones(tmp_path, name, rows):
+  path = str(tmp_path / name)
+  write_foreign(path, rows)
+  assert read_labels(path, len(rows[0])) == rows
+  found = read_labels(path, len(rows[0]), is_training=True)
+  assert sorted(found) == sorted((rows * 9)[:len(found)])
+
+
+@pytest.mark.parametrize("rows, num_labels", [
+    ([[0, 1, 1], [0, 0, 0]], 4),  # of another number of labels
+    ([[0, 1, 1], [0, 0]], 3),
+    ([[0, 1, 2], [0, 0, 0]], 3),
+    ([[0, 1, -1], [0, 0, 0]], 3),
+    ([[2], [3]], 3),
+    ([[-1], [1]], 3),
+    ([[0, 2], [1]], 3),  # label numbers, which an index would say
+    ([[], [1]], 3),
+    ([[], []], 3),  # labels of another type, say
+    ([[0, 1], [0, 1]], 2),  # may be both
+    ([[0], [0]], 1),
+])
+def test_records_whose_labels_may_be_anything(tmp_path, rows, num_labels):
+  path = str(tmp_path / "r")
+  write_foreign(path, rows)
+  with pytest.raises(Exception) as error:
+    read_labels(path, num_labels)
+  assert ("record file %s has no r.index.npy, and its label_ids are neither "
+          "rows of %d zeros and ones nor one class number each; bring its "
+          "index, or write it again." % (path, num_labels)) in str(error.value)
+  # Without labels there is nothing to be told.
+  batches = read_dataset(input_pipeline.file_based_input_fn_builder(
+      path, 8, False, False), batch_size=2)
+  assert batches[0]["input_ids"].tolist() == [[7, 8]] * 2
+
+
+def test_own_records_are_label_numbers(tmp_path):
+  path = str(tmp_path / "r")
+  input_pipeline.file_based_convert_examples_to_features(
+      [example(i, labels=("x", "y")) for i in range(2)], ["x", "y"], 8,
+      TOKENIZER, path)
+  assert read_labels(path, 2) == [[1, 1]] * 2
+  os.remove(path + ".index.npy")
+  with pytest.raises(Exception) as error:
+    read_labels(path, 2)
+  assert "bring its index" in str(error.value)
 
 
 # The batches themselves.
