@@ -39,6 +39,10 @@ MAX_BOOTSTRAP_CELLS = 200000
 # PR curves in TensorBoard: the whole, and so many labels.
 MAX_PR_CURVES = 50
 
+# The log names so many labels, and has lines for no more; files have all.
+MAX_LOGGED_LABELS = 50
+MAX_LOGGED_LINE = 200
+
 # What a model did on a part of the data: float; bool and float32
 # [num_texts, num_labels].
 Outputs = collections.namedtuple("Outputs", ["loss", "labels",
@@ -126,6 +130,18 @@ def _pr_curves(outputs, label_list):
         outputs.probabilities[:, number], display_name=label)
 
 
+def some_names(names, most=MAX_LOGGED_LABELS):
+  """Returns names in one str: the first `most`, and how many more there are.
+
+  Args:
+    names: list of str.
+    most: int.
+  """
+  more = len(names) - most
+  return ", ".join(names[:most]) + (
+      ", and {:,} more".format(more) if more > 0 else "")
+
+
 def tune(outputs, decision, kind, label_list, min_precision=None):
   """Finds thresholds on dev.
 
@@ -161,7 +177,7 @@ def tune(outputs, decision, kind, label_list, min_precision=None):
       (found["precision_not_reached"], "no threshold with --min_precision=%s; "
        "theirs comes nearest" % min_precision)):
     if names:
-      logging.warning("Labels with %s: %s", words, ", ".join(names))
+      logging.warning("Labels with %s: %s", words, some_names(names))
   return decision._replace(
       thresholds=[float(value) for value in found["thresholds"]])
 
@@ -212,6 +228,8 @@ def _intervals(outputs, decision):
 def write_results(part, result, global_step, output_dir):
   """Writes eval_results.txt, or test_eval_results.txt, and logs it.
 
+  Lines of single labels are logged where there are few of them.
+
   Args:
     part: "dev" or "test".
     result: what `results` returned.
@@ -223,8 +241,18 @@ def write_results(part, result, global_step, output_dir):
   path = os.path.join(output_dir, RESULT_FILES[part])
   atomic_files.write_text(path, "".join(lines))
   logging.info("***** Evaluation on %s: %s *****", part, path)
+  num_labels = sum(key.startswith("f1/") for key in result)
   for line in lines:
-    logging.info("  %s", line.rstrip("\n"))
+    line = line.rstrip("\n")
+    if num_labels > MAX_LOGGED_LABELS:
+      if "/" in line.partition(" = ")[0]:
+        continue
+      if len(line) > MAX_LOGGED_LINE:
+        line = line[:MAX_LOGGED_LINE] + "..."
+    logging.info("  %s", line)
+  if num_labels > MAX_LOGGED_LABELS:
+    logging.info("  the lines of %s labels are in the file alone",
+                 "{:,}".format(num_labels))
 
 
 class PredictionWriter(object):

@@ -21,8 +21,10 @@ from processors import text_lines
 from processors import unlabelled
 import written_probabilities
 
-# Texts in memory at a time when a file is predicted.
+# Texts in memory at a time when a file is predicted, and numbers of them that
+# are named.
 FILE_WINDOW = 1024
+FILE_WINDOW_CELLS = 1 << 21
 
 # What makes a spreadsheet take a cell for a formula: these, also of full width,
 # and also behind white space, which some of them skip.
@@ -134,6 +136,11 @@ def predict_to_file(predictor, flag_values, decision):
     predict_file(predictor, rows, write, decision, which)
 
 
+def window_size(num_labels):
+  """Texts that are predicted and named together: fewer with many labels."""
+  return max(1, min(FILE_WINDOW, FILE_WINDOW_CELLS // num_labels))
+
+
 def predict_file(predictor, rows, write, decision,
                  which=written_probabilities.ALL):
   """Labels rows (id, text_a, text_b) window by window, in constant memory.
@@ -147,9 +154,10 @@ def predict_file(predictor, rows, write, decision,
   """
   rows = iter(rows)
   done, start = 0, time.time()
+  size = window_size(len(predictor.labels))
   show = sys.stderr.isatty()
   try:
-    for window in iter(lambda: list(itertools.islice(rows, FILE_WINDOW)), []):
+    for window in iter(lambda: list(itertools.islice(rows, size)), []):
       texts = [text_a if text_b is None else (text_a, text_b)
                for _, text_a, text_b in window]
       for row, described in zip(

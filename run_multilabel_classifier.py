@@ -649,7 +649,8 @@ def log_start(scan, label_list, checkpoint, step, num_train_steps, is_over,
             if not count]
   if unseen:
     logging.warning("  no train example has the label%s %s",
-                    "s" if len(unseen) > 1 else "", ", ".join(unseen))
+                    "s" if len(unseen) > 1 else "",
+                    evaluation.some_names(unseen))
   if checkpoint:
     logging.info("  %s step %d of %d, found in %s",
                  "already finished:" if is_over else "going on from", step,

@@ -15,6 +15,11 @@ import numpy as np
 ALL = "all"
 LABELS = "labels"
 
+# Without being asked, an answer over HTTP holds all of so many labels, and of
+# more labels the highest few.
+MAX_ANSWERED = 1000
+MANY_ANSWERED = 100
+
 HELP = ("Which are written to JSON lines: all, labels (those of the labels "
         "given), or a number, so many of the highest.")
 
@@ -27,6 +32,11 @@ def parse(text):
     return int(text)
   raise ValueError("--probabilities is %s; it must be all, labels, or a number "
                    "above 0." % text)
+
+
+def default_answer(num_labels):
+  """Which probabilities an answer holds where the client does not say."""
+  return ALL if num_labels <= MAX_ANSWERED else MANY_ANSWERED
 
 
 def columns(row, chosen, which):

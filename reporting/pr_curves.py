@@ -19,6 +19,9 @@ PLUGIN_NAME = "pr_curves"
 # Divides where nothing was predicted, or nothing is positive; the plugin's own.
 _MINIMUM_COUNT = 1e-7
 
+# Cells that are counted at once.
+_BLOCK = 1 << 20
+
 
 def pr_curve_summary(tag, labels, probabilities, num_thresholds=201,
                      display_name=None):
@@ -41,7 +44,7 @@ def pr_curve_summary(tag, labels, probabilities, num_thresholds=201,
     ValueError: shapes that differ, probabilities that are not in 0..1, or
       less than 2 thresholds.
   """
-  labels = np.asarray(labels).astype(bool)
+  labels = np.asarray(labels)
   probabilities = np.asarray(probabilities)
   if labels.ndim != 1 or labels.shape != probabilities.shape:
     raise ValueError("labels have shape %s and probabilities %s; give one of "
@@ -64,12 +67,16 @@ def pr_curve_summary(tag, labels, probabilities, num_thresholds=201,
 
 def _count(labels, probabilities, num_thresholds):
   """Returns float32 [6, T], the rows as in the module's docstring."""
-  places = np.floor(probabilities * (num_thresholds - 1)).astype(np.int64)
-  at_or_above = []
-  for chosen in (places[labels], places[~labels]):
-    counts = np.bincount(chosen, minlength=num_thresholds).astype(np.float64)
-    at_or_above.append(np.cumsum(counts[::-1])[::-1])
-  tp, fp = at_or_above
+  counts = np.zeros([2, num_thresholds])  # of negatives, of positives
+  for start in range(0, len(labels), _BLOCK):
+    block = slice(start, start + _BLOCK)
+    places = np.floor(probabilities[block] * (num_thresholds - 1)).astype(
+        np.int64)
+    is_positive = labels[block].astype(bool)
+    for row, chosen in zip(counts, (places[~is_positive],
+                                    places[is_positive])):
+      row += np.bincount(chosen, minlength=num_thresholds)
+  fp, tp = np.cumsum(counts[:, ::-1], axis=1)[:, ::-1]
   tn, fn = fp[0] - fp, tp[0] - tp
   precision = tp / np.maximum(_MINIMUM_COUNT, tp + fp)
   recall = tp / np.maximum(_MINIMUM_COUNT, tp + fn)

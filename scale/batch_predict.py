@@ -193,8 +193,8 @@ def main(argv):
   apache_beam = import_beam(FLAGS.debug)
   from scale import beam_predict
   prefix, suffix = os.path.splitext(FLAGS.output)
-  if "://" not in FLAGS.model_dir:
-    check_model(FLAGS.model_dir)
+  rows_together = (beam_predict.ROWS_TOGETHER if "://" in FLAGS.model_dir else
+                   predict_files.window_size(check_model(FLAGS.model_dir)))
   paths = find_files(beam_predict, FLAGS.input)
   check_output(beam_predict, prefix, suffix, prefix + ".bad")
   table_options = {name: FLAGS[name].value for name in (
@@ -204,7 +204,7 @@ def main(argv):
       {name: FLAGS[name].value
        for name in ("threshold", "top_k", "always_one_label")},
       FLAGS.intra_op_threads, FLAGS.verify_checkpoint,
-      written_probabilities.parse(FLAGS.probabilities))
+      written_probabilities.parse(FLAGS.probabilities), rows_together)
   start = time.time()
   metrics = run_pipeline(
       apache_beam, beam_arguments, FLAGS.debug,
@@ -227,12 +227,14 @@ def split_arguments(argv):
 
 
 def check_model(model_dir):
-  """Raises ValueError, before any worker starts, if there is no model."""
+  """Number of labels; ValueError, before any worker starts, without a model.
+  """
   import model_dir as trained_directory
-  trained_directory.read(model_dir)
+  labels = trained_directory.read(model_dir).labels
   if trained_directory.prediction_checkpoint(model_dir) is None:
     raise ValueError("model_dir %s has no checkpoint: training has not got to "
                      "its first one." % model_dir)
+  return len(labels)
 
 
 def run_pipeline(apache_beam, beam_arguments, debug, build):

@@ -86,7 +86,7 @@ class SessionModelHandler(base.ModelHandler):
 
   def __init__(self, model_dir, batch_size=32, settings=None,
                intra_op_threads=None, verify_checkpoint=True,
-               probabilities="all"):
+               probabilities="all", rows_together=ROWS_TOGETHER):
     """Keeps the settings; the model is loaded where it is needed.
 
     Args:
@@ -100,6 +100,7 @@ class SessionModelHandler(base.ModelHandler):
       verify_checkpoint: bool, as for `SessionPredictor`.
       probabilities: "all"; "labels", those of the labels alone; or int, the
         most probable ones.
+      rows_together: int, rows that are predicted and named at a time.
     """
     super().__init__()
     self._model_dir = model_dir
@@ -108,6 +109,7 @@ class SessionModelHandler(base.ModelHandler):
     self._intra_op_threads = intra_op_threads
     self._verify_checkpoint = verify_checkpoint
     self._probabilities = probabilities
+    self._rows_together = rows_together
 
   def load_model(self):
     # TensorFlow is imported by the workers that predict, no earlier.
@@ -123,9 +125,8 @@ class SessionModelHandler(base.ModelHandler):
     described = model.describe(
         model.predict([row.text if row.text_pair is None
                        else (row.text, row.text_pair) for row in batch]),
-        **self._settings)
-    records = [self._record(row, result)
-               for row, result in zip(batch, described)]
+        which=self._probabilities, **self._settings)
+    records = [_record(row, result) for row, result in zip(batch, described)]
     Metrics.distribution(NAMESPACE, "batch_milliseconds").update(
         int(1000 * (time.monotonic() - start)))
     Metrics.counter(NAMESPACE, "rows").inc(len(records))
@@ -133,27 +134,23 @@ class SessionModelHandler(base.ModelHandler):
         sum(len(record["labels"]) for record in records))
     return records
 
-  def _record(self, row, result):
-    """A row of the output."""
-    chosen = result.probabilities
-    if self._probabilities == "labels":
-      chosen = dict(result.labels)
-    elif self._probabilities != "all":
-      chosen = dict(sorted(chosen.items(), key=lambda item: -item[1])[
-          :self._probabilities])
-    return {"id": row.id, "file": row.file, "row": row.row, "text": row.text,
-            "text_pair": row.text_pair,
-            "labels": [label for label, _ in result.labels],
-            "probabilities": dict(chosen)}
-
   def batch_elements_kwargs(self):
-    return {"min_batch_size": ROWS_TOGETHER, "max_batch_size": ROWS_TOGETHER}
+    return {"min_batch_size": self._rows_together,
+            "max_batch_size": self._rows_together}
 
   def get_num_bytes(self, batch):
     return sum(len(row.text) for row in batch)
 
   def get_metrics_namespace(self):
     return NAMESPACE
+
+
+def _record(row, result):
+  """A row of the output."""
+  return {"id": row.id, "file": row.file, "row": row.row, "text": row.text,
+          "text_pair": row.text_pair,
+          "labels": [label for label, _ in result.labels],
+          "probabilities": dict(result.probabilities)}
 
 
 class _LocalFolder(object):

@@ -237,8 +237,11 @@ def compare(name, outputs, labels, decision, expected, tolerance):
 def _check_named(name, outputs, labels, decision):
   """RuntimeError unless names, scores and decisions fit the probabilities."""
   scores = outputs["probabilities"]
-  columns = [[labels.index(label) for label in row]
-             for row in outputs["labels"]]
+  numbers = {label: number for number, label in enumerate(labels)}
+  if any(set(row) != set(labels) for row in outputs["labels"]):
+    raise RuntimeError("signature %s names other labels, nothing was "
+                       "written." % name)
+  columns = [[numbers[label] for label in row] for row in outputs["labels"]]
   ordered = [[row[column] for column in order]
              for row, order in zip(scores, columns)]
   if outputs["scores"] != ordered or any(

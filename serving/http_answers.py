@@ -83,12 +83,19 @@ def label(name, version, described, labels, thresholds):
     thresholds: float or list of float, as they were used.
 
   Returns:
-    dict. A result has the form of a line that predict_session.py writes.
+    dict. A result has the form of a line that predict_session.py writes;
+    `thresholds` has the labels that are named in a result.
   """
   each = np.broadcast_to(np.asarray(thresholds, np.float64), [len(labels)])
+  named = set()
+  for one in described:
+    named.update(one.probabilities)
+    named.update(chosen for chosen, _ in one.labels)
   return collections.OrderedDict([
       ("model", name), ("version", version),
-      ("thresholds", collections.OrderedDict(zip(labels, each.tolist()))),
+      ("thresholds", collections.OrderedDict(
+          (each_label, threshold) for each_label, threshold in zip(
+              labels, each.tolist()) if each_label in named)),
       ("results", [collections.OrderedDict([
           ("labels", [chosen for chosen, _ in one.labels]),
           ("probabilities", collections.OrderedDict(

@@ -26,6 +26,7 @@ from serving import http_metrics
 from serving import http_requests
 from serving import openapi
 from serving import page
+import written_probabilities
 
 # Work on more than so many bytes, characters or numbers has a thread of its
 # own, so that others are served meanwhile.
@@ -194,8 +195,10 @@ class Application(object):
 
   def _labelled(self, asked, probabilities):
     predictor = self._predictor
+    which = asked.probabilities or written_probabilities.default_answer(
+        len(predictor.labels))
     described = predictor.describe(probabilities, asked.threshold, asked.top_k,
-                                   asked.always_one_label)
+                                   asked.always_one_label, which=which)
     threshold = (predictor.decision.thresholds if asked.threshold is None
                  else asked.threshold)
     return http_answers.label(self._settings.name, self._version(), described,

@@ -13,6 +13,7 @@ import collections
 
 from serving import http_errors
 from serving import http_json
+import written_probabilities
 
 DEFAULT = "serving_default"
 IDS_ONLY = "ids_only"
@@ -41,9 +42,11 @@ Features = collections.namedtuple(
 PredictRequest = collections.namedtuple(
     "PredictRequest", ["signature", "rows", "texts", "features"])
 
-# texts: list of str or (str, str); the others None where not given.
+# texts: list of str or (str, str); probabilities: see `written_probabilities`;
+# the others None where not given.
 LabelRequest = collections.namedtuple(
-    "LabelRequest", ["texts", "threshold", "top_k", "always_one_label"])
+    "LabelRequest", ["texts", "threshold", "top_k", "always_one_label",
+                     "probabilities"])
 
 # label: str or None.
 ExplainRequest = collections.namedtuple("ExplainRequest", ["text", "label"])
@@ -246,8 +249,7 @@ def parse_label(body, limits):
     http_errors.Refused: status 400.
   """
   request = http_json.parse(body)
-  names = ("texts", "threshold", "top_k", "always_one_label")
-  _check_keys(request, names, "the body")
+  _check_keys(request, LabelRequest._fields, "the body")
   if "texts" not in request:
     raise http_errors.bad_request("the body must have texts.")
   _check_list(request["texts"], "texts", limits.max_texts)
@@ -263,7 +265,13 @@ def parse_label(body, limits):
   always_one_label = request.get("always_one_label")
   if always_one_label is not None and not isinstance(always_one_label, bool):
     raise http_errors.bad_request("always_one_label must be true or false.")
-  return LabelRequest(texts, threshold, top_k, always_one_label)
+  which = request.get("probabilities")
+  if which not in (None, written_probabilities.ALL,
+                   written_probabilities.LABELS) and (
+                       type(which) is not int or not 1 <= which < 1 << 31):
+    raise http_errors.bad_request(
+        "probabilities must be all, labels, or a whole number from 1.")
+  return LabelRequest(texts, threshold, top_k, always_one_label, which)
 
 
 def parse_explain(body, labels, limits):

@@ -2,6 +2,7 @@
 """What /openapi.json says: the paths, the forms and the limits, OpenAPI 3.1."""
 
 from serving import http_requests
+import written_probabilities
 
 _PROBABILITY = {"type": "number", "minimum": 0, "maximum": 1}
 
@@ -123,6 +124,10 @@ def _label_request(limits):
       "top_k": {"anyOf": [{"type": "integer", "minimum": 1,
                            "maximum": (1 << 31) - 1}, {"type": "null"}]},
       "always_one_label": {"type": ["boolean", "null"]},
+      "probabilities": {"anyOf": [
+          {"enum": [written_probabilities.ALL, written_probabilities.LABELS,
+                    None]},
+          {"type": "integer", "minimum": 1, "maximum": (1 << 31) - 1}]},
   }, ["texts"])
 
 
@@ -132,25 +137,36 @@ def _label_answer(labels):
       "version": {"type": "string"},
       "thresholds": _by_label(labels),
       "results": _list(_object({
-          "labels": {"type": "array", "items": {"enum": labels}},
+          "labels": {"type": "array", "items": _label_name(labels)},
           "probabilities": _by_label(labels),
       }, ["labels", "probabilities"])),
   }, ["model", "version", "thresholds", "results"])
 
 
 def _by_label(labels):
-  return _object({label: _PROBABILITY for label in labels}, labels)
+  """A number a label, of all of them or of those that were asked for."""
+  if len(labels) > written_probabilities.MAX_ANSWERED:
+    return {"type": "object", "additionalProperties": _PROBABILITY}
+  return _object({label: _PROBABILITY for label in labels})
+
+
+def _label_name(labels):
+  """One of the labels; of very many the description names none."""
+  if len(labels) > written_probabilities.MAX_ANSWERED:
+    return {"type": "string"}
+  return {"enum": labels}
 
 
 def _explain_request(labels, limits):
   return _object({"text": _text(limits),
-                  "label": {"enum": list(labels) + [None]}}, ["text"])
+                  "label": {"anyOf": [_label_name(labels), {"type": "null"}]}},
+                 ["text"])
 
 
 def _explain_answer(labels):
   position = {"type": "integer", "minimum": 0}
   return _object({
-      "label": {"enum": labels},
+      "label": _label_name(labels),
       "probability": _PROBABILITY,
       "words": {"type": "array", "items": _object({
           "start": position, "end": position,
@@ -211,5 +227,5 @@ def _classify_request(limits):
 
 def _classify_answer(labels):
   return _object({"results": _list(_list(
-      {"type": "array", "prefixItems": [{"enum": labels}, _PROBABILITY]}))},
-                 ["results"])
+      {"type": "array",
+       "prefixItems": [_label_name(labels), _PROBABILITY]}))}, ["results"])

@@ -55,6 +55,8 @@ WANT = np.array([[0.25, 0.75], [0.5, 0.125]], np.float32)
       "scores": [[0.25, 0.75], [0.5, 0.125]]}, "sorts its labels wrongly"),
     ({"above_threshold": [[True, False], [False, False]]},
      "decides otherwise than the predictor"),
+    ({"labels": [["b", "c"], ["a", "b"]]}, "names other labels"),
+    ({"labels": [["b", "b"], ["a", "b"]]}, "names other labels"),
 ])
 def test_named_answers_that_are_wrong(changes, message):
   compare = lambda outputs: export_check.compare(

@@ -26,6 +26,8 @@ import time
 
 import numpy as np
 
+import written_probabilities
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 LABELS = ["fruit", u"\u52a8\u7269", 'a "quoted" one']
@@ -88,7 +90,8 @@ class Predictor(object):
   def check_features(self, features):
     return [[row] for row in features]
 
-  def describe(self, rows, threshold=None, top_k=None, always_one_label=None):
+  def describe(self, rows, threshold=None, top_k=None, always_one_label=None,
+               which=written_probabilities.ALL):
     thresholds = np.broadcast_to(
         np.float32(THRESHOLDS if threshold is None else threshold), [3])
     results = []
@@ -99,7 +102,10 @@ class Predictor(object):
         chosen = [int(row.argmax())]
       results.append(Described(
           [(LABELS[i], float(row[i])) for i in chosen],
-          collections.OrderedDict(zip(LABELS, map(float, row)))))
+          collections.OrderedDict(
+              (LABELS[i], float(row[i])) for i in
+              written_probabilities.columns(row, np.isin(range(3), chosen),
+                                            which))))
     return results
 
   def reload(self):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the server answers, over real sockets, with a model that is none."""
 
+import functools
 import json
 import types
 
@@ -13,7 +14,10 @@ pytest.importorskip("starlette")
 # pylint: disable=g-import-not-at-top
 import fake_server
 import multilabel_thresholds
+import predict_session
 from serving import http_answers
+from serving import http_app
+from serving import http_requests
 
 PREDICT = "/v1/models/multilabel:predict"
 CLASSIFY = "/v1/models/multilabel:classify"
@@ -181,6 +185,55 @@ def test_label_by_another_rule(server):
   assert server.call("POST", "/v1/label", {
       "texts": ["abc"], "threshold": 0.25})[2]["thresholds"] == dict.fromkeys(
           fake_server.LABELS, 0.25)
+
+
+def test_label_with_few_probabilities(server):
+  every = server.call("POST", "/v1/label", {"texts": ["abc"]})[2]
+  scores = every["results"][0]["probabilities"]
+  best = sorted(scores.items(), key=lambda item: -item[1])
+  for which, names in (
+      ("all", fake_server.LABELS), ("labels", every["results"][0]["labels"]),
+      (1, [best[0][0]])):
+    status, _, answer = server.call("POST", "/v1/label", {
+        "texts": ["abc"], "probabilities": which})
+    assert status == 200
+    assert list(answer["results"][0]["probabilities"]) == list(names)
+    assert answer["results"][0]["labels"] == every["results"][0]["labels"]
+    # Two labels are given, so one of them may have no probability here.
+    named = set(names) | set(every["results"][0]["labels"])
+    assert answer["thresholds"] == {
+        label: threshold for label, threshold in every["thresholds"].items()
+        if label in named}
+  assert server.call("POST", "/v1/label", {
+      "texts": ["abc"], "probabilities": "labels", "threshold": 1})[2][
+          "thresholds"] == {}
+
+
+@pytest.mark.parametrize("num_labels,expected_size", [
+    (1000, 1000), (1001, 100), (30000, 100)])
+def test_very_many_labels_are_not_all_answered(num_labels, expected_size):
+  names = ["label %d" % i for i in range(num_labels)]
+  predictor = types.SimpleNamespace(
+      labels=names, decision=multilabel_thresholds.DecisionRule(0.999),
+      step=7)
+  predictor.decision_for = lambda *unused_args: predictor.decision
+  predictor.describe = functools.partial(
+      predict_session.SessionPredictor.describe, predictor)
+  app = types.SimpleNamespace(
+      _predictor=predictor, _settings=types.SimpleNamespace(name="m"),
+      _version=lambda: "7")
+  rows = np.random.RandomState(3).rand(2, num_labels).astype(np.float32)
+  asked = http_requests.LabelRequest(["a", "b"], None, None, None, None)
+  answer = http_app.Application._labelled(app, asked, rows)
+  for row, result in zip(rows, answer["results"]):
+    assert len(result["probabilities"]) == expected_size
+    assert max(result["probabilities"].values()) == float(
+        "%.9g" % row.max())
+    assert len(result["labels"]) == (row >= np.float32(0.999)).sum()
+  assert len(answer["thresholds"]) <= 2 * expected_size
+  full = http_app.Application._labelled(
+      app, asked._replace(probabilities="all"), rows)
+  assert list(full["results"][1]["probabilities"]) == names
 
 
 def test_explain(server):

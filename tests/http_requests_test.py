@@ -298,15 +298,22 @@ def test_label():
   assert http_requests.parse_label(
       b'{"texts": ["a", ["b", "c"], ""], "threshold": 1, "top_k": 2,'
       b' "always_one_label": true}', LIMITS) == http_requests.LabelRequest(
-          ["a", ("b", "c"), ""], 1, 2, True)
+          ["a", ("b", "c"), ""], 1, 2, True, None)
   assert http_requests.parse_label(
       b'{"texts": ["0123456789"], "threshold": null}',
-      LIMITS) == http_requests.LabelRequest(["0123456789"], None, None, None)
+      LIMITS) == http_requests.LabelRequest(
+          ["0123456789"], None, None, None, None)
+
+
+@pytest.mark.parametrize("which", ["all", "labels", 1, 2 ** 31 - 1, None])
+def test_label_with_probabilities(which):
+  body = json.dumps({"texts": ["a"], "probabilities": which}).encode("ascii")
+  assert http_requests.parse_label(body, LIMITS).probabilities == which
 
 
 @pytest.mark.parametrize("body,sentence", [
     ({"text": "a"}, 'the body has the unknown key "text"; known: texts, '
-     "threshold, top_k, always_one_label."),
+     "threshold, top_k, always_one_label, probabilities."),
     ({}, "the body must have texts."),
     ({"texts": "a"}, "texts must be a list."),
     ({"texts": []}, "texts is an empty list."),
@@ -332,6 +339,14 @@ def test_label():
      "top_k must be a whole number from 1."),
     ({"texts": ["a"], "always_one_label": 1},
      "always_one_label must be true or false."),
+    ({"texts": ["a"], "probabilities": "some"},
+     "probabilities must be all, labels, or a whole number from 1."),
+    ({"texts": ["a"], "probabilities": True},
+     "probabilities must be all, labels, or a whole number from 1."),
+    ({"texts": ["a"], "probabilities": 0},
+     "probabilities must be all, labels, or a whole number from 1."),
+    ({"texts": ["a"], "probabilities": [1]},
+     "probabilities must be all, labels, or a whole number from 1."),
 ])
 def test_refused_label(body, sentence):
   assert refused(http_requests.parse_label, body, LIMITS) == sentence

@@ -16,6 +16,9 @@ import multilabel_thresholds
 import predict_files
 import run_multilabel_classifier
 import tiny_bert
+from reporting import pr_curves
+from serving import http_requests
+from serving import openapi
 import written_probabilities
 
 RULE = multilabel_thresholds.DecisionRule
@@ -201,3 +204,107 @@ def test_a_predictor_writes_the_best_alone():
     line = json.loads(stream.getvalue().decode("utf-8"))
     assert list(line["probabilities"]) == expected
     assert line["labels"] == ["b", "c"]
+
+
+def test_a_file_is_named_in_small_pieces(monkeypatch):
+  """A list of all labels of 1,024 texts would be gigabytes."""
+  monkeypatch.setattr(predict_files, "FILE_WINDOW_CELLS", 12)
+  assert [predict_files.window_size(n) for n in (3, 5, 12, 13)] == [4, 2, 1, 1]
+  assert predict_files.window_size(1) == 12
+  sizes = []
+
+  class Predictor(object):
+    labels = ["a", "b", "c", "d", "e"]
+
+    def predict(self, texts):
+      sizes.append(len(texts))
+      return np.zeros([len(texts), 5], np.float32)
+
+    def describe(self, rows, *unused_rule, **unused_options):
+      return [None] * len(rows)
+
+  written = []
+  predict_files.predict_file(
+      Predictor(), ((str(i), "x", None) for i in range(7)),
+      lambda row, described: written.append(row[0]), RULE(0.5))
+  assert written == [str(i) for i in range(7)] and sizes == [2, 2, 2, 1]
+
+
+def test_usual_numbers_of_labels_have_full_windows():
+  assert predict_files.window_size(2048) == predict_files.FILE_WINDOW == 1024
+  assert predict_files.window_size(30000) == 69
+
+
+def log_of(monkeypatch):
+  lines = []
+  for name in ("info", "warning"):
+    monkeypatch.setattr(evaluation.logging, name, lambda text, *values: (
+        lines.append(text % values)))
+  return lines
+
+
+@pytest.mark.parametrize("num_labels, is_logged", [(50, True), (51, False)])
+def test_the_log_has_no_line_for_each_of_many_labels(
+    monkeypatch, tmp_path, num_labels, is_logged):
+  labels, probabilities = random_arrays(9, num_labels)
+  labels[:, 7] = False
+  names = ["topic %d" % i for i in range(num_labels)]
+  result = evaluation.results(
+      evaluation.Outputs(0.5, labels, probabilities),
+      RULE([0.5] * num_labels), names)
+  lines = log_of(monkeypatch)
+  evaluation.write_results("dev", result, 3, str(tmp_path))
+  in_file = tiny_bert.read_text(tmp_path / "eval_results.txt").splitlines()
+  of_labels = [line for line in in_file if "/" in line.partition(" = ")[0]]
+  assert len(of_labels) == 2 * num_labels  # f1 and threshold
+  if is_logged:
+    assert [line[2:] for line in lines[1:]] == in_file
+  else:
+    short = evaluation.MAX_LOGGED_LINE
+    assert [line[2:] for line in lines[1:-1]] == [
+        line[:short] + "..." * (len(line) > short)
+        for line in in_file if line not in of_labels]
+    assert lines[-1] == "  the lines of 51 labels are in the file alone"
+
+
+def test_long_lists_of_labels_are_cut_in_the_log(monkeypatch, tmp_path):
+  num_labels = 300
+  labels, probabilities = random_arrays(5, num_labels)
+  labels[:] = False
+  names = ["topic %d" % i for i in range(num_labels)]
+  outputs = evaluation.Outputs(0.5, labels, probabilities)
+  lines = log_of(monkeypatch)
+  evaluation.tune(outputs, RULE(0.5), "tune_per_label", names)
+  assert lines[-1].startswith("Labels with no positive on dev;")
+  assert lines[-1].endswith("topic 48, topic 49, and 250 more")
+  result = evaluation.results(outputs, RULE(0.5), names)
+  evaluation.write_results("dev", result, 3, str(tmp_path))
+  assert max(map(len, lines[1:])) <= 2 + evaluation.MAX_LOGGED_LINE + 3 + len(
+      str(tmp_path)) + 100
+  assert "left_out_of_macro_roc_auc = " + ", ".join(names) in (
+      tiny_bert.read_text(tmp_path / "eval_results.txt"))
+
+
+def test_pr_curves_of_all_cells_are_counted_in_blocks(monkeypatch):
+  labels, probabilities = random_arrays(30, 400)
+  labels, probabilities = labels.ravel(), probabilities.ravel()
+  whole = pr_curves.pr_curve_summary("x", labels, probabilities)
+  monkeypatch.setattr(pr_curves, "_BLOCK", 1000)
+  tracemalloc.start()
+  try:
+    blocks = pr_curves.pr_curve_summary("x", labels, probabilities)
+    peak = tracemalloc.get_traced_memory()[1]
+  finally:
+    tracemalloc.stop()
+  assert blocks == whole
+  # What is held beside the blocks: the checks, a byte a cell each.
+  assert peak < 4 * labels.size + 100000
+
+
+def test_descriptions_of_very_many_labels_name_none():
+  limits = http_requests.Limits(100, 2, 24, 2, 8, 1000)
+  names = ["topic %d" % i for i in range(1001)]
+  assert "topic 5" not in json.dumps(
+      openapi.describe("m", "3", names, limits, False))
+  assert "topic 5" in json.dumps(
+      openapi.describe("m", "3", names[:-1], limits, False))
