@@ -112,10 +112,13 @@ class _PlaceBySize(object):
 class _ClusterTowers(object):
   """This replica's part of a step; see `distribution.MirroredTowers`."""
 
-  def __init__(self, cluster, batch_size, tower, features, dropout_seed):
+  def __init__(self, cluster, batch_size, tower, features, dropout_seed,
+               variables):
     self._num_replicas = len(cluster.replicas)
-    per_example_loss = tower(features, distribution.replica_dropout_seed(
-        dropout_seed, cluster.replica))
+    per_example_loss, self._gradients = tower(
+        features, distribution.replica_dropout_seed(dropout_seed,
+                                                    cluster.replica))
+    self._variables = variables()
     # The accumulators take the mean over the replicas; the sum is wanted.
     self._loss = (self._num_replicas * tf.reduce_sum(per_example_loss) /
                   batch_size)
@@ -126,8 +129,8 @@ class _ClusterTowers(object):
     """`TrainOp` whose op pushes this replica's gradients."""
     *adam_settings, skip_nonfinite = settings
     pairs, squares = [], [tf.zeros([])]
-    for grad, var in zip(tf.gradients(self._loss, tf.trainable_variables()),
-                         tf.trainable_variables()):
+    for grad, var in zip(self._gradients(self._loss, self._variables),
+                         self._variables):
       if grad is None:
         continue
       is_sparse = isinstance(grad, tf.IndexedSlices)

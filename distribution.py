@@ -17,14 +17,16 @@ import functools
 
 import tensorflow.compat.v1 as tf
 
+import gradient_accumulation
 import optimization
 
 NONE = "none"
 MIRRORED = "mirrored"
 CLUSTER = "cluster"
 
-# A replica's dropout masks are those of a step that no run comes to.
-_REPLICA_STEPS = 1 << 40
+# A replica's dropout masks are those of a step that no run comes to. Below it is
+# room for 2^31 steps and, of each, 2^21 parts; see `gradient_accumulation`.
+_REPLICA_STEPS = 1 << 52
 
 
 def check_flags(flag_values):
@@ -35,13 +37,19 @@ def check_flags(flag_values):
   if num_devices is not None and num_devices < 1:
     raise ValueError("--num_devices is %d; it must be 1 or more." %
                      num_devices)
-  if flag_values.gradient_accumulation_steps > 1 and (
-      count_devices(flag_values) > 1 or flag_values.distribution == CLUSTER):
+  parts, size = (flag_values.gradient_accumulation_steps,
+                 flag_values.train_batch_size)
+  if parts > 1 and flag_values.distribution == CLUSTER:
+    raise ValueError("--gradient_accumulation_steps=%d does not go with "
+                     "several machines; leave it or --distribution=cluster "
+                     "out." % parts)
+  devices = count_devices(flag_values)
+  if size % (parts * devices):
     raise ValueError(
-        "--gradient_accumulation_steps=%d does not go with several devices; "
-        "leave one of it and --distribution=%s out." % (
-            flag_values.gradient_accumulation_steps,
-            flag_values.distribution))
+        "--train_batch_size is %d, which %d devices%s do not divide; take %s." %
+        (size, devices, "" if parts == 1 else
+         " times --gradient_accumulation_steps=%d" % parts,
+         gradient_accumulation.multiples_near(size, parts * devices)))
 
 
 def count_devices(flag_values):
@@ -161,6 +169,9 @@ def rows_of_replica(features, replica, num_replicas):
   """A replica's rows of a batch: dict; there may be none."""
   parts = {}
   for key, value in features.items():
+    if not value.shape.ndims:  # it is said of the whole batch
+      parts[key] = value
+      continue
     size = tf.shape(value)[0]
     parts[key] = value[size * replica // num_replicas:
                        size * (replica + 1) // num_replicas]
@@ -182,17 +193,19 @@ class MirroredTowers(object):
     loss: float scalar tensor, mean over the rows of the whole batch.
   """
 
-  def __init__(self, strategy, tower, features, dropout_seed):
+  def __init__(self, strategy, tower, features, dropout_seed, variables):
     """Builds a tower a device.
 
     Args:
       strategy: `tf.distribute.MirroredStrategy`, whose scope this is in.
       tower: function of (features, dropout_seed) to the loss of each row,
-        float `[rows]`.
+        float `[rows]`, and a function of a loss and variables to gradients.
       features: dict of tensors, a row an example.
       dropout_seed: see `modeling.dropout`.
+      variables: function without arguments to the list of what is trained.
     """
     self._strategy = strategy
+    self._share = features.get(gradient_accumulation.SHARE)
     num_replicas = strategy.num_replicas_in_sync
 
     def replica_step():
@@ -200,22 +213,29 @@ class MirroredTowers(object):
       replica = int(tf.get_static_value(
           tf.distribute.get_replica_context().replica_id_in_sync_group))
       # An empty sum is 0, where an empty mean would be no number.
-      loss = tf.reduce_sum(tower(
+      losses, gradients = tower(
           rows_of_replica(features, replica, num_replicas),
-          replica_dropout_seed(dropout_seed, replica)))
+          replica_dropout_seed(dropout_seed, replica))
+      loss = tf.reduce_sum(losses)
       loss /= tf.cast(tf.shape(features["input_ids"])[0], tf.float32)
-      return loss, tf.gradients(loss, tf.trainable_variables())
+      if self._share is not None:
+        loss *= self._share
+      return loss, gradients(loss, variables())
 
     with initial_seeds(one_device_seeds(tower, features, dropout_seed)):
       losses, grads = strategy.extended.call_for_each_replica(replica_step)
     self.loss = tf.add_n(strategy.experimental_local_results(losses))
-    self._pairs = [pair for pair in zip(grads, tf.trainable_variables())
+    self._pairs = [pair for pair in zip(grads, variables())
                    if pair[0] is not None]
 
   def create_train_op(self, init_lr, num_train_steps, num_warmup_steps,
                       learning_rate_scale=None, bias_correction=False,
                       skip_nonfinite=False):
-    """`optimization.create_train_op` of the towers' summed gradients."""
+    """`optimization.create_train_op` of the towers' summed gradients.
+
+    Returns:
+      `optimization.TrainOp`, or `PartsTrainOp` where a batch comes in parts.
+    """
     strategy = self._strategy
     optimizer = optimization.create_adam(
         init_lr, num_train_steps, num_warmup_steps, learning_rate_scale,
@@ -225,10 +245,14 @@ class MirroredTowers(object):
     grads = strategy.extended.batch_reduce_to(
         tf.distribute.ReduceOp.SUM, self._pairs)
     copies = [strategy.experimental_local_results(grad) for grad in grads]
-    # One norm for all: a device that rounds otherwise would drift away.
-    grad_norm = tf.global_norm([copy[0] for copy in copies])
-    is_finite = tf.logical_and(tf.is_finite(self.loss),
-                               tf.is_finite(grad_norm))
+    loss, sums = self.loss, None
+    if self._share is None:
+      # One norm for all: a device that rounds otherwise would drift away.
+      grad_norm = tf.global_norm([copy[0] for copy in copies])
+    else:
+      sums = _MirroredSums(strategy, loss, self._share, grads, copies, tvars)
+      loss, grad_norm, grads = sums.loss, sums.norm, sums.totals
+    is_finite = tf.logical_and(tf.is_finite(loss), tf.is_finite(grad_norm))
     if skip_nonfinite:
       optimizer.stand_still_unless(is_finite, [])
 
@@ -244,14 +268,69 @@ class MirroredTowers(object):
     updates = []
     # No weight moves before every gradient of every device is there.
     with tf.control_dependencies(
+        [loss, grad_norm] if sums else
         [tensor for copy in copies for tensor in _tensors(copy)]):
       for grad, var in zip(grads, tvars):
         name = var.name.partition(":")[0]
         m, v = optimizer.make_slots(var, name, None)
         updates.append(strategy.extended.update(
             var, move, args=(grad, m, v, name)))
-    return optimization.finish_step(tf.group(*updates), learning_rate,
-                                    grad_norm)
+    update = tf.group(*updates)
+    if sums:
+      with tf.control_dependencies([update]):
+        update = sums.clear()
+    step = optimization.finish_step(update, learning_rate, grad_norm)
+    return step if sums is None else optimization.PartsTrainOp(
+        *(step + (loss, sums.accumulate_op)))
+
+
+class _MirroredSums(object):
+  """`gradient_accumulation.GradientSums` of which each device has a copy.
+
+  Attributes:
+    totals: list of variables, the sums of the gradients.
+    accumulate_op, loss, norm: as of `GradientSums`.
+  """
+
+  def __init__(self, strategy, loss, share, grads, copies, tvars):
+    """Makes the sums of `grads`, which every device has (`copies`)."""
+    local_sum = gradient_accumulation.local_sum
+    self._loss = local_sum("loss_sum", [2], tf.float32)
+    self._rows, self.totals, squares = [], [], []
+    adding = [self._loss.assign_add(tf.stack([loss, share]))]
+    for grad, copy, var in zip(grads, copies, tvars):
+      name = "gradient_sum/" + var.name.partition(":")[0]
+      total = local_sum(name, var.shape, var.dtype.base_dtype)
+      self.totals.append(total)
+      adding.append(strategy.extended.update(
+          total, lambda total, grad: total.assign_add(
+              tf.convert_to_tensor(grad)).op, args=(grad,)))
+      if isinstance(copy[0], tf.IndexedSlices):
+        # As in a batch without parts, rows count before they are summed up.
+        rows = local_sum(name + "/row_squares", [], tf.float32)
+        self._rows.append(rows)
+        squares.append(_first(strategy, rows))
+        adding.append(rows.assign_add(2.0 * tf.nn.l2_loss(copy[0].values)))
+      else:
+        squares.append(2.0 * tf.nn.l2_loss(_first(strategy, total)))
+    self.accumulate_op = tf.group(*adding)
+    sums = _first(strategy, self._loss)
+    self.loss = sums[0] / sums[1]
+    self.norm = tf.sqrt(tf.add_n(squares))
+    self._strategy = strategy
+
+  def clear(self):
+    """The op that begins the next sums."""
+    zero = gradient_accumulation.runtime_zero()
+    return tf.group(*[
+        self._strategy.extended.update(var, gradient_accumulation.clear,
+                                       args=(zero,))
+        for var in [self._loss] + self._rows + self.totals])
+
+
+def _first(strategy, variable):
+  """The value of the first device's copy."""
+  return tf.convert_to_tensor(strategy.experimental_local_results(variable)[0])
 
 
 def _tensors(grads):

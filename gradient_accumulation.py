@@ -20,8 +20,9 @@ import tensorflow.compat.v1 as tf
 # op more before the model would draw other initial weights.
 SHARE, IS_LAST, DROPOUT_STEP = "share", "is_last_part", "dropout_step"
 
-# Above these bits of the step stands the part's number, from 0.
-_STEP_BITS = 40
+# Above these bits of the step stands the part's number, from 0, and above those
+# the device's, see `distribution`.
+_STEP_BITS = 31
 
 
 def check_flags(flag_values):
@@ -32,12 +33,16 @@ def check_flags(flag_values):
     raise ValueError("--gradient_accumulation_steps is %d; it must be 1 or "
                      "more." % parts)
   if size % parts:
-    near = [number * parts for number in (size // parts, size // parts + 1)
-            if number]
     raise ValueError(
         "--train_batch_size is %d, which --gradient_accumulation_steps=%d does "
         "not divide; take %s examples an update, or another number of parts." %
-        (size, parts, " or ".join(map(str, near))))
+        (size, parts, multiples_near(size, parts)))
+
+
+def multiples_near(size, parts):
+  """Names the multiples of `parts` on both sides of `size`."""
+  return " or ".join(str(number * parts) for number in (
+      size // parts, size // parts + 1) if number)
 
 
 def split(numbers, part_size, step):
@@ -89,20 +94,20 @@ class GradientSums(object):
       variables: list of the variables they are of.
     """
     self._pairs = []
-    self._loss = _local("loss_sum", [2], tf.float32)  # losses and shares
+    self._loss = local_sum("loss_sum", [2], tf.float32)  # losses and shares
     adding = [tf.assign_add(self._loss, tf.stack([loss, share])).op]
     self._row_squares, squares = [], []
     for gradient, var in zip(gradients, variables):
       if gradient is None:
         continue
       name = "gradient_sum/" + var.op.name
-      total = _local(name, var.shape, var.dtype.base_dtype,
+      total = local_sum(name, var.shape, var.dtype.base_dtype,
                      hasattr(var, "handle"))
       self._pairs.append((total, var))
       adding.append(tf.assign_add(
           total, tf.convert_to_tensor(gradient), use_locking=False).op)
       if isinstance(gradient, tf.IndexedSlices):
-        rows = _local(name + "/row_squares", [], tf.float32)
+        rows = local_sum(name + "/row_squares", [], tf.float32)
         self._row_squares.append(rows)
         squares.append(rows)
         adding.append(tf.assign_add(
@@ -129,10 +134,7 @@ class GradientSums(object):
     Returns:
       The op.
     """
-    # A 0 that TensorFlow cannot know before it runs: of constants it would keep
-    # an array for each variable.
-    zero = tf.cast(tf.less(tf.train.get_or_create_global_step(), 0),
-                   tf.float32)
+    zero = runtime_zero()
     # Read before the first of them is set back.
     last = tf.group(self.loss, self.norm, *(
         [] if condition is None else [condition]))
@@ -143,9 +145,9 @@ class GradientSums(object):
         gradient = tf.where_v2(condition, gradient, tf.zeros_like(gradient))
       update = optimizer.apply_gradients([(gradient, var)])
       with tf.control_dependencies([update]):
-        last = _clear(total, zero)
+        last = clear(total, zero)
     with tf.control_dependencies([last]):
-      return tf.group(*[_clear(var, zero) for var in
+      return tf.group(*[clear(var, zero) for var in
                         [self._loss] + self._row_squares])
 
 
@@ -173,13 +175,20 @@ def run_update(session, accumulate_fetches, update_fetches):
               shape=[num_rows, longest])
 
 
-def _local(name, shape, dtype, use_resource=None):
+def local_sum(name, shape, dtype, use_resource=None):
   """A variable of zeros that is no part of a checkpoint."""
   return tf.get_variable(
       name, shape, dtype, tf.zeros_initializer(), trainable=False,
       collections=[tf.GraphKeys.LOCAL_VARIABLES], use_resource=use_resource)
 
 
-def _clear(var, zero):
+def runtime_zero():
+  """A 0 that TensorFlow cannot know before it runs: of constants it would keep
+  an array for each variable that is set back."""
+  return tf.cast(tf.less(tf.train.get_or_create_global_step(), 0), tf.float32)
+
+
+def clear(var, zero):
+  """The op that sets a sum back."""
   return tf.assign(var, tf.fill(
       var.shape.as_list(), tf.cast(zero, var.dtype.base_dtype))).op

@@ -303,10 +303,6 @@ def check_flags(flag_values):
       raise ValueError("--%s is %s; it must be 2^31 - 1 at most." % (
           name, flag_values[name].value))
   gradient_accumulation.check_flags(flag_values)
-  if flag_values.distribution != distribution.NONE and (
-      flag_values.recompute_layers or flag_values.freeze_layers is not None):
-    raise ValueError("--freeze_layers and --recompute_layers do not go with "
-                     "several devices; leave them or --distribution out.")
   distribution.check_flags(flag_values)
   mixed_precision.check_flags(flag_values)
   parse_runtime(flag_values.max_runtime)
@@ -412,15 +408,23 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
       num_layers, layer_decay,
       head_learning_rate / learning_rate if head_learning_rate else 1.0)
 
-  def tower(features, dropout_seed, recorded_layers=None):
-    """(loss, loss of each row) of a batch in training."""
-    return create_model(
+  def tower(features, dropout_seed):
+    """(loss, loss of each row, function of a loss and variables to gradients)
+    of a batch in training."""
+    recorded_layers = [] if recompute_layers else None
+    loss, per_example_loss = create_model(
         bert_config, True, features["input_ids"], features["input_mask"],
         features["segment_ids"], features["label_ids"], num_labels,
         use_one_hot_embeddings, pooling=pooling, dropout_seed=dropout_seed,
         output_bias_initializer=None if output_bias is None else
         tf.constant_initializer(output_bias), loss_fn=loss_fn,
         recorded_layers=recorded_layers)[:2]
+    return loss, per_example_loss, (
+        functools.partial(recompute.gradients, layers=recorded_layers)
+        if recompute_layers else tf.gradients)
+
+  def rows_tower(features, dropout_seed):
+    return tower(features, dropout_seed)[1:]
 
   def model_fn(features, mode, params):
     """Builds the training tower or the inference tower."""
@@ -435,13 +439,16 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
       dropout_seed = (random_seed, features.get(
           gradient_accumulation.DROPOUT_STEP,
           tf.train.get_or_create_global_step()))
-    recorded_layers = [] if recompute_layers else None
+    variables = functools.partial(layer_rates.trained_variables, num_layers,
+                                  freeze_layers)
     # On several devices each has some rows of the batch; see `distribution`.
     make_towers = params.get("make_towers")
-    towers = make_towers and make_towers(
-        lambda *args: tower(*args)[1], features, dropout_seed)
-    loss = towers.loss if towers else tower(features, dropout_seed,
-                                            recorded_layers)[0]
+    if make_towers:
+      towers = make_towers(rows_tower, features, dropout_seed, variables)
+      loss = towers.loss
+    else:
+      towers = None
+      loss, _, gradients = tower(features, dropout_seed)
     if init_checkpoint:
       training.log_checkpoint(
           modeling.initialize_from_checkpoint(
@@ -457,11 +464,7 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
     step = (towers.create_train_op(*settings) if towers else
             optimization.create_train_op(
                 loss, *(settings + (share,)),
-                variables=layer_rates.trained_variables(num_layers,
-                                                        freeze_layers),
-                gradients=functools.partial(recompute.gradients,
-                                            layers=recorded_layers)
-                if recompute_layers else tf.gradients,
+                variables=variables(), gradients=gradients,
                 loss_scale=loss_scale))
     accumulate_op = None
     if share is not None:

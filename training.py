@@ -128,6 +128,9 @@ class Run(object):
           tf.debugging.check_numerics(variable, variable.op.name)
           for variable in tf.global_variables()
           if variable.dtype.base_dtype.is_floating])
+      # A session must not see a graph that is changed later.
+      initializers = (tf.global_variables_initializer(),
+                      tf.local_variables_initializer())
       self.session = tf.Session(
           graph=self.graph,
           config=mixed_precision.configure_session(
@@ -135,12 +138,11 @@ class Run(object):
               precision))
       self.stepper = self.session
       if self.checkpoint is None:
-        self.session.run(tf.global_variables_initializer())
+        self.session.run(initializers[0])
       else:
         self._restore(self.checkpoint)
       if self.train_spec is not None:
-        self.session.run([iterator.initializer,
-                          tf.local_variables_initializer()])
+        self.session.run([iterator.initializer, initializers[1]])
       self.graph.finalize()
     self.checkpoint_step = first_step
 

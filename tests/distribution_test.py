@@ -12,6 +12,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import distribution
+import gradient_accumulation
 import model_dir
 import run_multilabel_classifier
 import tiny_bert
@@ -115,13 +116,59 @@ def test_the_losses_are_those_of_one_device(
   assert runs[1][0]["loss"] - runs[1][-1]["loss"] > 0.05
 
 
+@pytest.mark.parametrize("flags", [
+    {"gradient_accumulation_steps": 2},
+    {"gradient_accumulation_steps": 4, "skip_nonfinite": 1},
+    {"recompute_layers": True, "freeze_layers": 0},
+    {"recompute_layers": True, "gradient_accumulation_steps": 2,
+     "layer_decay": 0.9},
+], ids=lambda flags: "+".join(sorted(flags)))
+def test_what_saves_memory_goes_with_several_devices(
+    plain_bert, data, tmp_path, values, no_dropout, flags):
+  flags = dict(num_train_epochs=1, learning_rate=0.003, max_train_examples=29,
+               **flags)
+  checked(plain_bert, data, tmp_path / "one", train_batch_size=8,
+          **dict(flags, recompute_layers=False,
+                 gradient_accumulation_steps=1))
+  one = list(values)
+  del values[:]
+  checked(plain_bert, data, tmp_path / "two", train_batch_size=8,
+          num_devices=2, **flags)
+  assert len(one) == len(values) == 4
+  assert sorted(found["shape"][0] for found in values) == [5, 8, 8, 8]
+  for first, second in zip(one, values):
+    assert second["loss"] == pytest.approx(first["loss"], abs=1e-5)
+    assert second["grad_norm"] == pytest.approx(first["grad_norm"], rel=1e-3)
+  check_close(weights_of(tmp_path / "one"), weights_of(tmp_path / "two"), 1e-4)
+
+
+def test_parts_on_several_devices_have_masks_of_their_own(bert, data, tmp_path):
+  """And the same ones again, in a run that is repeated."""
+  found = []
+  for name in ("one", "two"):
+    checked(bert, data, tmp_path / name, num_devices=2, max_train_examples=12,
+            num_train_epochs=1, gradient_accumulation_steps=2)
+    found.append(weights_of(tmp_path / name))
+  check_equal_bits(*found)
+  step = 2 ** 31 - 1  # the last one that may be, and the last part
+  keys = set()
+  for part in (0, 1, 2 ** 21 - 1):
+    (_, told), = gradient_accumulation.split([0], 1, step)
+    dropout_step = int(told[gradient_accumulation.DROPOUT_STEP]) + (part << 31)
+    for replica in (0, 1, 7):
+      with tf.Graph().as_default(), tf.Session() as session:
+        keys.add(int(session.run(distribution.replica_dropout_seed(
+            (0, tf.constant(dropout_step, tf.int64)), replica)[1])))
+  assert len(keys) == 9
+
+
 # A run that is killed, another number of devices, no devices.
 
 
 def test_a_stopped_run_goes_on_with_the_same_bits(bert, data, tmp_path,
                                                   monkeypatch):
-  # Batches of 3 and, at an epoch's end, 1: of 4 devices 1 or 3 have no row.
-  flags = dict(num_devices=4, train_batch_size=3, max_train_examples=10,
+  # At an epoch's end a batch of 2: of 4 devices 2 have no row.
+  flags = dict(num_devices=4, train_batch_size=4, max_train_examples=14,
                num_train_epochs=2, do_predict=True)
   calm, stormy = str(tmp_path / "calm"), str(tmp_path / "stormy")
   checked(bert, data, calm, **flags)
@@ -168,9 +215,12 @@ def test_a_stopped_run_goes_on_with_the_same_bits(bert, data, tmp_path,
     (dict(num_devices=2), "--num_devices needs --distribution=mirrored"),
     (dict(distribution="mirrored"), "--distribution=mirrored found no GPU"),
     (dict(distribution="mirrored", num_devices=0), "--num_devices is 0"),
-    (dict(distribution="mirrored", num_devices=2,
+    (dict(distribution="mirrored", num_devices=3),
+     "--train_batch_size is 8, which 3 devices do not divide; take 6 or 9."),
+    (dict(distribution="mirrored", num_devices=2, train_batch_size=2,
           gradient_accumulation_steps=2),
-     "--gradient_accumulation_steps=2 does not go with several devices"),
+     "--train_batch_size is 2, which 2 devices times "
+     "--gradient_accumulation_steps=2 do not divide; take 4."),
 ])
 def test_flags_that_cannot_be(bert, data, tmp_path, monkeypatch, flags,
                               message):

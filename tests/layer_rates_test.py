@@ -110,12 +110,6 @@ def test_lower_layers_move_less(bert, data, tmp_path):
     ({"freeze_layers": -1},
      "--freeze_layers is -1; it must be from 0 (the embeddings alone) to 2, "
      "the number of layers of this model."),
-    ({"freeze_layers": 1, "distribution": "mirrored", "num_devices": 2},
-     "--freeze_layers and --recompute_layers do not go with several devices; "
-     "leave them or --distribution out."),
-    ({"recompute_layers": True, "distribution": "mirrored", "num_devices": 2},
-     "--freeze_layers and --recompute_layers do not go with several devices; "
-     "leave them or --distribution out."),
     ({"layer_decay": 0.0},
      "--layer_decay is 0.0; it must be above 0 and at most 1."),
     ({"layer_decay": 1.5},
