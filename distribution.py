@@ -24,8 +24,8 @@ NONE = "none"
 MIRRORED = "mirrored"
 CLUSTER = "cluster"
 
-# A replica's dropout masks are those of a step that no run comes to. Below it is
-# room for 2^31 steps and, of each, 2^21 parts; see `gradient_accumulation`.
+# A replica's dropout masks are those of a step that no run comes to. Below it
+# is room for 2^31 steps and, of each, 2^21 parts; see `gradient_accumulation`.
 _REPLICA_STEPS = 1 << 52
 
 
@@ -298,19 +298,20 @@ class _MirroredSums(object):
     self._loss = local_sum("loss_sum", [2], tf.float32)
     self._rows, self.totals, squares = [], [], []
     adding = [self._loss.assign_add(tf.stack([loss, share]))]
-    for grad, copy, var in zip(grads, copies, tvars):
+    for grad, on_devices, var in zip(grads, copies, tvars):
       name = "gradient_sum/" + var.name.partition(":")[0]
       total = local_sum(name, var.shape, var.dtype.base_dtype)
       self.totals.append(total)
       adding.append(strategy.extended.update(
           total, lambda total, grad: total.assign_add(
               tf.convert_to_tensor(grad)).op, args=(grad,)))
-      if isinstance(copy[0], tf.IndexedSlices):
+      if isinstance(on_devices[0], tf.IndexedSlices):
         # As in a batch without parts, rows count before they are summed up.
         rows = local_sum(name + "/row_squares", [], tf.float32)
         self._rows.append(rows)
         squares.append(_first(strategy, rows))
-        adding.append(rows.assign_add(2.0 * tf.nn.l2_loss(copy[0].values)))
+        adding.append(rows.assign_add(2.0 * tf.nn.l2_loss(
+            on_devices[0].values)))
       else:
         squares.append(2.0 * tf.nn.l2_loss(_first(strategy, total)))
     self.accumulate_op = tf.group(*adding)
