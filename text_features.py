@@ -223,8 +223,8 @@ def convert_examples_to_features(examples, label_list, max_seq_length,
 
 def label_ids(example, label_map):
   """Sorted numbers of an example's labels; none where it is not labelled."""
-  labels = base.example_labels(example) or ()
-  return sorted(label_map[label] for label in set(labels))
+  labels = base.example_labels(example)
+  return sorted(label_map[label] for label in set(labels)) if labels else []
 
 
 def scan_examples(examples, label_list, require_labels):

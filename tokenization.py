@@ -6,8 +6,8 @@ The public names are those of google-research/bert, and so is every id:
     text --BasicTokenizer--> words --WordpieceTokenizer--> pieces --vocab--> ids
 
 What makes it quick is that both tokenizers remember: `BasicTokenizer` what
-becomes of a character, `WordpieceTokenizer` how a word is cut. Both memories
-have a bound and start empty; several threads may use one tokenizer.
+becomes of a character, `WordpieceTokenizer` how a word is cut, and its ids. The
+memories have a bound and start empty; several threads may use one tokenizer.
 
 A lone surrogate, which no valid text has, is a letter like any other: the word
 that it stands in becomes `[UNK]`, as with the original.
@@ -47,10 +47,14 @@ _MAX_VOCAB_BYTES = 64 * 1024 * 1024
 # What a model needs to be fed: padding, unknown words, and the frame of a text.
 _REQUIRED_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
-# Bounds of what is remembered; both memories together stay under about 50 MB.
+# Bounds of what is remembered; all memories together stay under about 70 MB.
 _MAX_CHARACTERS = 1 << 15
 _MAX_WORDS = 1 << 16
 _MAX_WORD_LENGTH = 32
+
+# Characters, `##` among them, that entries of the vocabulary are looked up by
+# before whole ones are.
+_HEAD = 5
 
 # Characters from which on a word is decomposed one by one.
 _LONG_WORD = 1000
@@ -295,7 +299,13 @@ class FullTokenizer(object):
     if max_tokens is not None and max_tokens < 0:
       raise ValueError("max_tokens is %d: give a number from 0, or None." %
                        max_tokens)
-    return self.convert_tokens_to_ids(self.tokenize(text)[:max_tokens])
+    pieces_of = self.wordpiece_tokenizer
+    if (type(self) is not FullTokenizer or  # pylint: disable=unidiomatic-typecheck
+        type(pieces_of) is not WordpieceTokenizer or
+        pieces_of.vocab is not self.vocab):
+      # Somebody's own steps, whose ids nothing here remembers.
+      return self.convert_tokens_to_ids(self.tokenize(text)[:max_tokens])
+    return pieces_of.encode(self.basic_tokenizer.tokenize(text), max_tokens)
 
   def convert_tokens_to_ids(self, tokens):
     """Returns the ids of `tokens`, a list of int; KeyError if unknown."""
@@ -399,9 +409,13 @@ class WordpieceTokenizer(object):
     # A setting that changes makes untrue what was remembered under the old one.
     self.__dict__[name] = value
     self.__dict__["_pieces"] = _Memo(self._split_word, _MAX_WORDS,
-                                     is_worth_keeping=_is_short)
+                                     _MAX_WORD_LENGTH)
+    self.__dict__["_ids"] = _Memo(self._word_ids, _MAX_WORDS,
+                                  _MAX_WORD_LENGTH)
     if name == "vocab":
-      self.__dict__["_longest_entry"] = max(map(len, value), default=0)
+      # By their heads the longest entries, that no longer piece is looked for.
+      self.__dict__["_longest"] = {
+          entry[:_HEAD]: len(entry) for entry in sorted(value, key=len)}
 
   def tokenize(self, text):
     """Cuts words into pieces: "unaffable" into "un", "##aff", "##able".
@@ -416,20 +430,46 @@ class WordpieceTokenizer(object):
     return list(
         itertools.chain.from_iterable(map(self._pieces.__getitem__, words)))
 
+  def encode(self, words, max_tokens=None):
+    """Returns the ids of words that hold no white space, a list of int.
+
+    Args:
+      words: iterable of str.
+      max_tokens: int or None. The first so many ids; None: all.
+
+    Raises:
+      KeyError: a word is unknown, and `vocab` (a dict here) has no `unk_token`.
+    """
+    ids = itertools.chain.from_iterable(map(self._ids.__getitem__, words))
+    return list(itertools.islice(ids, max_tokens))
+
+  def _word_ids(self, word):
+    """Returns a tuple of the ids of a word's pieces."""
+    if word in self.vocab and len(word) <= self.max_input_chars_per_word:
+      return (self.vocab[word],)
+    return tuple(map(self.vocab.__getitem__, self._split_word(word)))
+
   def _split_word(self, word):
     """Returns a tuple of pieces, each the longest that fits where it begins."""
     if len(word) > self.max_input_chars_per_word:
       return (self.unk_token,)
+    vocab, longest, size = self.vocab, self._longest, len(word)
     pieces = []
     start = 0
     prefix = ""
-    while start < len(word):
-      end = min(len(word), start + self._longest_entry)
-      while end > start and prefix + word[start:end] not in self.vocab:
+    while start < size:
+      head = (prefix + word[start:start + _HEAD])[:_HEAD]
+      # Where no entry has this head, what fits is shorter than the head.
+      end = start + longest.get(head, _HEAD - 1) - len(prefix)
+      if end > size:
+        end = size
+      piece = prefix + word[start:end]
+      while piece not in vocab:
         end -= 1
-      if end == start:
-        return (self.unk_token,)
-      pieces.append(sys.intern(prefix + word[start:end]))
+        if end == start:
+          return (self.unk_token,)
+        piece = prefix + word[start:end]
+      pieces.append(sys.intern(piece))
       start = end
       prefix = "##"
     return tuple(pieces)
@@ -442,16 +482,17 @@ class _Memo(dict):
   threads that ask for the same key at most do the same work twice.
   """
 
-  def __init__(self, function, max_entries, is_worth_keeping=None):
-    """Takes a function of a key, a bound, and which keys to keep (or all)."""
+  def __init__(self, function, max_entries, max_length=None):
+    """Takes a function of a key, a bound, and one of the length of keys kept.
+    """
     super().__init__()
     self.function = function
     self.max_entries = max_entries
-    self.is_worth_keeping = is_worth_keeping
+    self.max_length = max_length
 
   def __missing__(self, key):
     value = self.function(key)
-    if self.is_worth_keeping is None or self.is_worth_keeping(key):
+    if self.max_length is None or len(key) <= self.max_length:
       if len(self) >= self.max_entries:
         self.clear()
       self[key] = value
@@ -487,11 +528,6 @@ def _decompose(text):
 def _is_mark(char):
   """Whether a character has a place of its own among marks."""
   return unicodedata.combining(char) > 0
-
-
-def _is_short(word):
-  """Whether a word is short enough to be met again, and cheap to remember."""
-  return len(word) <= _MAX_WORD_LENGTH
 
 
 def _is_whitespace(char):

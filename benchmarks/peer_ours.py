@@ -85,7 +85,8 @@ class Single(Prediction):
 class Features(object):
   """`file_based_convert_examples_to_features`, its processes and its file."""
 
-  def __init__(self, job, settings):
+  def __init__(self, job, unused_settings):
+    import input_pipeline
     import tokenization
     self._texts = [text for text, _ in load_texts(job)]
     self._work_dir = job["work_dir"]
@@ -93,8 +94,9 @@ class Features(object):
     self._tokenizer = tokenization.FullTokenizer(
         os.path.join(job["work_dir"], job["model"], "hf", "vocab.txt"))
     self._max_seq_length = job["max_seq_length"]
-    self._threads = settings["threads"]
-    self.says = "%d processes, written to a record file" % self._threads
+    self._num_workers = input_pipeline.choose_num_workers(len(self._texts))
+    self.says = ("%d process(es), words forgotten before each round, written "
+                 "to a record file" % self._num_workers)
 
   def outputs(self):
     import text_features
@@ -105,12 +107,16 @@ class Features(object):
   def run(self):
     import input_pipeline
     import processors
+    # A setting that is set makes a tokenizer forget what it remembers: nobody
+    # writes the same texts twice.
+    self._tokenizer.basic_tokenizer.do_lower_case = True
+    self._tokenizer.wordpiece_tokenizer.unk_token = "[UNK]"
     input_pipeline.file_based_convert_examples_to_features(
         (processors.InputExample(str(i), text, None, ())
          for i, text in enumerate(self._texts)),
         ["a"], self._max_seq_length, self._tokenizer,
         os.path.join(self._work_dir, "features.tf_record"),
-        num_workers=self._threads)
+        num_workers=self._num_workers)
 
   def close(self):
     pass
