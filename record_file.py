@@ -17,6 +17,7 @@ import collections
 import concurrent.futures
 import contextlib
 import functools
+import gc
 import io
 import itertools
 import multiprocessing
@@ -268,6 +269,7 @@ _worker_settings = None
 def _start_worker(settings):
   global _worker_settings
   _worker_settings = settings
+  gc.freeze()  # What came from the parent is neither searched nor copied.
   # Ctrl-C reaches the whole group; the parent alone answers it.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   threading.Thread(target=_end_with_parent, args=(os.getppid(),),

@@ -5,6 +5,7 @@ import binascii
 import collections
 import json
 import os
+import random
 import struct
 import subprocess
 import sys
@@ -48,6 +49,32 @@ def test_records_have_the_original_keys(tmp_path):
   assert found[2]["input_ids"] == [CLS] + ids(14) + [SEP]
   assert read_rows(tmp_path / "r") == [
       dict(row, is_real_example=True) for row in found]
+
+
+def protobuf_bytes(input_ids, segment_ids, label_ids):
+  """What `_serialize` is to give, from protobuf's own classes."""
+  def feature(values):
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+
+  return tf.train.Example(features=tf.train.Features(feature={
+      "input_ids": feature(input_ids),
+      "input_mask": feature([1] * len(input_ids)),
+      "segment_ids": feature(segment_ids),
+      "label_ids": feature(label_ids),
+      "is_real_example": feature([1])})).SerializeToString(deterministic=True)
+
+
+def test_records_are_protobufs_byte_for_byte():
+  rng = random.Random(1)
+  # Lengths and numbers around those whose varint is a byte longer.
+  for length in (0, 1, 2, 41, 60, 63, 64, 100, 126, 127, 128, 129, 512, 9000):
+    for most in (1, 127, 128, 16383, 16384, 30521, 2 ** 21, 2 ** 40, 2 ** 62):
+      for labels in (0, 1, 4, 127, 130):
+        row = ([rng.choice([most, rng.randint(0, most)])
+                for _ in range(length)],
+               [rng.randint(0, 1) for _ in range(length)],
+               sorted(rng.sample(range(300), labels)))
+        assert record_file._serialize(*row) == protobuf_bytes(*row)
 
 
 def test_index_and_manifest(tmp_path):

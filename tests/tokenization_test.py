@@ -271,12 +271,74 @@ def test_encode_max_tokens(tmp_path):
 def test_setting_changed_after_use(tmp_path):
   tokenizer = make_tokenizer(tmp_path)
   assert tokenizer.tokenize("CLS lowest \u00e9") == ["cls", "lowest", "[UNK]"]
+  assert tokenizer.encode("CLS lowest \u00e9") == [18, 14, 1]
   tokenizer.basic_tokenizer.do_lower_case = False
   assert tokenizer.tokenize("CLS\u00a0lowest") == ["CLS", "lowest"]
+  assert tokenizer.encode("CLS\u00a0lowest") == [19, 14]
   tokenizer.wordpiece_tokenizer.max_input_chars_per_word = 5
   assert tokenizer.tokenize("CLS lowest") == ["CLS", "[UNK]"]
-  tokenizer.wordpiece_tokenizer.vocab = {"C": 0, "##LS": 1}
+  assert tokenizer.encode("CLS lowest") == [19, 1]
+  tokenizer.wordpiece_tokenizer.unk_token = "="
+  assert tokenizer.encode("CLS lowest") == [19, 36]
+  tokenizer.wordpiece_tokenizer.vocab = {"C": 0, "##LS": 1, "low": 2}
   assert tokenizer.tokenize("CLS") == ["C", "##LS"]
+  # Pieces of the one vocabulary, ids of the other.
+  assert tokenizer.encode("low") == [13]
+
+
+def test_ids_of_somebodys_own_steps(tmp_path):
+
+  class Reversed(tokenization.FullTokenizer):
+
+    def tokenize(self, text):
+      return super().tokenize(text)[::-1]
+
+  class Capital(tokenization.WordpieceTokenizer):
+
+    def tokenize(self, text):
+      return [piece.upper() for piece in super().tokenize(text)]
+
+  path = write_vocab(tmp_path, VOCAB)
+  assert Reversed(path).encode("want low") == [13, 5]
+  tokenizer = tokenization.FullTokenizer(path)
+  tokenizer.wordpiece_tokenizer = Capital(tokenizer.vocab)
+  assert tokenizer.encode("cls") == [19]
+
+
+def longest_first(word, vocab):
+  """Pieces of a word by the description: the longest that fits, or [UNK]."""
+  pieces, rest = [], word
+  while rest:
+    found = [rest[:end] for end in range(len(rest), 0, -1)
+             if ("##" if pieces else "") + rest[:end] in vocab]
+    if not found:
+      return ["[UNK]"]
+    pieces.append(("##" if pieces else "") + found[0])
+    rest = rest[len(found[0]):]
+  return pieces
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_pieces_of_random_vocabularies(tmp_path, seed):
+  rng = random.Random(seed)
+
+  def word(letters, most):
+    return "".join(rng.choice(letters) for _ in range(rng.randint(1, most)))
+
+  tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"] + [
+      rng.choice(["", "##", "##", "#"]) + word("ab", rng.choice([1, 3, 9]))
+      for _ in range(rng.choice([3, 30, 300]))]
+  tokens = list(dict.fromkeys(tokens))
+  rng.shuffle(tokens)
+  tokenizer = make_tokenizer(tmp_path, tokens=tokens)
+  pieces = tokenization.WordpieceTokenizer(frozenset(tokens))
+  for _ in range(500):
+    # With "#", a word may begin as pieces do that continue one.
+    text = word("ab#" if rng.random() < 0.3 else "ab", 14)
+    expected = longest_first(text, tokens)
+    assert pieces.tokenize(text) == expected
+    if "#" not in text:
+      assert tokenizer.encode(text) == [tokens.index(p) for p in expected]
 
 
 def test_memory_is_bounded(tmp_path, monkeypatch):
@@ -286,14 +348,17 @@ def test_memory_is_bounded(tmp_path, monkeypatch):
   characters = tokenizer.basic_tokenizer._replacements
   words = tokenizer.wordpiece_tokenizer._pieces
   rng = random.Random(5)
-  most_characters = most_words = 0
+  most_characters = most_words = most_ids = 0
   for _ in range(3000):
     text = random_text(rng)
     assert tokenizer.tokenize(text) == reference_tokens(
         text, True, tokenizer.vocab)
+    assert tokenizer.encode(text) == [
+        tokenizer.vocab[token] for token in tokenizer.tokenize(text)]
+    most_ids = max(most_ids, len(tokenizer.wordpiece_tokenizer._ids))
     most_characters = max(most_characters, len(characters))
     most_words = max(most_words, len(words))
-  assert (most_characters, most_words) == (300, 100)
+  assert (most_characters, most_words, most_ids) == (300, 100, 100)
   tokenizer.tokenize("a" * 33 + " " + "b" * 32)
   assert "a" * 33 not in words and "b" * 32 in words
 
