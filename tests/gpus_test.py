@@ -36,8 +36,26 @@ def test_gpus_agree_with_one(tmp_path, num_devices, monkeypatch):
   # The head's dropout, which is another on each device.
   monkeypatch.setattr(run_multilabel_classifier.modeling, "dropout",
                       lambda tensor, *unused_args, **unused_kwargs: tensor)
-  one, expected = train(tmp_path, tmp_path / "one")
+  size = 4 * num_devices
+  one, expected = train(tmp_path, tmp_path / "one", train_batch_size=size)
   many, found = train(tmp_path, tmp_path / "many", distribution="mirrored",
-                      num_devices=num_devices)
+                      num_devices=num_devices, train_batch_size=size)
   assert sorted(one) == sorted(many)
+  assert np.abs(expected - found).max() < 1e-3
+
+
+def test_half_precision_learns_nearly_the_same(tmp_path):
+  _, expected = train(tmp_path, tmp_path / "plain")
+  weights, found = train(tmp_path, tmp_path / "amp", amp=True)
+  assert weights["loss_scale/value"] >= 1
+  assert weights["bert/encoder/layer_0/output/dense/kernel"].dtype == np.float32
+  assert np.abs(expected - found).max() < 0.05
+
+
+def test_compiled_learns_the_same(tmp_path, monkeypatch):
+  # Its masks are other ones.
+  monkeypatch.setattr(run_multilabel_classifier.modeling, "dropout",
+                      lambda tensor, *unused_args, **unused_kwargs: tensor)
+  _, expected = train(tmp_path, tmp_path / "plain")
+  _, found = train(tmp_path, tmp_path / "xla", xla=True)
   assert np.abs(expected - found).max() < 1e-3
