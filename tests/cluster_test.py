@@ -82,7 +82,8 @@ def call(monkeypatch, tf_config, bert, data, output_dir, **flags):
     (dict(do_train=False, do_eval=True), "a cluster (TF_CONFIG) is for"),
     (dict(eval_steps=5, do_eval=True), "--eval_steps=5 does not go with"),
     (dict(cluster_timeout=0), "--cluster_timeout is 0"),
-    (dict(gradient_accumulation_steps=2), "does not go with several machines"),
+    (dict(gradient_accumulation_steps=2), "does not go with several machines; "
+     "leave it or --distribution=cluster out."),
 ])
 def test_flags_that_cannot_be(monkeypatch, bert, tmp_path, flags, message):
   status, stderr = call(monkeypatch, config(), bert, tmp_path,
