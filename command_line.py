@@ -90,16 +90,29 @@ def _without_keras():
 def _says_onednn():
   """Whether TensorFlow says at import, before it reads its settings of the log,
   that oneDNN is on; with these CPUs it is by default."""
-  setting = os.environ.get("TF_ENABLE_ONEDNN_OPTS")
+  setting = onednn_setting()
   if setting is not None:
-    return setting.lower() not in ("0", "false")
+    return setting
+  return any(flag.startswith(_ONEDNN_CPUS) for flag in cpu_flags())
+
+
+def onednn_setting():
+  """What TF_ENABLE_ONEDNN_OPTS says: bool, or None where it is not set."""
+  setting = os.environ.get("TF_ENABLE_ONEDNN_OPTS")
+  return None if setting is None else setting.lower() not in ("0", "false")
+
+
+def cpu_flags():
+  """What the CPU can do, by the names of Linux: set of str; elsewhere empty."""
   try:
     with open("/proc/cpuinfo") as lines:
-      words = itertools.chain.from_iterable(
-          line.split() for line in itertools.islice(lines, 64))
-      return any(word.startswith(_ONEDNN_CPUS) for word in words)
+      for line in lines:
+        name, _, flags_there = line.partition(":")
+        if name.strip() in ("flags", "Features"):  # x86, ARM
+          return set(flags_there.split())
   except EnvironmentError:
-    return False
+    pass
+  return set()
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ import numpy as np
 
 import atomic_files
 import best_checkpoint
+import modeling
 import multilabel_metrics
 import multilabel_thresholds
 from processors import base
@@ -130,18 +131,6 @@ def _pr_curves(outputs, label_list):
         outputs.probabilities[:, number], display_name=label)
 
 
-def some_names(names, most=MAX_LOGGED_LABELS):
-  """Returns names in one str: the first `most`, and how many more there are.
-
-  Args:
-    names: list of str.
-    most: int.
-  """
-  more = len(names) - most
-  return ", ".join(names[:most]) + (
-      ", and {:,} more".format(more) if more > 0 else "")
-
-
 def tune(outputs, decision, kind, label_list, min_precision=None):
   """Finds thresholds on dev.
 
@@ -177,7 +166,8 @@ def tune(outputs, decision, kind, label_list, min_precision=None):
       (found["precision_not_reached"], "no threshold with --min_precision=%s; "
        "theirs comes nearest" % min_precision)):
     if names:
-      logging.warning("Labels with %s: %s", words, some_names(names))
+      logging.warning("Labels with %s: %s", words,
+                      modeling.some_names(names, MAX_LOGGED_LABELS))
   return decision._replace(
       thresholds=[float(value) for value in found["thresholds"]])
 

@@ -14,10 +14,13 @@ from __future__ import division
 from __future__ import print_function
 
 import contextlib
+import functools
 import os
 import re
 
 import tensorflow.compat.v1 as tf
+
+import command_line
 
 FLOAT16 = "float16"
 BFLOAT16 = "bfloat16"
@@ -62,16 +65,17 @@ def choose_precision(flag_values):
     raise ValueError(
         "--amp found no GPU, and TensorFlow %s has no bfloat16 for CPUs; leave "
         "it out, or take a newer TensorFlow." % tf.__version__)
-  if not set(_CPU_FLAGS) & _cpu_flags():
+  if not command_line.cpu_flags().intersection(_CPU_FLAGS):
     raise ValueError("--amp found no GPU, and this CPU has no bfloat16 (%s); "
                      "leave it out." % " or ".join(_CPU_FLAGS))
-  if os.environ.get("TF_ENABLE_ONEDNN_OPTS") in ("0", "false"):
+  if command_line.onednn_setting() is False:
     raise ValueError("--amp on a CPU needs oneDNN, which "
                      "TF_ENABLE_ONEDNN_OPTS=%s switches off." %
                      os.environ["TF_ENABLE_ONEDNN_OPTS"])
   return BFLOAT16
 
 
+@functools.lru_cache(maxsize=None)  # To ask opens the GPUs.
 def _gpu_capabilities():
   """Compute capability of each GPU that TensorFlow sees: list of (int, int)."""
   if not tf.config.experimental.list_physical_devices("GPU"):
@@ -86,18 +90,6 @@ def _gpu_capabilities():
            if device.device_type == "GPU"]
   return [(int(match.group(1)), int(match.group(2)))
           for match in found if match]
-
-
-def _cpu_flags():
-  """What the CPU can do, by the names of Linux; elsewhere nothing is known."""
-  try:
-    with open("/proc/cpuinfo") as lines:
-      for line in lines:
-        if line.startswith("flags"):
-          return set(line.partition(":")[2].split())
-  except EnvironmentError:
-    pass
-  return set()
 
 
 def configure_session(config, precision):

@@ -687,21 +687,28 @@ def format_checkpoint_report(report, init_checkpoint):
   unused = ["%d %s" % (len(names), what) for what, names in groups.items()
             if names]
   if groups["other"]:
-    unused[-1] += ": " + _some(groups["other"])
+    unused[-1] += ": " + some_names(groups["other"])
   lines = [
       "Variables and the checkpoint %s:" % init_checkpoint,
       "  %4d from the checkpoint" % len(report.restored),
       "  %4d newly initialised%s" % (
           len(report.initialized),
-          ": " + _some(report.initialized) if report.initialized else ""),
+          ": " + some_names(report.initialized) if report.initialized else ""),
       "  %4d tensors of the checkpoint not used%s" % (
           len(report.unused), ": " + "; ".join(unused) if unused else "")]
   return "\n".join(lines)
 
 
-def _some(names, most=6):
+def some_names(names, most=6):
+  """Returns names in one str: the first `most`, and how many more there are.
+
+  Args:
+    names: list of str.
+    most: int.
+  """
+  more = len(names) - most
   return ", ".join(names[:most]) + (
-      ", and %d more" % (len(names) - most) if len(names) > most else "")
+      ", and {:,} more".format(more) if more > 0 else "")
 
 
 def dropout(input_tensor, dropout_prob, dropout_seed=None):

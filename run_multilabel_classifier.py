@@ -653,7 +653,7 @@ def log_start(scan, label_list, checkpoint, step, num_train_steps, is_over,
   if unseen:
     logging.warning("  no train example has the label%s %s",
                     "s" if len(unseen) > 1 else "",
-                    evaluation.some_names(unseen))
+                    modeling.some_names(unseen, evaluation.MAX_LOGGED_LABELS))
   if checkpoint:
     logging.info("  %s step %d of %d, found in %s",
                  "already finished:" if is_over else "going on from", step,

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
+import command_line
 import mixed_precision
 import model_dir
 import modeling
@@ -131,8 +132,7 @@ def test_the_loss_itself_may_not_be_infinite(bert, data, tmp_path, monkeypatch):
 def has_bfloat16():
   return hasattr(tf.ConfigProto().graph_options.rewrite_options,
                  "auto_mixed_precision_onednn_bfloat16") and bool(
-      # pylint: disable=protected-access
-      mixed_precision._cpu_flags() & {"avx512_bf16", "amx_bf16"})
+      command_line.cpu_flags() & {"avx512_bf16", "amx_bf16"})
 
 
 @pytest.mark.skipif(not has_bfloat16(), reason="no bfloat16 here")
@@ -209,7 +209,7 @@ def test_a_machine_without_is_refused(bert, data, tmp_path, monkeypatch,
                                       capabilities, cpu_flags, onednn, message):
   monkeypatch.setattr(mixed_precision, "_gpu_capabilities",
                       lambda: capabilities)
-  monkeypatch.setattr(mixed_precision, "_cpu_flags", lambda: cpu_flags)
+  monkeypatch.setattr(command_line, "cpu_flags", lambda: cpu_flags)
   if onednn is None:
     monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
   else:
