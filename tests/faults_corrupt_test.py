@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from faults import corrupt
-from faults import zygote
+from robustness.faults import corrupt
+from robustness.faults import zygote
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "fork"), reason="runs are forked; there is no fork here.")

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from faults import soak
+from robustness.faults import soak
 
 pytestmark = pytest.mark.skipif(
     not os.path.isdir("/proc/self"), reason="looks at Linux's /proc")

@@ -5,9 +5,9 @@ import errno
 
 import pytest
 
-from faults import file_layer
-from faults import storm as storms
-from faults import zygote
+from robustness.faults import file_layer
+from robustness.faults import storm as storms
+from robustness.faults import zygote
 
 pytestmark = pytest.mark.skipif(
     file_layer.missing() is not None, reason=str(file_layer.missing()))

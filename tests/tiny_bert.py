@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 import command_line
-from fuzz import programs
+from robustness.fuzz import programs
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 

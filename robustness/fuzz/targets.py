@@ -13,10 +13,10 @@ import collections
 import json
 import struct
 
-from fuzz import models
-from fuzz import programs
-from fuzz import readers
-from fuzz import texts
+from robustness.fuzz import models
+from robustness.fuzz import programs
+from robustness.fuzz import readers
+from robustness.fuzz import texts
 
 # seeds: list of bytes, good input; tokens: list of bytes that mean something.
 Target = collections.namedtuple("Target", ["run", "seeds", "tokens"])

@@ -13,11 +13,11 @@ import re
 import shutil
 import time
 
-from faults import compare_folders
-from faults import file_layer
-from faults import lost_power
-from faults import tiny_world
-from faults import zygote
+from robustness.faults import compare_folders
+from robustness.faults import file_layer
+from robustness.faults import lost_power
+from robustness.faults import tiny_world
+from robustness.faults import zygote
 
 TRAIN, EXPORT = "run_multilabel_classifier", "export_saved_model"
 
@@ -165,7 +165,7 @@ class Storm(object):
         output_dir, os.path.join(self._root, "exports")) + ["--version=1"]
 
   def _start(self, command, kill_after=None):
-    ended = self._zygote.run("faults.calls:call_script", command,
+    ended = self._zygote.run("robustness.faults.calls:call_script", command,
                              self._flags(command), kill_after=kill_after)
     self.counts.seconds += ended.seconds
     return ended

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files that lie: corruptions of a trained directory, and what comes of them.
 
-  python -m faults.corrupt --corruptions=500 --seed=1
+  python -m robustness.faults.corrupt --corruptions=500 --seed=1
 
 Each time one file of a trained directory, its features, or an export is
 changed (bits, a cut tail, zeros, more bytes, another file in its place), and
@@ -25,10 +25,10 @@ import shutil
 import sys
 import time
 
-from faults import compare_folders
-from faults import tiny_world
-from faults import work_folder
-from faults import zygote
+from robustness.faults import compare_folders
+from robustness.faults import tiny_world
+from robustness.faults import work_folder
+from robustness.faults import zygote
 
 PREDICT, RUN, RESUME, EXPORT = "predict", "run", "resume", "export"
 STAGES = (PREDICT, RUN, RESUME, EXPORT)
@@ -117,7 +117,7 @@ class Corrupter(object):
       os.rename(self._here, self._path("%s%d" % (name, number)))
 
   def _call(self, name, *arguments):
-    ended = self._zygote.run("faults.calls:" + name, *arguments)
+    ended = self._zygote.run("robustness.faults.calls:" + name, *arguments)
     self.seconds += ended.seconds
     return ended
 
@@ -343,7 +343,7 @@ def summary(corruptions):
 
 def main(argv=None):
   parser = argparse.ArgumentParser(
-      prog="python -m faults.corrupt", description=__doc__,
+      prog="python -m robustness.faults.corrupt", description=__doc__,
       formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--corruptions", type=int, default=500,
                       help="default: %(default)s")
@@ -368,7 +368,7 @@ def main(argv=None):
           sys.stderr.flush()
       seconds = corrupter.seconds
   except ValueError as error:
-    print("faults.corrupt: %s" % error, file=sys.stderr)
+    print("robustness.faults.corrupt: %s" % error, file=sys.stderr)
     return 2
   bad = [corruption for corruption in done
          if corruption.outcome in (WRONG, CRASH)]

@@ -11,7 +11,7 @@ import types
 
 from absl import flags
 
-from fuzz import checks
+from robustness.fuzz import checks
 
 _SCRIPTS = ("run_multilabel_classifier", "predict_session",
             "convert_checkpoint")

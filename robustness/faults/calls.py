@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 
-from faults import zygote
+from robustness.faults import zygote
 
 
 def call_script(name, arguments):

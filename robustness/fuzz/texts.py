@@ -7,7 +7,7 @@ from __future__ import print_function
 
 import functools
 
-from fuzz import checks
+from robustness.fuzz import checks
 import text_features
 import tokenization
 

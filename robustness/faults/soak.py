@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Long life: a training of many steps, a predictor of many calls and opens.
 
-  python -m faults.soak --steps=20000 --calls=100000 --opens=50
+  python -m robustness.faults.soak --steps=20000 --calls=100000 --opens=50
 
 Trains a tiny BERT in a process that is looked at from outside each time it logs
 a line, then keeps a predictor of it busy (`benchmarks.predictor_soak`). The
@@ -22,10 +22,10 @@ import subprocess
 import sys
 import time
 
-from faults import tiny_world
-from faults import work_folder
+from robustness.faults import tiny_world
+from robustness.faults import work_folder
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 
 MOST_GROWTH = 0.03
 # Of the samples, the share in which a program reaches its size.
@@ -125,7 +125,7 @@ def soak_training(folder, steps):
 
 def main(argv=None):
   parser = argparse.ArgumentParser(
-      prog="python -m faults.soak", description=__doc__,
+      prog="python -m robustness.faults.soak", description=__doc__,
       formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--steps", type=int, default=20000,
                       help="of training (default: %(default)s)")
@@ -147,7 +147,7 @@ def main(argv=None):
              os.path.join(folder, "out"), "--calls=%d" % options.calls,
              "--opens=%d" % options.opens], cwd=ROOT) and is_good
   except ValueError as error:
-    print("faults.soak: %s" % error, file=sys.stderr)
+    print("robustness.faults.soak: %s" % error, file=sys.stderr)
     return 2
   return 0 if is_good else 1
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A storm over a small training: kills, failing calls, full disks, lost power.
 
-  python -m faults.run --kills=100 --every_index --power_cuts=50 --seed=1
+  python -m robustness.faults.run --kills=100 --every_index --power_cuts=50
 
 Each round begins the same commands (training with evaluation and prediction,
 then the export) in a fresh folder, hurts them, starts them again until they
@@ -18,13 +18,13 @@ import random
 import sys
 import time
 
-from faults import storm as storms
-from faults import work_folder
+from robustness.faults import storm as storms
+from robustness.faults import work_folder
 
 
 def main(argv=None):
   parser = argparse.ArgumentParser(
-      prog="python -m faults.run", description=__doc__,
+      prog="python -m robustness.faults.run", description=__doc__,
       formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--kills", type=int, default=100,
                       help="SIGKILLs in all (default: %(default)s)")
@@ -46,7 +46,7 @@ def main(argv=None):
   try:
     return _run(options)
   except ValueError as error:
-    print("faults.run: %s" % error, file=sys.stderr)
+    print("robustness.faults.run: %s" % error, file=sys.stderr)
     return 2
 
 

@@ -9,7 +9,7 @@ import struct
 
 import numpy as np
 
-from fuzz import checks
+from robustness.fuzz import checks
 import safetensors_reader
 
 _SIZES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2,

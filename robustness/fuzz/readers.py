@@ -12,7 +12,7 @@ import json
 import os
 import re
 
-from fuzz import checks
+from robustness.fuzz import checks
 import predict_files
 import processors
 from processors import delimited

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import traceback
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 
 _PR_SET_PDEATHSIG = 1
 
@@ -48,7 +48,8 @@ class Zygote(object):
     settings = dict(os.environ, TF_CPP_MIN_LOG_LEVEL="2")
     settings.update(environment or {})
     self._process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "faults.zygote"] + self._paths,
+        [sys.executable, "-W", "ignore", "-m", "robustness.faults.zygote"] +
+        self._paths,
         cwd=ROOT, env=settings, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
   def run(self, function, *arguments, **limits):
