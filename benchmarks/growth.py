@@ -9,7 +9,7 @@ the features and of what training reads at its start against the number of
 texts. Models with drawn weights, so nothing has to be there. For each curve
 the exponent of the best straight line on logarithmic scales is given (1:
 linear), over its upper half, since small works cost what a run costs anyway.
-Writes growth.json, growth.txt and, where matplotlib is, growth.png.
+Writes growth.json and growth.txt.
 """
 
 from __future__ import absolute_import
@@ -34,7 +34,6 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 import atomic_files
-from benchmarks import plot
 from benchmarks import run as benchmark_run
 import input_pipeline
 import model_dir
@@ -272,9 +271,10 @@ def format_curves(curves):
   """Lines of text: a line a curve, its values and its exponent."""
   lines = []
   for found in curves:
-    lines.append("%s, %s over %s: %s" % (
+    lines.append("%s, %s over %s: exponent %s" % (
         found["name"], found["unit"], found["of"],
-        plot.exponent_text(found["exponent"])))
+        "unknown" if found["exponent"] is None
+        else "%.2f" % found["exponent"]))
     lines.append("   " + "  ".join(
         "%d: %.3g" % (size, point["median"])
         for size, point in zip(found["sizes"], found["points"])))
@@ -314,10 +314,6 @@ def main(argv):
     atomic_files.write_text(os.path.join(FLAGS.output_dir, "growth.txt"),
                             format_curves(curves))
   print(format_curves(curves))
-  try:
-    plot.draw(growth, os.path.join(FLAGS.output_dir, "growth.png"))
-  except ImportError:
-    print("matplotlib is not installed; no plot.")
 
 
 if __name__ == "__main__":

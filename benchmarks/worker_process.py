@@ -41,8 +41,7 @@ class Worker(object):
       module: str, module of `benchmarks` with the peer.
       threads: int, threads of its products and cores it may use.
       log_path: str, file that gets what it writes to stderr.
-      settings: dict, the peer's own; "environment" of it are variables of
-        the process.
+      settings: dict, the peer's own.
       root: str, folder of the project that the process runs.
     """
     self._log_path = log_path
@@ -55,7 +54,6 @@ class Worker(object):
     environment.update({"TF_CPP_MIN_LOG_LEVEL": "3",
                         "TOKENIZERS_PARALLELISM": "true",
                         "HF_HUB_OFFLINE": "1"})
-    environment.update((settings or {}).get("environment", {}))
     self.started = time.time()
     with open(log_path, "ab") as log:
       self._process = subprocess.Popen(

@@ -51,11 +51,12 @@ def test_configuration_fits_the_flags():
 
 
 def test_a_step_that_fails_ends_it(tmp_path, monkeypatch, capfd):
-  def fail(python, work_dir):
+  def fail(python, data, work_dir):
     chinese.run_child(python, "experiments.build_vocab", ["--unknown"])
 
   monkeypatch.setattr(chinese, "prepare", fail)
   monkeypatch.setattr(chinese.environment, "raise_on_sigterm", lambda: None)
   pytest.importorskip("sklearn")
-  assert chinese.main(["--work_dir=%s" % tmp_path]) == 2
+  assert chinese.main(
+      ["--data_dir=%s" % tmp_path, "--work_dir=%s" % tmp_path]) == 2
   assert "experiments.build_vocab failed" in capfd.readouterr().out

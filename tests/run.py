@@ -40,9 +40,9 @@ VERSION_FREE = (
     "explain", "export_check", "export_folder", "export_manifest",
     "faults_corrupt", "hostile_source", "hostile_texts", "http_*", "lint",
     "long_text", "loss_run", "make_features", "predict_session_script",
-    "prediction_files", "prepare_package_tags", "pytorch_reference",
-    "readme", "readme_zh", "report", "report_parts", "scaling",
-    "serving_readme", "sweep", "thresholds_run", "unlabelled")
+    "prediction_files", "pytorch_reference",
+    "readme", "readme_zh", "report", "report_parts", "serving_readme",
+    "sweep", "thresholds_run", "unlabelled")
 
 # What is run on a version between the oldest and the newest.
 GRAPHS_AND_SESSIONS = (

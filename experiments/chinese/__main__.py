@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Chinese from end to end, in one command.
 
-  python3 -m experiments.chinese
+  python3 -m experiments.chinese --data_dir=DIR
 
-makes a data set of about 900 Chinese package descriptions and their tags (see
-experiments/prepare_package_tags.py: it needs apt-get, and a network the first
-time), builds a vocabulary from its training texts, trains a small BERT (2
-layers, 128 wide) from random weights with three seeds, and prints its scores
-on the test part beside those of the label prior and of TF-IDF over characters.
+takes a data set of JSON lines (train.jsonl, dev.jsonl, test.jsonl, labels.txt),
+builds a vocabulary from its training texts, trains a small BERT (2 layers, 128
+wide) from random weights with three seeds, and prints its scores on the test
+part beside those of the label prior and of TF-IDF over characters.
 
 It shows that characters, vocabulary, training and scores work in Chinese. A
 model without pretraining on so few texts is no rival to TF-IDF; for a good one,
@@ -95,18 +94,10 @@ def find_python():
   return environment.ensure("demo")
 
 
-def prepare(python, work_dir):
-  """The data, the vocabulary and the model's configuration."""
-  data = os.path.join(work_dir, "data")
+def prepare(python, data, work_dir):
+  """Makes the vocabulary and the model's configuration."""
   bert = os.path.join(work_dir, "bert")
   vocab = os.path.join(bert, "vocab.txt")
-  if os.path.exists(os.path.join(data, "labels.txt")):
-    say("Data: there already")
-  else:
-    say("Data:")
-    run_child(python, "experiments.prepare_package_tags", [
-        "--language=zh_CN", "--output_dir=" + data,
-        "--sources_dir=" + os.path.join(work_dir, "sources")])
   say("Vocabulary:")
   run_child(python, "experiments.build_vocab", [
       "--data_dir=" + data, "--output_file=" + vocab,
@@ -117,9 +108,8 @@ def prepare(python, work_dir):
                           json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def train(python, work_dir):
+def train(python, data, work_dir):
   """Trains with several seeds, and the baselines."""
-  data = os.path.join(work_dir, "data")
   bert = os.path.join(work_dir, "bert")
   say("Training, %d seeds:" % SEEDS)
   run_child(python, "experiments.sweep", [
@@ -127,11 +117,10 @@ def train(python, work_dir):
       "--bert_config_file=" + os.path.join(bert, "bert_config.json"),
       "--vocab_file=" + os.path.join(bert, "vocab.txt"), "--seeds=%d" % SEEDS,
       "--metric=map", "--output_dir=" + os.path.join(work_dir, "runs")])
-  if not os.path.exists(os.path.join(work_dir, "baseline", "results.json")):
-    say("Baselines:")
-    run_child(python, "experiments.baseline_tfidf", [
-        "--data_dir=" + data, "--analyzer=char",
-        "--output_dir=" + os.path.join(work_dir, "baseline")])
+  say("Baselines:")
+  run_child(python, "experiments.baseline_tfidf", [
+      "--data_dir=" + data, "--analyzer=char",
+      "--output_dir=" + os.path.join(work_dir, "baseline")])
 
 
 def score_rows(work_dir):
@@ -159,18 +148,22 @@ def main(argv=None):
   parser = argparse.ArgumentParser(
       prog="python3 -m experiments.chinese",
       description="Trains a small BERT from scratch on Chinese texts.")
+  parser.add_argument("--data_dir", required=True,
+                      help="folder of train.jsonl, dev.jsonl, test.jsonl and "
+                      "labels.txt")
   parser.add_argument(
       "--work_dir", default=os.path.join(ROOT, "experiments_work", "chinese"),
       help="folder for all that it makes (default: experiments_work/chinese "
       "in the repository)")
   options = parser.parse_args(argv)
+  data = os.path.abspath(options.data_dir)
   work_dir = os.path.abspath(options.work_dir)
   environment.raise_on_sigterm()
   started = time.time()
   try:
     python = find_python()
-    prepare(python, work_dir)
-    train(python, work_dir)
+    prepare(python, data, work_dir)
+    train(python, data, work_dir)
     say("\nTest part, %d seeds, mean +- standard deviation" % SEEDS)
     for row in [["", "micro-F1", "macro-F1", "mAP"]] + score_rows(work_dir):
       say("%-42s  %-16s  %-16s  %s" % tuple(row))

@@ -4,7 +4,7 @@
   python -m robustness.faults.soak --steps=20000 --calls=100000 --opens=50
 
 Trains a tiny BERT in a process that is looked at from outside each time it logs
-a line, then keeps a predictor of it busy (`benchmarks.predictor_soak`). The
+a line, then keeps a predictor of it busy (`robustness.predictor_soak`). The
 exit status is 1 if the memory of the second half is more than 3% above that of
 the first, if threads or files stay behind, or if an answer changed. The server
 has `benchmarks.http_soak`.
@@ -143,7 +143,7 @@ def main(argv=None):
       is_good = soak_training(folder, options.steps)
       if os.path.isdir(os.path.join(folder, "out")):
         is_good = not subprocess.call(
-            [sys.executable, "-m", "benchmarks.predictor_soak", "--model_dir=" +
+            [sys.executable, "-m", "robustness.predictor_soak", "--model_dir=" +
              os.path.join(folder, "out"), "--calls=%d" % options.calls,
              "--opens=%d" % options.opens], cwd=ROOT) and is_good
   except ValueError as error:

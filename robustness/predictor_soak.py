@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keeps a predictor busy for long, and opens and closes many: nothing grows.
 
-  python -m benchmarks.predictor_soak --calls=100000 --opens=200
+  python -m robustness.predictor_soak --calls=100000 --opens=200
 
 Texts of random lengths, 1 to 8 a call, are compared with what the first calls
 said of them. Then predictors are opened, asked and closed. Ends with 1 if an

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What micro-batching gives many clients of one predictor.
 
-  python -m benchmarks.predictor_clients --model_dir=demo_work/output
+  python -m robustness.predictor_clients --model_dir=demo_work/output
 
 Each of so many threads asks for one text after another, as fast as it is
 answered: once by a `session.run` of its own, once through a `MicroBatcher`;
