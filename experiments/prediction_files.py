@@ -12,11 +12,11 @@ ignored. Lines may name the labels in any order: the first line's counts.
 
 import array
 import collections
-import json
 import re
 
 import numpy as np
 
+from processors import strict_json
 from processors import text_lines
 from processors.text_lines import list_names
 from processors.text_lines import shown
@@ -61,8 +61,7 @@ def read(path):
       lacks a key, has other labels than the first line, or a probability that
       is not a number in 0..1.
   """
-  decode = json.JSONDecoder(object_pairs_hook=_make_object,
-                            parse_constant=_refuse_constant).decode
+  decode = strict_json.Decoder().decode
   reader = None
   for line, text in text_lines.numbered_lines(path):
     try:
@@ -71,13 +70,8 @@ def read(path):
       if reader is None:
         reader = _Reader(line, record)
       reader.add(record)
-    except json.JSONDecodeError as error:
-      raise ValueError("%s:%d: broken JSON at character %d of the line (%s)." %
-                       (path, line, error.pos + 1, error.msg))
     except ValueError as error:
       raise ValueError("%s:%d: %s." % (path, line, error))
-    except RecursionError:
-      raise ValueError("%s:%d: JSON is nested too deeply." % (path, line))
   if reader is None:
     raise ValueError("%s: the file is empty, there is no prediction in it." %
                      path)
@@ -141,7 +135,7 @@ class _Reader(object):
                              key, shown(name), list_names(self._index)))
       columns.append(start + self._index[name])
     if len(set(columns)) != len(columns):
-      twice = [name for name in names if names.count(name) > 1][0]
+      twice, _ = collections.Counter(names).most_common(1)[0]
       raise ValueError('"%s" holds %s twice' % (key, shown(twice)))
     self._cells[key].extend(columns)
 
@@ -198,16 +192,3 @@ def _read_id(value):
 def _make_valid(text):
   """An escape can bring a lone surrogate into UTF-8; no file can hold it."""
   return _SURROGATE.sub("\ufffd", text)
-
-
-def _make_object(pairs):
-  record = dict(pairs)
-  if len(record) != len(pairs):
-    keys = [key for key, _ in pairs]
-    raise ValueError("key %s stands twice in one object" % shown(
-        [key for key in keys if keys.count(key) > 1][0]))
-  return record
-
-
-def _refuse_constant(name):
-  raise ValueError("%s is not JSON" % name)

@@ -8,6 +8,7 @@ character. A field that breaks the rule is an error with its line, never
 another text.
 """
 
+import collections
 import contextlib
 import csv
 import functools
@@ -27,6 +28,8 @@ _LABEL_COLUMNS = ("labels", "label")
 _ESCAPES = {"\\t": "\t", "tab": "\t"}
 # Rows of train that show which columns hold 0 and 1.
 _SAMPLE_ROWS = 1000
+# Their cells: a table of tens of thousands of labels shows itself sooner.
+_SAMPLE_CELLS = 1 << 20
 # Characters; above this a missing quotation mark is likelier than a text.
 _MAX_FIELD = 1 << 26
 _FLAGS = frozenset(("0", "1"))
@@ -148,11 +151,12 @@ class DelimitedProcessor(base.FileProcessor):
           path, list_names(found)))
     if found:
       return found, False
-    sample = [row for _, row in itertools.islice(table, _SAMPLE_ROWS)]
+    sample = [row for _, row in itertools.islice(
+        table, max(10, min(_SAMPLE_ROWS, _SAMPLE_CELLS // len(header))))]
     names, left_out = [], []
     for position, name in enumerate(header):
       if position not in used:
-        cells = [row[position].strip() for row in sample]
+        cells = (row[position].strip() for row in sample)
         (left_out if _are_words(cells) else names).append(name)
     if left_out and names and path not in self._warned:
       self._warned.add(path)
@@ -168,7 +172,8 @@ class DelimitedProcessor(base.FileProcessor):
     """
     train = path if part == "train" else self.find_file(data_dir, "train")
     names, are_flags = self._label_columns(train or path)
-    missing = [name for name in names if name not in header]
+    positions = {name: position for position, name in enumerate(header)}
+    missing = [name for name in names if name not in positions]
     other = [name for name in header if name.lower() in _LABEL_COLUMNS]
     if missing and other and not are_flags and not self.options["label_column"]:
       raise ValueError("%s has column %s where %s has %s: rename one." % (
@@ -196,9 +201,11 @@ class DelimitedProcessor(base.FileProcessor):
         self._check_same_flags(path, train, names)
       _check_label_names(path, line, names)
       parse = lambda cells: _parse_flags(cells, names)
-    cells = operator.itemgetter(*[header.index(name) for name in names])
-    # Few combinations of cells make up most files: each is parsed once.
-    return cells, functools.lru_cache(maxsize=4096)(parse)
+    cells = operator.itemgetter(*[positions[name] for name in names])
+    # Few combinations of cells make up most files: each is parsed once. Of
+    # wide tables they are many, and each is large.
+    most = max(16, min(4096, _SAMPLE_CELLS // len(names)))
+    return cells, functools.lru_cache(maxsize=most)(parse)
 
   def _check_same_flags(self, path, train, names):
     """Refuses 0/1 columns of dev or test that train does not have."""
@@ -264,9 +271,9 @@ def clean_header(path, line, row):
         "%s:%d: column %d has no name (pandas writes such a column unless told "
         "index=False)." % (path, line, header.index("") + 1))
   if len(set(header)) != len(header):
-    double = [name for name in header if header.count(name) > 1]
+    double, _ = collections.Counter(header).most_common(1)[0]
     raise ValueError("%s:%d: two columns are called %s." % (
-        path, line, shown(double[0])))
+        path, line, shown(double)))
   return header
 
 
@@ -286,8 +293,13 @@ def explain(error):
 
 def _are_words(cells):
   """Whether no cell looks as if somebody meant a 0 or a 1."""
-  filled = [cell for cell in cells if cell]
-  return bool(filled) and not any(_is_like_flag(cell) for cell in filled)
+  is_filled = False
+  for cell in cells:
+    if cell:
+      if _is_like_flag(cell):
+        return False
+      is_filled = True
+  return is_filled
 
 
 def _is_like_flag(cell):

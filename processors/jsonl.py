@@ -2,11 +2,12 @@
 """JSON lines: one object a line."""
 
 import functools
-import json
 import re
 
 from processors import base
+from processors import strict_json
 from processors import text_lines
+from processors.strict_json import type_name
 from processors.text_lines import list_names
 from processors.text_lines import shown
 
@@ -17,11 +18,7 @@ _NEAR_MISSES = {
     "text_pair": ("text_pair", "text_b"),
     "labels": ("labels", "label"),
 }
-_MAX_DIGITS = 4300
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_TYPE_NAMES = {dict: "an object", list: "a list", str: "a string",
-               bool: "true or false", int: "a number", float: "a number",
-               type(None): "null"}
 
 
 class JsonlProcessor(base.FileProcessor):
@@ -68,26 +65,24 @@ def line_parser(require_labels):
     Function of a str to (identifier, text_a, text_b, labels), as `read_rows`
     has them; its ValueError is a sentence without place and full stop.
   """
-  decode = json.JSONDecoder(object_pairs_hook=_make_object,
-                            parse_int=_read_int,
-                            parse_constant=_refuse_constant).decode
+  decode = strict_json.Decoder().decode
 
   def parse(line):
     try:
-      return _read_object(decode, line, require_labels)
-    except ValueError as error:
-      raise ValueError(_explain(error, line))
-    except RecursionError:
-      raise ValueError("JSON is nested too deeply")
+      record = decode(line)
+    except strict_json.JsonError as error:
+      if line.strip() in ("[", "{", "]", "}"):
+        raise ValueError("%s, each line must hold one whole object" % error)
+      raise
+    return _read_object(record, line, require_labels)
   return parse
 
 
-def _read_object(decode, line, require_labels):
-  """Returns (identifier, text_a, text_b, labels) of one line."""
-  record = decode(line)
+def _read_object(record, line, require_labels):
+  """Returns (identifier, text_a, text_b, labels) of one line's value."""
   if not isinstance(record, dict):
     raise ValueError("the line holds %s, not an object%s" % (
-        _type_name(record),
+        type_name(record),
         " (write a list's objects one a line)"
         if isinstance(record, list) else ""))
   _check_keys(tuple(record), require_labels)
@@ -95,9 +90,9 @@ def _read_object(decode, line, require_labels):
   text_b = record.get("text_pair")
   labels = record.get("labels")
   if not isinstance(text_a, str):
-    raise ValueError('"text" is %s, not a string' % _type_name(text_a))
+    raise ValueError('"text" is %s, not a string' % type_name(text_a))
   if text_b is not None and not isinstance(text_b, str):
-    raise ValueError('"text_pair" is %s, not a string' % _type_name(text_b))
+    raise ValueError('"text_pair" is %s, not a string' % type_name(text_b))
   if labels is not None:
     labels = _read_labels(labels)
   elif require_labels:
@@ -114,7 +109,7 @@ def _read_object(decode, line, require_labels):
 def _read_labels(labels):
   if not isinstance(labels, list):
     raise ValueError('"labels" is %s, not a list such as ["a", "b"]' %
-                     _type_name(labels))
+                     type_name(labels))
   try:
     return _clean_labels(tuple(labels))
   except TypeError:  # a list or an object among them cannot be looked up
@@ -127,7 +122,7 @@ def _clean_labels(labels):
   for label in labels:
     if not isinstance(label, str):
       raise ValueError('"labels" holds %s (%s), not a string' % (
-          _type_name(label), shown(label)))
+          type_name(label), shown(label)))
   return base.clean_labels([_make_valid(label) for label in labels])
 
 
@@ -137,7 +132,7 @@ def _read_id(value):
   if isinstance(value, int) and not isinstance(value, bool):
     return str(value)
   raise ValueError('"id" is %s (%s), not a string or a whole number' % (
-      _type_name(value), shown(value)))
+      type_name(value), shown(value)))
 
 
 @functools.lru_cache(maxsize=256)
@@ -157,36 +152,3 @@ def _check_keys(keys, require_labels):
 
 def _make_valid(text):
   return _SURROGATE.sub("\ufffd", text)
-
-
-def _make_object(pairs):
-  record = dict(pairs)
-  if len(record) != len(pairs):
-    keys = [key for key, _ in pairs]
-    raise ValueError("key %s stands twice in one object" % shown(
-        [key for key in keys if keys.count(key) > 1][0]))
-  return record
-
-
-def _read_int(digits):
-  # Older Pythons take quadratic time, newer ones refuse from here on.
-  if len(digits) > _MAX_DIGITS:
-    raise ValueError("a number has %d digits" % len(digits))
-  return int(digits)
-
-
-def _refuse_constant(name):
-  raise ValueError("%s is not JSON" % name)
-
-
-def _type_name(value):
-  return _TYPE_NAMES[type(value)]
-
-
-def _explain(error, line):
-  if not isinstance(error, json.JSONDecodeError):
-    return text_lines.one_line(error)
-  return "broken JSON at character %d of the line (%s)%s" % (
-      error.pos + 1, error.msg,
-      ", each line must hold one whole object"
-      if line.strip() in ("[", "{", "]", "}") else "")
