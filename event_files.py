@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TensorBoard's event files, each step in them once.
+"""TensorBoard's event files; of a run that goes on, each point counts once.
+
+A file begins with a session start at the first step that will be written:
+TensorBoard drops what older files have from that step on.
 
 TensorFlow's own writer hands events to a thread, which neither says when they
 are on disk nor survives a full one. These are written when they come.
@@ -31,8 +34,10 @@ class EventWriter(object):
 
     Args:
       folder: str.
-      first_step: int; TensorBoard forgets what older files have from it on.
+      first_step: int; TensorBoard drops what older files have from it on.
     """
+    self._step_before = first_step - 1
+    self._tags_before = _tags_at(folder, first_step - 1)
     number = int(time.time())
     for path in event_paths(folder):
       number = max(number, int(re.search(r"\.tfevents\.(\d+)\.", path).group(
@@ -46,6 +51,11 @@ class EventWriter(object):
                        session_log=tf.SessionLog(status=tf.SessionLog.START)))
 
   def add_summary(self, summary, step):
+    """Adds a summary, unless older files have it and it still counts."""
+    # An evaluation is repeated after a kill between its points and its file.
+    if step == self._step_before and all(
+        value.tag in self._tags_before for value in summary.value):
+      return
     self._add(tf.Event(wall_time=time.time(), step=step, summary=summary))
 
   def _add(self, event):
@@ -68,38 +78,20 @@ def event_paths(folder):
   """The event files of a folder in the order of their writing."""
   return sorted(path for path in glob.glob(
       os.path.join(glob.escape(folder), "events.out.tfevents.*"))
-                if re.search(r"\.tfevents\.\d+\.", path) and
-                not path.endswith(".tmp"))
+                if re.search(r"\.tfevents\.\d+\.", path))
 
 
-def forget(folder, last_step, is_unwanted):
-  """Takes out of the event files what a run that goes on will write again.
-
-  Args:
-    folder: str.
-    last_step: int; events beyond it go.
-    is_unwanted: function of a tag: whether its values at `last_step` go, too.
-  """
-  def goes(event):
-    return event.step > last_step or (event.step == last_step and any(
-        is_unwanted(value.tag) for value in event.summary.value))
-
+def _tags_at(folder, step):
+  """The tags that the event files have at a step, session starts honoured."""
+  tags = set()
   for path in event_paths(folder):
-    if any(goes(event) for _, event in _read(path)):
-      temporary = path + ".tmp"
-      with storage_errors.naming(path):
-        with tf.io.TFRecordWriter(temporary) as writer:
-          for record, event in _read(path):
-            if not goes(event):
-              writer.write(record)
-        atomic_files.sync_file(temporary)
-        atomic_files.replace_file(temporary, path)
-
-
-def _read(path):
-  """Yields (record, event) up to where a kill cut the file off."""
-  try:
-    for record in tf.io.tf_record_iterator(path):
-      yield record, tf.Event.FromString(record)
-  except tf.errors.DataLossError:
-    pass
+    try:
+      for event in tf.train.summary_iterator(path):
+        if (event.session_log.status == tf.SessionLog.START and
+            event.step <= step):
+          tags.clear()
+        if event.step == step:
+          tags.update(value.tag for value in event.summary.value)
+    except tf.errors.DataLossError:
+      pass  # where a kill cut the file off
+  return tags

@@ -279,10 +279,7 @@ def train(run, num_train_steps, save_checkpoints_steps, log_steps, batch_size,
   first_step = step = run.checkpoint_step
   progress = Progress(first_step, num_train_steps, log_steps, batch_size,
                       run.state.get("smoothed_loss"))
-  # What a killed run had written from this step on is written again; the
-  # points of first_step are of weights that are still there.
-  event_files.forget(run._output_dir, first_step, lambda tag: (
-      dev is not None and dev.is_due(first_step) and is_evaluation(tag)))
+  # The points of first_step are of weights that are still there.
   writer = event_files.EventWriter(run._output_dir, first_step + 1)
   loop = _Loop(run, num_train_steps, dev, writer, progress, skip_nonfinite,
                describe_batch, profile_dir)
@@ -420,11 +417,6 @@ def log_evaluation(step, values, metric, is_best):
       "dev at step %d: %s%s", step,
       "  ".join("%s %.4f" % (key, values[key]) for key in keys),
       "  (best so far)" if is_best else "")
-
-
-def is_evaluation(tag):
-  """Whether a TensorBoard tag is of an evaluation while training."""
-  return tag.startswith(("dev/", "train/", "pr_curves/"))
 
 
 def scalar_summary(scalars):

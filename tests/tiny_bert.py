@@ -11,6 +11,7 @@ Shared by the tests; holds none itself.
 saves the seconds that TensorFlow takes to be imported.
 """
 
+import glob
 import io
 import json
 import logging as python_logging
@@ -322,6 +323,25 @@ class _Lines(python_logging.Handler):
 
   def emit(self, record):
     self.lines.append(record.getMessage())
+
+
+def event_points(folder):
+  """{tag: [(step, value)]} of the event files as TensorBoard shows them."""
+  found = {}
+  for path in sorted(glob.glob(os.path.join(str(folder), "events.*"))):
+    try:
+      for event in tf.train.summary_iterator(path):
+        if event.session_log.status == tf.SessionLog.START:
+          for tag in found:
+            found[tag] = [point for point in found[tag]
+                          if point[0] < event.step]
+        for value in event.summary.value:
+          found.setdefault(value.tag, []).append((
+              event.step, value.simple_value if value.HasField("simple_value")
+              else tf.make_ndarray(value.tensor).tolist()))
+    except tf.errors.DataLossError:
+      pass  # a writer that was killed, or still holds something back
+  return found
 
 
 def read_weights(checkpoint):
