@@ -29,7 +29,8 @@ def check_flags(flag_values, num_layers):
 
 def depth(variable_name, num_layers):
   """How far a variable is from the input: int, see above."""
-  if variable_name.startswith("bert/embeddings/"):
+  if variable_name.startswith(("bert/embeddings/",
+                               "bert/embeddings_project/")):
     return 0
   layer = re.match(r"bert/encoder/layer_(\d+)/", variable_name)
   if layer:

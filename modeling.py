@@ -5,8 +5,10 @@ Names, arguments, defaults and variable names are those of
 google-research/bert, so its checkpoints load by name. What is ours stands
 behind keyword arguments whose defaults leave the original's behaviour:
 `dropout_seed` (masks that are a function of seed and step),
-`first_token_only` (no work for outputs that nobody reads) and
-`recorded_layers` (how to build a layer again, for `recompute`).
+`first_token_only` (no work for outputs that nobody reads),
+`recorded_layers` (how to build a layer again, for `recompute`) and
+`layer_norm_eps`. A configuration may have three keys that the original's has
+not: `gelu_approximate`, `layer_norm_eps`, and ELECTRA's `embedding_size`.
 
 Dimensions in the comments:
   B = batch size (number of texts)
@@ -46,13 +48,25 @@ _MAX_PARAMETERS = 2 * 10 ** 10
 # Keys that real-world bert_config.json files carry and that change nothing
 # here; `pooler_*` and `_*` are accepted as well.
 _IGNORED_CONFIG_KEYS = frozenset([
-    "architectures", "attention_dropout", "bos_token_id", "classifier_dropout",
-    "directionality", "do_sample", "dtype", "eos_token_id", "finetuning_task",
-    "gradient_checkpointing", "id2label", "is_decoder", "label2id",
-    "layer_norm_eps", "ln_type", "model_type", "num_labels",
-    "output_attentions", "output_hidden_states", "output_past", "pad_token_id",
-    "position_embedding_type", "problem_type", "torch_dtype", "torchscript",
+    "architectures", "attention_dropout", "bos_token_id",
+    "chunk_size_feed_forward", "classifier_dropout", "directionality",
+    "do_sample", "dtype", "eos_token_id", "finetuning_task",
+    "gradient_checkpointing", "id2label", "label2id", "model_type",
+    "num_labels", "output_attentions", "output_hidden_states", "output_past",
+    "pad_token_id", "problem_type", "sep_token_id", "task_specific_params",
+    "tie_word_embeddings", "tokenizer_class", "torch_dtype", "torchscript",
     "transformers_version", "use_cache"])
+
+# Keys whose other values make another model than is built here, and the value
+# that is built.
+FIXED_CONFIG_VALUES = (
+    ("position_embedding_type", "absolute"), ("ln_type", "postln"),
+    ("is_decoder", False), ("is_encoder_decoder", False),
+    ("add_cross_attention", False), ("pruned_heads", {}))
+
+# Keys that no configuration but ALBERT's has.
+_ALBERT_KEYS = ("num_hidden_groups", "inner_group_num", "num_memory_blocks",
+                "net_structure_type")
 
 # A layer of a graph: input and output [B * S, W] (the last output may be
 # [B, W]), the scope of its variables, and a function that builds it again from
@@ -68,9 +82,15 @@ class BertConfig(object):
     gelu_approximate: bool, default True: "gelu" is the tanh approximation, as
       in google-research/bert. False: the exact form with erf, as in Hugging
       Face transformers. Set by a key of that name in the JSON file.
+    layer_norm_eps: float, default `LAYER_NORM_EPSILON`. ERNIE has 1e-5.
+    embedding_size: int, width of the three embedding tables; default None,
+      that is `hidden_size`. Where it is another one, a dense layer
+      `embeddings_project` follows them, as in ELECTRA.
   """
 
   gelu_approximate = True
+  layer_norm_eps = LAYER_NORM_EPSILON
+  embedding_size = None
 
   def __init__(self,
                vocab_size,
@@ -149,8 +169,11 @@ class BertConfig(object):
       raise ValueError("vocab_size is missing.")
     for key in ("vocab_size", "hidden_size", "num_hidden_layers",
                 "num_attention_heads", "intermediate_size",
-                "max_position_embeddings", "type_vocab_size"):
+                "max_position_embeddings", "type_vocab_size",
+                "embedding_size"):
       value = getattr(self, key)
+      if key == "embedding_size" and value is None:
+        continue
       if (not isinstance(value, six.integer_types) or isinstance(value, bool)
           or value < 1):
         raise ValueError("%s is %s; it must be a whole number above 0." % (
@@ -167,6 +190,9 @@ class BertConfig(object):
     if self.initializer_range > 1e6:  # TensorFlow cannot hold 10 ** 400
       raise ValueError("initializer_range is %s; it must not be above a "
                        "million." % _shown(self.initializer_range))
+    if not _is_number(self.layer_norm_eps) or not 0 < self.layer_norm_eps < 1:
+      raise ValueError("layer_norm_eps is %s; it must be above 0 and below 1." %
+                       _shown(self.layer_norm_eps))
     if self.hidden_size % self.num_attention_heads:
       raise ValueError(
           "hidden_size %s is not a multiple of num_attention_heads %s." % (
@@ -195,7 +221,7 @@ class BertConfig(object):
 
   def _count_parameters(self):
     """Numbers in the weight matrices; those of biases are few."""
-    embeddings = self.hidden_size * (
+    embeddings = (self.embedding_size or self.hidden_size) * (
         self.vocab_size + self.max_position_embeddings + self.type_vocab_size)
     layer = 2 * self.hidden_size * (
         2 * self.hidden_size + self.intermediate_size)
@@ -269,13 +295,16 @@ def _is_number(value):
 
 def _check_config_keys(json_object):
   """Refuses keys that are nobody's, and those whose meaning is not built in."""
-  known = set(BertConfig(vocab_size=None).__dict__) | {"gelu_approximate"}
+  _check_not_albert(json_object)
+  known = set(BertConfig(vocab_size=None).__dict__) | {
+      "gelu_approximate", "layer_norm_eps", "embedding_size"}
+  fixed = {key for key, _ in FIXED_CONFIG_VALUES}
   ignored = []
   for key in sorted(json_object):
     if key in known:
       continue
     # A name with two underscores would change the object itself.
-    if key in _IGNORED_CONFIG_KEYS or (
+    if key in _IGNORED_CONFIG_KEYS or key in fixed or (
         key.startswith(("pooler_", "_")) and not key.startswith("__")):
       ignored.append(key[:100])
       continue
@@ -283,17 +312,34 @@ def _check_config_keys(json_object):
     raise ValueError("unknown key %s; %s" % (
         _shown(key), "did you mean %s?" % close[0] if close else
         "a BERT configuration has no such key, remove it if it is not needed."))
-  for key, only in (("position_embedding_type", "absolute"),
-                    ("layer_norm_eps", LAYER_NORM_EPSILON)):
-    if json_object.get(key, only) != only:
+  for key, only in FIXED_CONFIG_VALUES:
+    if json_object.get(key) not in (None, only):
       raise ValueError("%s is %s; this BERT has %s only." % (
-          key, _shown(json_object[key]), only))
-  if json_object.get("model_type", "bert") != "bert":
+          key, _shown(json_object[key]),
+          only if isinstance(only, str) else json.dumps(only)))
+  if json_object.get("model_type", "bert") not in ("bert", "electra"):
     raise ValueError("model_type is %s; only bert is supported." %
                      _shown(json_object["model_type"]))
   if ignored:
     logging.info("bert_config_file: keys not used here: %s",
                  ", ".join(ignored[:50] + ["..."] * bool(ignored[50:])))
+
+
+def _check_not_albert(json_object):
+  """Refuses ALBERT's configuration, which looks much like BERT's."""
+  keys = [key for key in _ALBERT_KEYS if key in json_object]
+  if keys or json_object.get("model_type") == "albert":
+    raise ValueError("%s makes this the configuration of an ALBERT, whose "
+                     "layers share their weights; give a BERT's." % (
+                         keys[0] if keys else "model_type"))
+  sizes = [json_object.get(key) for key in ("embedding_size", "hidden_size")]
+  if (sizes[0] not in (None, sizes[1])
+      and json_object.get("model_type") != "electra"):
+    raise ValueError(
+        "embedding_size %s beside hidden_size %s is an ALBERT's, whose layers "
+        "share their weights; give a BERT's configuration, or, if it is an "
+        "ELECTRA's, add \"model_type\": \"electra\"." % (
+            _shown(sizes[0]), _shown(sizes[1])))
 
 
 class BertModel(object):
@@ -362,7 +408,7 @@ class BertModel(object):
         (self.embedding_output, self.embedding_table) = embedding_lookup(
             input_ids=input_ids,
             vocab_size=config.vocab_size,
-            embedding_size=config.hidden_size,
+            embedding_size=config.embedding_size or config.hidden_size,
             initializer_range=config.initializer_range,
             word_embedding_name="word_embeddings",
             use_one_hot_embeddings=use_one_hot_embeddings)
@@ -377,7 +423,15 @@ class BertModel(object):
             initializer_range=config.initializer_range,
             max_position_embeddings=config.max_position_embeddings,
             dropout_prob=config.hidden_dropout_prob,
-            dropout_seed=dropout_seed)
+            dropout_seed=dropout_seed,
+            layer_norm_eps=config.layer_norm_eps)
+
+      if config.embedding_size not in (None, config.hidden_size):
+        shape = get_shape_list(self.embedding_output)  # [B, S, E]
+        self.embedding_output = reshape_from_matrix(
+            _dense(reshape_to_matrix(self.embedding_output), config.hidden_size,
+                   None, create_initializer(config.initializer_range),
+                   "embeddings_project"), shape)
 
       with tf.variable_scope("encoder"):
         attention_mask = create_attention_mask_from_input_mask(
@@ -396,7 +450,8 @@ class BertModel(object):
             do_return_all_layers=True,
             dropout_seed=dropout_seed,
             first_token_only=first_token_only,
-            recorded_layers=recorded_layers)
+            recorded_layers=recorded_layers,
+            layer_norm_eps=config.layer_norm_eps)
       self.sequence_output = self.all_encoder_layers[-1]  # [B, S, W]
 
       # A vector a text: the first token through one dense layer, which
@@ -739,12 +794,13 @@ def dropout(input_tensor, dropout_prob, dropout_seed=None):
   return tf.where(keep, scaled, tf.zeros_like(scaled))
 
 
-def layer_norm(input_tensor, name=None):
+def layer_norm(input_tensor, name=None, epsilon=LAYER_NORM_EPSILON):
   """Layer normalisation over the last dimension (Ba et al. 2016, eq. 3, 4).
 
   Args:
     input_tensor: float tensor with a static last dimension.
     name: str, variable scope; default "LayerNorm".
+    epsilon: float, added to the variance.
 
   Returns:
     A tensor like `input_tensor`.
@@ -756,13 +812,14 @@ def layer_norm(input_tensor, name=None):
     mean, variance = tf.nn.moments(input_tensor, axes=[-1], keepdims=True)
     return tf.nn.batch_normalization(
         input_tensor, mean, variance, offset=beta, scale=gamma,
-        variance_epsilon=LAYER_NORM_EPSILON)
+        variance_epsilon=epsilon)
 
 
 def layer_norm_and_dropout(input_tensor, dropout_prob, name=None,
-                           dropout_seed=None):
+                           dropout_seed=None, epsilon=LAYER_NORM_EPSILON):
   """`layer_norm`, then `dropout`."""
-  return dropout(layer_norm(input_tensor, name), dropout_prob, dropout_seed)
+  return dropout(layer_norm(input_tensor, name, epsilon), dropout_prob,
+                 dropout_seed)
 
 
 def create_initializer(initializer_range=0.02):
@@ -828,7 +885,8 @@ def embedding_postprocessor(input_tensor,
                             initializer_range=0.02,
                             max_position_embeddings=512,
                             dropout_prob=0.1,
-                            dropout_seed=None):
+                            dropout_seed=None,
+                            layer_norm_eps=LAYER_NORM_EPSILON):
   """Adds segment and position vectors, then layer norm and dropout.
 
   Args:
@@ -844,6 +902,7 @@ def embedding_postprocessor(input_tensor,
       graph on longer sequences fails.
     dropout_prob: float, dropout of the result.
     dropout_seed: see `dropout`.
+    layer_norm_eps: float, see `layer_norm`.
 
   Returns:
     float `[B, S, W]`.
@@ -876,7 +935,8 @@ def embedding_postprocessor(input_tensor,
       positions = tf.slice(table, [0, 0], [seq_length, -1])  # [S, W]
       output += tf.reshape(positions, [1, seq_length, width])
   return layer_norm_and_dropout(output, dropout_prob,
-                                dropout_seed=dropout_seed)
+                                dropout_seed=dropout_seed,
+                                epsilon=layer_norm_eps)
 
 
 def create_attention_mask_from_input_mask(from_tensor, to_mask):
@@ -1000,7 +1060,8 @@ def transformer_model(input_tensor,
                       do_return_all_layers=False,
                       dropout_seed=None,
                       first_token_only=False,
-                      recorded_layers=None):
+                      recorded_layers=None,
+                      layer_norm_eps=LAYER_NORM_EPSILON):
   """The encoder's layers (Vaswani et al. 2017, section 3.1, left half).
 
   Args:
@@ -1020,6 +1081,7 @@ def transformer_model(input_tensor,
       output and feed-forward for the first token of each text alone (keys and
       values for all): the same values as row 0 of the whole layer.
     recorded_layers: list or None; each layer's `RecordedLayer` is added.
+    layer_norm_eps: float, see `layer_norm`.
 
   Returns:
     float `[B, S, W]`, or the list of those, one a layer; the last one is
@@ -1074,7 +1136,8 @@ def transformer_model(input_tensor,
               attention_output, hidden_size, None, initializer, "dense")
           attention_output = dropout(
               attention_output, hidden_dropout_prob, dropout_seed)
-          attention_output = layer_norm(attention_output + from_tensor)
+          attention_output = layer_norm(attention_output + from_tensor,
+                                        epsilon=layer_norm_eps)
 
       with tf.variable_scope("intermediate"):
         intermediate_output = _dense(
@@ -1085,7 +1148,7 @@ def transformer_model(input_tensor,
         output = _dense(
             intermediate_output, hidden_size, None, initializer, "dense")
         output = dropout(output, hidden_dropout_prob, dropout_seed)
-        return layer_norm(output + attention_output)
+        return layer_norm(output + attention_output, epsilon=layer_norm_eps)
 
   def build_again(layer, layer_input):
     with tf.variable_scope(scope, reuse=True):

@@ -4,7 +4,7 @@
   python -m benchmarks.prepare --work_dir=DIR --models=encoder,base
 
 In DIR, for each model: `hf/` (config.json, model.safetensors, vocab.txt),
-`bert/` (the checkpoint that `convert_checkpoint` makes of it), `trained/` (the
+`bert/` (the checkpoint that `hf_conversion` makes of it), `trained/` (the
 same with a label head, as training leaves it), `tanh/` (that with the tanh
 form of GELU, which is all that the original has) and `head.npy`. The encoder's
 weights are the demo's where `--encoder_dir` is; all others are drawn with a
@@ -31,9 +31,9 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from benchmarks import work_items
-import convert_checkpoint
 import model_dir
 import modeling
+from multilabel.storage import hf_conversion
 import tokenization
 
 LABELS = ["label %d" % number for number in range(work_items.NUM_LABELS)]
@@ -124,11 +124,11 @@ def made_vocabulary():
 def make_trained(folder, bert_folder, seed, pooling):
   """Writes `trained/`, `tanh/` and head.npy beside a checkpoint's folder."""
   reader = tf.train.load_checkpoint(
-      os.path.join(bert_folder, convert_checkpoint.CHECKPOINT))
+      os.path.join(bert_folder, hf_conversion.CHECKPOINT))
   tensors = {name: reader.get_tensor(name)
              for name in reader.get_variable_to_shape_map()}
   config = modeling.BertConfig.from_json_file(
-      os.path.join(bert_folder, convert_checkpoint.CONFIG_FILE))
+      os.path.join(bert_folder, hf_conversion.CONFIG_FILE))
   rng = np.random.RandomState(seed)
   head = rng.standard_normal(
       (work_items.NUM_LABELS, config.hidden_size + 1)).astype(np.float32) * 0.1
@@ -178,7 +178,7 @@ def make_model(work_dir, name, encoder_dir, pooling, seed):
              if os.path.exists(vocab_file) else made_vocabulary())
     make_hugging_face(hf_folder, work_items.SHAPES[name], vocab, seed)
   bert_folder = os.path.join(folder, "bert")
-  convert_checkpoint.convert(hf_folder, bert_folder)
+  hf_conversion.convert(hf_folder, bert_folder)
   make_trained(folder, bert_folder, seed, pooling)
   write_text(stamp_file, stamp)
   return origin

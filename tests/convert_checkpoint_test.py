@@ -23,6 +23,8 @@ import tensorflow.compat.v1 as tf
 
 import convert_checkpoint
 import modeling
+from multilabel.storage import hf_config
+from multilabel.storage import hf_conversion
 from safetensors_reader_test import save
 import tiny_bert
 
@@ -95,7 +97,7 @@ def make_hf_dir(folder, tensors=None, config=CONFIG, vocab=VOCAB,
 
 
 def convert(hf_dir, output_dir):
-  return convert_checkpoint.convert(str(hf_dir), str(output_dir))
+  return hf_conversion.convert(str(hf_dir), str(output_dir))
 
 
 def fails(hf_dir, output_dir, *words):
@@ -180,6 +182,26 @@ def test_model_with_a_head(tmp_path, log_lines):
              for line in log_lines)
 
 
+@pytest.mark.parametrize("prefix", ["module.", "model.", "module.bert.",
+                                    "model.bert.", "auto_model."])
+def test_names_behind_a_wrapper(tmp_path, prefix):
+  tensors = random_tensors()
+  given = {prefix + name: value for name, value in tensors.items()}
+  given["classifier.weight"] = np.ones([3, 4], np.float32)
+  convert(make_hf_dir(tmp_path / "hf", given), tmp_path / "out")
+  check_checkpoint(tmp_path / "out", tensors)
+
+
+def test_names_of_another_encoder_or_of_two(tmp_path):
+  tensors = random_tensors()
+  roberta = {"roberta." + name: value for name, value in tensors.items()}
+  fails(make_hf_dir(tmp_path / "a", roberta), tmp_path / "out",
+        "encoder begin with 'roberta.';")
+  both = dict(tensors, **{"bert." + n: value for n, value in tensors.items()})
+  fails(make_hf_dir(tmp_path / "b", both), tmp_path / "out",
+        "begin with '' and with 'bert.';")
+
+
 def test_gamma_and_beta_of_old_models(tmp_path):
   tensors = random_tensors()
   given = {}
@@ -215,7 +237,7 @@ def test_half_precision(tmp_path):
 def test_activations(tmp_path, hidden_act, ours, approximate):
   path = tmp_path / "config.json"
   path.write_text(json.dumps(dict(CONFIG, hidden_act=hidden_act)))
-  config = convert_checkpoint.read_config(str(path))
+  config = hf_config.read_model(str(path)).config
   assert (config.hidden_act, config.gelu_approximate) == (ours, approximate)
 
 
@@ -226,7 +248,7 @@ def test_old_configuration_without_model_type(tmp_path):
     del config[key]
   path = tmp_path / "config.json"
   path.write_text(json.dumps(config))
-  read = convert_checkpoint.read_config(str(path))
+  read = hf_config.read_model(str(path)).config
   assert (read.hidden_act, read.gelu_approximate) == ("gelu", False)
   assert read.hidden_dropout_prob == 0.1
 
@@ -295,7 +317,18 @@ def test_index_without_weight_map(tmp_path):
     ({"add_cross_attention": True}, "add_cross_attention is True"),
     ({"is_encoder_decoder": True}, "is_encoder_decoder is True"),
     ({"embedding_size": 128}, "embedding_size is 128"),
-    ({"layer_norm_eps": 1e-5}, "layer_norm_eps is 1e-05"),
+    ({"layer_norm_eps": 0}, "layer_norm_eps is 0"),
+    ({"ln_type": "preln"}, "ln_type is 'preln'"),
+    ({"pruned_heads": {"0": [1]}}, "pruned_heads is {'0': [1]}"),
+    ({"quantization_config": {"bits": 8}}, "quantization_config"),
+    ({"model_type": "albert"},
+     "'albert', which cannot be converted: its layers share their weights"),
+    ({"model_type": "xlm-roberta"}, "its vocabulary is not WordPiece's"),
+    ({"model_type": "deberta-v2"}, "uses the distance between tokens"),
+    ({"model_type": "roformer"}, "it rotates queries and keys"),
+    ({"model_type": "new"},
+     "'new', which cannot be converted; these can: bert, distilbert, electra, "
+     "ernie."),
     ({"hidden_act": "silu"}, "hidden_act is 'silu'"),
     ({"hidden_act": ["gelu"]}, "hidden_act is ['gelu']"),
     ({"hidden_size": "4"}, "hidden_size is '4'"),
@@ -348,7 +381,7 @@ def test_json_file_without_end(tmp_path):
   with open(str(path), "wb") as writer:
     writer.truncate(2 * 10 ** 9)
   with pytest.raises(ValueError, match="is longer than"):
-    convert_checkpoint.read_config(str(path))
+    hf_config.read_model(str(path))
 
 
 @pytest.mark.parametrize("name", [name for _, name, _ in NAMES[:-16]])
@@ -361,7 +394,8 @@ def test_missing_tensor_is_named(tmp_path, name):
 
 def test_foreign_tensors(tmp_path):
   fails(make_hf_dir(tmp_path / "hf", {"a": np.ones([1], np.float32)}),
-        tmp_path / "out", "tensors of 0 layers")
+        tmp_path / "out", "lacks embeddings.word_embeddings.weight; its 1 "
+        "tensors begin with a (1)")
 
 
 @pytest.mark.parametrize("name", [
@@ -485,6 +519,65 @@ def test_tokenizer_settings(tmp_path, log_lines, tokenizer, lower, warned):
     assert words in line
 
 
+CASED = b"[PAD]\n[UNK]\n" + b"".join(
+    b"Word%d\nword%d\n" % (i, i) for i in range(10))
+LOWER = CASED.replace(b"Word", b"more")
+
+
+@pytest.mark.parametrize("vocab, tokenizer, normalizer, lower, warned", [
+    (CASED, None, None, False, False),
+    (CASED, {}, None, False, False),
+    (CASED, {"do_lower_case": True}, None, True, True),
+    (CASED, {"do_lower_case": False}, None, False, False),
+    (CASED, None, {"type": "BertNormalizer", "lowercase": True}, True, True),
+    (LOWER, None, None, True, False),
+    (LOWER, None, {"type": "BertNormalizer", "lowercase": False}, False, True),
+    (LOWER, {"do_lower_case": True}, {"lowercase": False}, True, False),
+    # Chinese vocabularies may have no Latin letters at all.
+    ("[UNK]\n\u4e2d\n\u6587\n".encode("utf-8"), None, None, True, False),
+])
+def test_case_of_the_vocabulary(tmp_path, log_lines, vocab, tokenizer,
+                                normalizer, lower, warned):
+  hf_dir = make_hf_dir(tmp_path / "hf", vocab=vocab, tokenizer=tokenizer)
+  if normalizer:
+    (hf_dir / "tokenizer.json").write_text(json.dumps(
+        {"normalizer": normalizer}))
+  assert hf_conversion.read_do_lower_case(str(hf_dir), vocab) is lower
+  assert any("but the vocabulary has" in l for l in log_lines) == warned
+
+
+@pytest.mark.parametrize("name", [
+    "XLMRobertaTokenizer", "RobertaTokenizerFast", "AlbertTokenizer"])
+def test_tokenizers_that_cut_words_otherwise(tmp_path, name):
+  fails(make_hf_dir(tmp_path / "hf", tokenizer={"tokenizer_class": name}),
+        tmp_path / "out", "tokenizer_class is '%s'" % name)
+
+
+@pytest.mark.parametrize("name", ["sentencepiece.bpe.model", "merges.txt"])
+def test_files_of_other_tokenizers(tmp_path, name):
+  hf_dir = make_hf_dir(tmp_path / "hf")
+  (hf_dir / name).write_bytes(b"x")
+  fails(hf_dir, tmp_path / "out", "has %s, so its tokenizer is not" % name)
+
+
+def test_vocabulary_of_tokenizer_json(tmp_path):
+  hf_dir = make_hf_dir(tmp_path / "hf")
+  os.remove(str(hf_dir / "vocab.txt"))
+  tokens = VOCAB.decode("utf-8").split()
+  ids = {token: i for i, token in reversed(list(enumerate(tokens)))}
+  path = hf_dir / "tokenizer.json"
+  path.write_text(json.dumps({"model": {"type": "WordPiece", "vocab": ids}}))
+  convert(hf_dir, tmp_path / "out")
+  assert (tmp_path / "out" / "vocab.txt").read_bytes() == VOCAB
+  for model, words in [
+      ({"type": "BPE", "vocab": ids}, "is 'BPE', not WordPiece"),
+      ({"type": "WordPiece", "vocab": dict(ids, hello=9)}, "not 0 to 6"),
+      ({"type": "WordPiece", "vocab": {"a\nb": 0}}, "a line break"),
+      ({"type": "WordPiece", "vocab": {"\ud800": 0}}, "not valid Unicode")]:
+    path.write_text(json.dumps({"model": model}))
+    fails(hf_dir, tmp_path / "other", words)
+
+
 def test_tokenizer_settings_that_are_broken(tmp_path):
   fails(make_hf_dir(tmp_path / "hf", tokenizer={"do_lower_case": "yes"}),
         tmp_path / "out", "do_lower_case is 'yes'")
@@ -580,7 +673,7 @@ def test_failing_disk(tmp_path, monkeypatch):
   def full(*_):
     raise tf.errors.ResourceExhaustedError(None, None, "No space\nleft")
 
-  monkeypatch.setattr(convert_checkpoint, "_save_tensors", full)
+  monkeypatch.setattr(hf_conversion, "_save_tensors", full)
   with pytest.raises(RuntimeError,
                      match="out cannot be written: No space left$"):
     convert(hf_dir, tmp_path / "out")

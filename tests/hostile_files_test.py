@@ -17,8 +17,8 @@ import tracemalloc
 import pytest
 
 import atomic_files
-import convert_checkpoint
 import modeling
+from multilabel.storage import hf_conversion
 import model_dir
 import multilabel_losses
 import processors
@@ -160,7 +160,7 @@ def test_a_vocabulary_of_2_gb(tmp_path):
   os.truncate(path, 2 * 10 ** 9)
   for function in (tokenization.FullTokenizer, tokenization.load_vocab,
                    tokenization.validate_vocab,
-                   lambda path: convert_checkpoint._read_vocab(path, 30)):
+                   lambda path: hf_conversion._read_vocab_file(path)):
     assert "is longer than" in sentence_of(function, path)
 
 

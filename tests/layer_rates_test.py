@@ -40,6 +40,7 @@ def test_the_scale_is_electras():
   scale = layer_rates.make_scale(12, 0.9, 4.0)
   for name, power in (("bert/embeddings/word_embeddings", 14),
                       ("bert/embeddings/LayerNorm/beta", 14),
+                      ("bert/embeddings_project/kernel", 14),
                       ("bert/encoder/layer_0/output/dense/kernel", 13),
                       ("bert/encoder/layer_1/output/dense/kernel", 12),
                       ("bert/encoder/layer_11/output/dense/bias", 2),

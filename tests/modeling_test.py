@@ -812,12 +812,14 @@ def test_config_with_keys_of_real_files(tmp_path, monkeypatch):
   config = modeling.BertConfig.from_json_file(write_config(tmp_path, {
       "vocab_size": 30, "hidden_size": 8, "num_attention_heads": 2,
       "gelu_approximate": False, "directionality": "bidi", "model_type": "bert",
-      "pooler_fc_size": 768, "_name_or_path": "x", "layer_norm_eps": 1e-12,
+      "pooler_fc_size": 768, "_name_or_path": "x", "layer_norm_eps": 1e-5,
+      "is_encoder_decoder": False, "ln_type": "postln",
       "position_embedding_type": "absolute", "pad_token_id": 0}))
   assert lines == ["bert_config_file: keys not used here: _name_or_path, "
-                   "directionality, layer_norm_eps, model_type, pad_token_id, "
-                   "pooler_fc_size, position_embedding_type"]
+                   "directionality, is_encoder_decoder, ln_type, model_type, "
+                   "pad_token_id, pooler_fc_size, position_embedding_type"]
   assert (config.hidden_size, config.gelu_approximate) == (8, False)
+  assert config.layer_norm_eps == 1e-5
 
 
 WHOLE = "; it must be a whole number above 0."
@@ -874,8 +876,32 @@ PROBABILITY = "; it must be at least 0 and below 1."
     ({"vocab_size": 5, "position_embedding_type": "relative_key"},
      "position_embedding_type is \"relative_key\"; this BERT has absolute "
      "only."),
-    ({"vocab_size": 5, "layer_norm_eps": 1e-5},
-     "layer_norm_eps is 1e-05; this BERT has 1e-12 only."),
+    ({"vocab_size": 5, "layer_norm_eps": 0},
+     "layer_norm_eps is 0; it must be above 0 and below 1."),
+    ({"vocab_size": 5, "layer_norm_eps": "1e-12"},
+     "layer_norm_eps is \"1e-12\"; it must be above 0 and below 1."),
+    ({"vocab_size": 5, "is_decoder": True},
+     "is_decoder is true; this BERT has false only."),
+    ({"vocab_size": 5, "is_encoder_decoder": True},
+     "is_encoder_decoder is true; this BERT has false only."),
+    ({"vocab_size": 5, "add_cross_attention": True},
+     "add_cross_attention is true; this BERT has false only."),
+    ({"vocab_size": 5, "pruned_heads": {"0": [1]}},
+     "pruned_heads is {\"0\": [1]}; this BERT has {} only."),
+    ({"vocab_size": 5, "ln_type": "preln"},
+     "ln_type is \"preln\"; this BERT has postln only."),
+    ({"vocab_size": 5, "hidden_size": 8, "embedding_size": 4},
+     "embedding_size 4 beside hidden_size 8 is an ALBERT's, whose layers share "
+     "their weights; give a BERT's configuration, or, if it is an ELECTRA's, "
+     "add \"model_type\": \"electra\"."),
+    ({"vocab_size": 5, "embedding_size": 128, "num_hidden_groups": 1},
+     "num_hidden_groups makes this the configuration of an ALBERT, whose "
+     "layers share their weights; give a BERT's."),
+    ({"vocab_size": 5, "model_type": "albert"},
+     "model_type makes this the configuration of an ALBERT, whose layers share "
+     "their weights; give a BERT's."),
+    ({"vocab_size": 5, "model_type": "electra", "embedding_size": 0},
+     "embedding_size is 0; it must be a whole number above 0."),
 ])
 def test_config_errors(tmp_path, content, message):
   path = write_config(tmp_path, content)
@@ -1223,7 +1249,7 @@ def check_signatures(module, expected):
     arguments = arguments.split()
     assert actual[:len(arguments)] == arguments, name
     for added in actual[len(arguments):]:
-      assert added.endswith(("=None", "=False")), name
+      assert added.endswith(("=None", "=False", "=1e-12")), name
 
 
 def test_public_names_arguments_and_defaults():

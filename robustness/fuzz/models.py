@@ -54,13 +54,14 @@ def read_config(data):
   """The first byte chooses the reader; the rest is the file."""
   # pylint: disable=g-import-not-at-top
   import atomic_files
-  import convert_checkpoint
   import modeling
+  from multilabel.storage import hf_config
   import multilabel_losses
   from processors import base
   import tokenization
   readers = (
-      modeling.BertConfig.from_json_file, convert_checkpoint.read_config,
+      modeling.BertConfig.from_json_file,
+      lambda path: hf_config.read_model(path).config,
       atomic_files.read_json, base.read_labels_file,
       lambda path: multilabel_losses.read_pos_weight_file(path, ["a", "b"]),
       tokenization.validate_vocab)
