@@ -126,7 +126,7 @@ def processor_settings(flag_values):
   """The arguments of `processors.create_processor`."""
   options = {name: flag_values[name].value for name in (
       "text_column", "text_pair_column", "label_column", "id_column",
-      "label_separator", "delimiter", "dev_fraction")}
+      "label_separator", "delimiter", "quoting", "encoding", "dev_fraction")}
   return flag_values.task_name, flag_values.processor, options
 
 

@@ -42,6 +42,7 @@ import multilabel_losses
 import multilabel_model
 import optimization
 import processors
+from processors import table_reader
 import recompute
 import run_directory
 import training
@@ -96,6 +97,9 @@ def define_flags():
     flags.DEFINE_string(
         "delimiter", None, "delimited: one character between cells; default: "
         "a comma in .csv, a tab in .tsv.")
+    flags.DEFINE_enum("quoting", table_reader.AUTO, list(table_reader.QUOTINGS),
+                      table_reader.QUOTING_HELP)
+    flags.DEFINE_string("encoding", None, table_reader.ENCODING_HELP)
     flags.DEFINE_float(
         "dev_fraction", 0.0, "Share of train (0 to 1) that becomes dev, by a "
         "hash of the id, where there is no dev file.")

@@ -26,6 +26,8 @@ OPTION_DEFAULTS = {
     "id_column": None,
     "label_separator": ",",
     "delimiter": None,
+    "quoting": "auto",
+    "encoding": None,
     "dev_fraction": None,
 }
 

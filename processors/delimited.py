@@ -1,25 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Delimited text: CSV and TSV files with a header row.
+"""Delimited text: CSV and TSV files with a header row, see `table_reader`."""
 
-Fields are quoted as in RFC 4180, in TSV files too (as spreadsheets and pandas
-write them): a field that begins with a quotation mark ends with one, and the
-marks inside are doubled; anywhere else a quotation mark is an ordinary
-character. A field that breaks the rule is an error with its line, never
-another text.
-"""
-
-import collections
-import contextlib
-import csv
 import functools
 import itertools
 import operator
-import threading
 
 from absl import logging
 
 from processors import base
-from processors import text_lines
+from processors import table_reader
+from processors import text_encoding
 from processors.text_lines import list_names
 from processors.text_lines import shown
 
@@ -30,8 +20,6 @@ _ESCAPES = {"\\t": "\t", "tab": "\t"}
 _SAMPLE_ROWS = 1000
 # Their cells: a table of tens of thousands of labels shows itself sooner.
 _SAMPLE_CELLS = 1 << 20
-# Characters; above this a missing quotation mark is likelier than a text.
-_MAX_FIELD = 1 << 26
 _FLAGS = frozenset(("0", "1"))
 
 
@@ -65,6 +53,10 @@ class DelimitedProcessor(base.FileProcessor):
           "line break." % shown(delimiter))
     if not self.options["label_separator"]:
       raise ValueError("--label_separator must not be empty.")
+    if self.options["quoting"] not in table_reader.QUOTINGS:
+      raise ValueError("--quoting=%s must be one of %s." % (
+          shown(self.options["quoting"]), ", ".join(table_reader.QUOTINGS)))
+    text_encoding.check(self.options["encoding"])
 
   def default_labels(self, data_dir):
     """See `FileProcessor`; of 0/1 columns, the order of the columns."""
@@ -95,10 +87,15 @@ class DelimitedProcessor(base.FileProcessor):
              labels)
 
   def _read_table(self, path):
-    delimiter = self.options["delimiter"]
-    if delimiter is None:
-      delimiter = "\t" if path.endswith((".tsv", ".tsv.gz")) else ","
-    return read_table(path, delimiter)
+    return table_reader.read_table(
+        path, self.options["delimiter"], self.options["quoting"],
+        self.options["encoding"], log=self._log_once)
+
+  def _log_once(self, message, *arguments):
+    """Says what a table holds once, however often it is read."""
+    if (message, arguments) not in self._warned:
+      self._warned.add((message, arguments))
+      logging.info(message, *arguments)
 
   def text_columns(self, path, header):
     """Returns the positions of text, second text and id, None if absent."""
@@ -118,8 +115,7 @@ class DelimitedProcessor(base.FileProcessor):
                 path, shown(named) if named else " or ".join(
                     shown(name) for name in defaults),
                 option, list_names(header),
-                " (one column only, is --delimiter right?)"
-                if len(header) == 1 else ""))
+                self._explain_one_column(header)))
       positions.append(header.index(found[0]) if found else None)
     used = [position for position in positions if position is not None]
     if len(used) != len(set(used)):
@@ -127,6 +123,16 @@ class DelimitedProcessor(base.FileProcessor):
           "--text_column, --text_pair_column and --id_column must name "
           "different columns, not twice one of %s." % list_names(header))
     return positions
+
+  def _explain_one_column(self, header):
+    """What may be wrong with a header of one column, for a message."""
+    if len(header) != 1:
+      return ""
+    other = table_reader.other_delimiter(header, self.options["delimiter"])
+    if other is None:
+      return " (one column only, is --delimiter right?)"
+    return " (one column only: give --delimiter='%s')" % (
+        "\\t" if other == "\t" else other)
 
   def _label_columns(self, path):
     """Returns the names of a file's label columns, and whether they are 0/1.
@@ -218,79 +224,6 @@ class DelimitedProcessor(base.FileProcessor):
           "with --label_column." % (path, list_names(extra), train))
 
 
-def read_table(path, delimiter):
-  """Yields the header and the rows of a delimited file.
-
-  Args:
-    path: str, a UTF-8 file, as for `text_lines.read_lines`.
-    delimiter: str, one character.
-
-  Yields:
-    (line, fields): int, the 1-based line where the row starts, and a list of
-    str. The first one is the header, its names stripped.
-
-  Raises:
-    ValueError: there is no header, a name in it is empty or double, a row has
-      another length than the header, a quoted field is not closed as it
-      should be, or a blank line stands before the end.
-  """
-  with long_fields():
-    reader = csv.reader(text_lines.read_lines(path), delimiter=delimiter,
-                        strict=True)
-    line, blank, width = 1, 0, 0
-    try:
-      for row in reader:
-        if not row:
-          blank = blank or line
-        elif blank:
-          raise ValueError("%s:%d: blank line before the end of the file." % (
-              path, blank))
-        elif not width:
-          width = len(row)
-          yield line, clean_header(path, line, row)
-        elif len(row) != width:
-          raise ValueError(
-              "%s:%d: the row has %d fields, the header %d: a field that "
-              "holds the delimiter must be quoted." % (
-                  path, line, len(row), width))
-        else:
-          yield line, row
-        line = reader.line_num + 1
-    except csv.Error as error:
-      raise ValueError("%s:%d: %s." % (path, line, explain(error)))
-  if not width:
-    raise ValueError("%s is empty: its first row must name the columns." % path)
-
-
-def clean_header(path, line, row):
-  """Returns the names of a header row, stripped; ValueError if one cannot be.
-  """
-  header = [name.strip() for name in row]
-  if "" in header:
-    raise ValueError(
-        "%s:%d: column %d has no name (pandas writes such a column unless told "
-        "index=False)." % (path, line, header.index("") + 1))
-  if len(set(header)) != len(header):
-    double, _ = collections.Counter(header).most_common(1)[0]
-    raise ValueError("%s:%d: two columns are called %s." % (
-        path, line, shown(double)))
-  return header
-
-
-def explain(error):
-  """Says what Python's csv reader means."""
-  message = text_lines.one_line(error)
-  if "end of data" in message:
-    return "a quotation mark opens a field of this row and nothing closes it"
-  if "expected after" in message:
-    return ("more text follows the end of a quoted field that starts in this "
-            "row: quotation marks inside one must be doubled")
-  if "field limit" in message:
-    return ("a field of this row is longer than %d characters, is a quotation "
-            "mark not closed?" % _MAX_FIELD)
-  return message
-
-
 def _are_words(cells):
   """Whether no cell looks as if somebody meant a 0 or a 1."""
   is_filled = False
@@ -341,32 +274,3 @@ def _parse_flags(cells, names):
               "; if it is no label, name the label columns with "
               "--label_column=A,B"))
   return tuple(name for cell, name in zip(cells, names) if cell == "1")
-
-
-class _FieldLimit(object):
-  """csv's limit of a field, which is one for the process, and its users."""
-
-  def __init__(self):
-    self.lock = threading.Lock()
-    self.readers = 0
-    self.before = 0
-
-
-_FIELD_LIMIT = _FieldLimit()
-
-
-@contextlib.contextmanager
-def long_fields():
-  """Raises csv's limit while any table is read, and puts it back after."""
-  with _FIELD_LIMIT.lock:
-    if not _FIELD_LIMIT.readers:
-      _FIELD_LIMIT.before = csv.field_size_limit()
-      csv.field_size_limit(max(_FIELD_LIMIT.before, _MAX_FIELD))
-    _FIELD_LIMIT.readers += 1
-  try:
-    yield
-  finally:
-    with _FIELD_LIMIT.lock:
-      _FIELD_LIMIT.readers -= 1
-      if not _FIELD_LIMIT.readers:
-        csv.field_size_limit(_FIELD_LIMIT.before)

@@ -23,7 +23,7 @@ class GoEmotionsProcessor(base.FileProcessor):
   """
 
   extensions = (".tsv",)
-  options_used = ("dev_fraction",)
+  options_used = ("dev_fraction", "encoding")
 
   def get_labels(self, data_dir=None):
     """Returns the names, in the order of their numbers.
@@ -57,7 +57,8 @@ class GoEmotionsProcessor(base.FileProcessor):
     by_number = {str(number): name for number, name in enumerate(names)}
     parse = functools.lru_cache(maxsize=4096)(
         lambda cell: _parse_numbers(cell, by_number))
-    for line, text in text_lines.numbered_lines(path):
+    for line, text in text_lines.numbered_lines(
+        path, self.options["encoding"]):
       fields = text.split("\t")
       if len(fields) != 3:
         raise ValueError(

@@ -32,13 +32,14 @@ class JsonlProcessor(base.FileProcessor):
   """
 
   extensions = (".jsonl",)
-  options_used = ("dev_fraction",)
+  options_used = ("dev_fraction", "encoding")
 
   def read_rows(self, path, part, data_dir):
     """See `FileProcessor`."""
     parse = line_parser(part != "test")
     first = None  # line of the first row, and whether it is labelled
-    for line, text in text_lines.numbered_lines(path):
+    for line, text in text_lines.numbered_lines(
+        path, self.options["encoding"]):
       try:
         row = parse(text)
       except ValueError as error:

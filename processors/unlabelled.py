@@ -3,6 +3,7 @@
 
 from processors import delimited
 from processors import jsonl
+from processors import table_reader
 from processors import text_lines
 
 FORMS = ("text", "csv", "tsv", "jsonl")
@@ -53,9 +54,9 @@ def read_texts(path, form, options=None):
 
 def _table_rows(path, form, options):
   processor = delimited.DelimitedProcessor(options)
-  delimiter = processor.options["delimiter"] or (
-      "\t" if form == "tsv" else ",")
-  table = delimited.read_table(path, delimiter)
+  table = table_reader.read_table(
+      path, processor.options["delimiter"], processor.options["quoting"],
+      processor.options["encoding"], "\t" if form == "tsv" else ",")
   text, pair, name = processor.text_columns(path, next(table)[1])
   for _, row in table:
     yield (row[name].strip() if name is not None else "", row[text],

@@ -17,6 +17,7 @@ import numpy as np
 
 from processors import delimited
 from processors import jsonl
+from processors import table_reader
 from processors import text_lines
 
 FORMS = ("text", "csv", "tsv", "jsonl", "avro", "parquet")
@@ -286,7 +287,7 @@ class _CountedLines(object):
 
 def _table_rows(lines, delimiter):
   """Yields (line within the block from 0 on, row, or None, reason or None)."""
-  with delimited.long_fields():
+  with table_reader.long_fields():
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
       before = lines.num_lines
@@ -296,7 +297,7 @@ def _table_rows(lines, delimiter):
       except StopIteration:
         return
       except csv.Error as error:
-        row, reason = None, delimited.explain(error)
+        row, reason = None, table_reader.explain(error)
       if lines.too_long:
         lines.too_long = False
         row, reason = None, ("a line of the row has more than %d characters" %
@@ -315,7 +316,7 @@ def _cut_table(path, form, open_file, processor, delimiter, block_bytes):
         raise ValueError("%s:1: %s." % (
             path, reason or "the line is blank, but the first row must name "
             "the columns"))
-      header = delimited.clean_header(path, 1, row)
+      header = table_reader.clean_header(path, 1, row)
       break
     else:
       raise ValueError("%s is empty: its first row must name the columns." %

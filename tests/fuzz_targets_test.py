@@ -70,13 +70,13 @@ def fails(name, data):
 
 
 def test_a_reader_that_loses_a_row_is_found(monkeypatch):
-  from processors import delimited
-  real = delimited.read_table
+  from processors import table_reader
+  real = table_reader.read_table
 
   def without_last_row(path, delimiter):
     return iter(list(real(path, delimiter))[:-1])
 
-  monkeypatch.setattr(delimited, "read_table", without_last_row)
+  monkeypatch.setattr(table_reader, "read_table", without_last_row)
   assert "other rows than csv's" in fails("delimited", b"\0text,labels\na,x\n")
 
 
@@ -89,7 +89,7 @@ def test_a_reader_that_raises_an_error_of_its_own_is_found(monkeypatch):
 def test_an_error_without_a_line_is_found(monkeypatch):
   from processors import text_lines
 
-  def read_lines(path):
+  def read_lines(path, encoding=None):
     raise ValueError("%s is broken." % path)
     yield  # pylint: disable=unreachable
 

@@ -14,8 +14,8 @@ import tracemalloc
 import pytest
 
 import processors
-from processors import delimited
 from processors import InputExample
+from processors import table_reader
 from processors import text_lines
 
 CHINESE = u"今天天气很好，我们去公园吧"
@@ -224,11 +224,9 @@ def test_errors_say_the_line_where_the_row_starts(folder):
     ("text,labels,label\nx,a,b\n", ["'labels', 'label'", "--label_column"]),
     ("text,sentence,label\nx,a,b\n", ["'text', 'sentence'", "--text_column"]),
     ("text,labels,text\nx,a,b\n", ["train.csv:1:", "two columns", "'text'"]),
-    (",text,labels\n0,x,a\n", ["train.csv:1: column 1 has no name"]),
+    (",text,labels\nx1,x,a\n", ["train.csv:2: column 1 has no name"]),
     ("text,labels\nx,a\ny\n", ["train.csv:3: the row has 1 fields"]),
     ("text,labels\nx,a,b\n", ["train.csv:2: the row has 3 fields"]),
-    ("text,labels\nx,a\n\ny,b\n", ["train.csv:3: blank line"]),
-    ("\ntext,labels\nx,a\n", ["train.csv:1: blank line"]),
     ('text,labels\nx,a\n"y,b\nz,c\n', ["train.csv:3:", "nothing closes it"]),
     ('text,labels\n"x"y,a\n', ["train.csv:2:", "must be doubled"]),
     ('text,labels\nx,"a,,b"\n', ["train.csv:2: there is an empty label",
@@ -248,11 +246,10 @@ def test_errors_say_the_line_where_the_row_starts(folder):
     (b"text,labels\nx,a\ny\0,a\n", ["train.csv:3: byte 0x00"]),
     (b"text,labels\nx,\xed\xa0\x80\n", ["train.csv:2: byte 0xed"]),
     (b"text,labels\nx,\xe4\xbd", ["train.csv:2: byte 0xe4"]),
-    (u"text,labels\nx,a\n".encode("utf-16"), ["train.csv:1:", "UTF-16"]),
     (u"text,labels\nx,a\n".encode("utf-16-le"), ["train.csv:1: byte 0x00"]),
     # Bytes, not gzip.compress: the time in them would change the test's name.
-    (b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\xff", ["train.csv:1:", ".gz"]),
-    (b"PK\x03\x04\x14\0\x06\0", ["train.csv:1:", "spreadsheet"]),
+    (b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\xff", ["train.csv is", ".gz"]),
+    (b"PK\x03\x04\x14\0\x06\0", ["train.csv is", "spreadsheet"]),
 ])
 def test_broken_delimited_file(folder, content, parts):
   data_dir = folder(train_csv=content)
@@ -863,7 +860,7 @@ def test_any_table_is_read_as_csv_reads_it(tmp_path):
                     lineterminator=end, quoting=csv.QUOTE_ALL)
     with open(path, "w", encoding="utf-8", newline="") as handle:
       handle.write(text)
-    result = list(delimited.read_table(path, delimiter))
+    result = list(table_reader.read_table(path, delimiter))
     assert [tuple(row) for _, row in result[1:]] == table
     # Line ends inside fields count, whatever their kind.
     breaks = lambda row: len(re.findall("\r\n|\r|\n", "\0".join(row)))
@@ -888,13 +885,24 @@ def test_any_text_is_read_as_csv_reads_it_or_refused(tmp_path):
       expected = list(csv.reader(io.StringIO(text, newline=""), strict=True))
     except csv.Error:
       expected = None
-    while expected and not expected[-1]:
-      expected.pop()
+    try:
+      result = list(table_reader.read_table(path, ","))
+    except ValueError as error:
+      result = str(error)
+      assert re.search(r"table\.csv:\d+: ", result)
+    if "carriage return" in result or "repeats the header" in result:
+      return
+    if expected is not None:
+      expected = [row for row in expected if row and (
+          len(row) > 1 or not row[0].isspace())]
+      # Delimiters at the end of all rows are no field.
+      width = max([len(row) for row in expected[1:]] or [2])
+      if all(len(row) == width and not any(row[2:]) for row in expected[1:]):
+        expected = [row[:2] for row in expected]
     if expected is None or any(len(row) != 2 for row in expected):
-      message = error_of(delimited.read_table, path, ",")
-      assert re.search(r"table\.csv:\d+: ", message)
+      assert isinstance(result, str)
     else:
-      assert [row for _, row in delimited.read_table(path, ",")] == expected
+      assert [row for _, row in result] == expected
 
   check()
 

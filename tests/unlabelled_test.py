@@ -112,7 +112,6 @@ def test_jsonl(tmp_path):
     ("a.csv", b"text\none\n\xfe\n", ":3: ", "0xfe"),
     ("a.csv", u"text,b\n1,2\n1,2,3\n", ":3: ", "3 fields"),
     ("a.csv", u'text\n"open\n', ":2: ", "quotation mark"),
-    ("a.csv", u"text,b\n1,2\n\n1,2\n", ":3: ", "blank line"),
     ("a.csv", u"a,b\n1,2\n", "", "has no column"),
     ("a.csv", u"text,text\n1,2\n", ":1: ", "'text'"),
     ("a.jsonl", u'{"text": "a"}\n{"text": 5}\n', ":2: ", '"text" is a number'),
@@ -156,7 +155,7 @@ def test_rows_come_as_they_are_read(name, head, row, tmp_path):
 
 
 @pytest.mark.parametrize("bad, words", [
-    (b"\xff", "byte 0xff is not UTF-8"), (b"\0", "byte 0x00 is not text")])
+    (b"\xff", "byte 0xff is not UTF-8 ("), (b"\0", "byte 0x00 is not text.")])
 def test_bad_byte_in_a_pipe_names_its_line(bad, words, tmp_path):
   path = str(tmp_path / "pipe")
   os.mkfifo(path)
@@ -174,4 +173,4 @@ def test_bad_byte_in_a_pipe_names_its_line(bad, words, tmp_path):
   writer.start()
   message = error_of(path)
   writer.join()
-  assert message == "%s:3001: %s." % (path, words)
+  assert message.startswith("%s:3001: %s" % (path, words))
