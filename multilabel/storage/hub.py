@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fetches an encoder by its name on a hub, with the extra `hub`.
+
+huggingface_hub does the work: its cache, its endpoint (HF_ENDPOINT) and its
+token are those that transformers uses. Asked for are the configuration, the
+safetensors weights, the vocabulary and the tokenizer's settings, nothing else.
+"""
+
+import os
+import re
+
+from absl import logging
+
+# What is fetched where the repository has it. Small files first, so that what
+# will be refused is refused soon.
+_SMALL_FILES = ("config.json", "tokenizer_config.json", "vocab.txt",
+                "1_Pooling/config.json")
+_INDEX = "model.safetensors.index.json"
+_WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors", re.ASCII)
+_PICKLES = re.compile(r"pytorch_model.*\.bin", re.ASCII)
+# Whose tokens are not WordPieces.
+_OTHER_TOKENIZERS = ("sentencepiece.bpe.model", "spiece.model", "merges.txt")
+
+_NAME = re.compile(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*(@[\w./-]+)?",
+                   re.ASCII)
+
+
+def is_name(place):
+  """Whether `place` can be a name on a hub: NAME or OWNER/NAME, @REVISION."""
+  return bool(_NAME.fullmatch(place)) and ".." not in place
+
+
+def fetch(place):
+  """Fetches a model, or finds it in the cache.
+
+  Args:
+    place: str, as `is_name` has it, such as "bert-base-chinese" or
+      "BAAI/bge-small-zh-v1.5@main"; a revision is a branch, tag or commit.
+
+  Returns:
+    (folder, commit), both str. Where the hub cannot be reached, those that were
+    fetched before.
+
+  Raises:
+    ValueError: there is no such model, it has no safetensors weights, the hub
+      cannot be reached and the cache has it not, or huggingface_hub is not
+      installed.
+  """
+  try:
+    import huggingface_hub  # pylint: disable=g-import-not-at-top
+    from huggingface_hub import utils  # pylint: disable=g-import-not-at-top
+  except ImportError:
+    raise ValueError(
+        "there is no folder %s; to fetch a model of that name from a hub, "
+        "install the extra hub: pip install 'bert-multilabel[hub]' (or "
+        "huggingface_hub)." % place)
+  name, _, revision = place.partition("@")
+  revision = revision or "main"
+  try:
+    info = huggingface_hub.HfApi().model_info(name, revision=revision)
+  except utils.RevisionNotFoundError:
+    raise ValueError("the hub's model %s has no revision %s." % (
+        name, revision))
+  except utils.GatedRepoError:
+    raise ValueError(
+        "the hub's model %s is given only to those who accepted its terms: "
+        "accept them on its page and set HF_TOKEN." % name)
+  except utils.RepositoryNotFoundError:
+    raise ValueError("there is no folder %s, and no model of that name on the "
+                     "hub (a private one needs HF_TOKEN)." % name)
+  except Exception as error:  # the hub's, httpx's and the system's own
+    return _from_cache(huggingface_hub, name, revision, error)
+  files = _choose_files(name, [s.rfilename for s in info.siblings])
+  logging.info("Fetching %s from the hub, revision %s: %s", name, info.sha,
+               ", ".join(files))
+  try:
+    folder = huggingface_hub.snapshot_download(
+        name, revision=revision, allow_patterns=files)
+  except Exception as error:
+    raise ValueError("%s cannot be fetched from the hub: %s" % (
+        name, _one_line(error)))
+  return folder, os.path.basename(folder)
+
+
+def _from_cache(huggingface_hub, name, revision, reason):
+  """Returns what an earlier `fetch` left."""
+  config = huggingface_hub.try_to_load_from_cache(
+      name, "config.json", revision=revision)
+  folder = os.path.dirname(config) if isinstance(config, str) else None
+  if folder is None or not any(map(_WEIGHTS.fullmatch, os.listdir(folder))):
+    raise ValueError(
+        "there is no folder %s, the hub cannot be reached (%s), and the model "
+        "is not in its cache." % (name, _one_line(reason)))
+  commit = os.path.basename(folder)
+  logging.warning("The hub cannot be reached (%s): taking %s from the cache, "
+                  "revision %s", _one_line(reason), name, commit)
+  return folder, commit
+
+
+def _choose_files(name, there):
+  """Returns the files to fetch of those that a repository has."""
+  weights = sorted(f for f in there if _WEIGHTS.fullmatch(f))
+  if "model.safetensors" in weights:
+    weights = ["model.safetensors"]
+  elif weights:
+    weights.insert(0, _INDEX)
+  else:
+    pickles = sorted(f for f in there if _PICKLES.fullmatch(f))
+    if pickles:
+      raise ValueError(
+          "the hub's model %s has no safetensors weights, and %s is not "
+          "fetched, because unpickling it would run whatever code is in it: if "
+          "you trust it, save it anew with transformers, "
+          'AutoModel.from_pretrained("%s").save_pretrained(FOLDER), copy '
+          "vocab.txt to FOLDER, and give --encoder=FOLDER." % (
+              name, pickles[0], name))
+    raise ValueError("the hub's model %s has no model.safetensors." % name)
+  for other in _OTHER_TOKENIZERS:
+    if other in there:
+      raise ValueError("the hub's model %s has %s, so its tokenizer is not "
+                       "WordPiece's; choose a BERT." % (name, other))
+  small = [f for f in _SMALL_FILES if f in there]
+  if "tokenizer.json" in there and "vocab.txt" not in there:
+    small.append("tokenizer.json")
+  return small + weights
+
+
+def _one_line(error):
+  text = " ".join(str(error).split()) or type(error).__name__
+  return text if len(text) <= 200 else text[:200] + "..."
