@@ -6,7 +6,6 @@ TensorFlow: a peer gets what it needs and nothing else.
 """
 
 import os
-import shutil
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -36,28 +35,8 @@ def ensure(name):
   if name == "ours":
     return environment.ensure("demo")
   tf_version, requirements = PEERS[name]
-  folder = os.path.join(ROOT, ".venvs", "bench-" + name)
-  stamp_file = os.path.join(folder, "installed.sha256")
-  stamp = environment.fingerprint(requirements)
-  with environment.locked(folder + ".lock", "Another process is making %s; "
-                          "waiting for it ..." % folder) as lock:
-    python = environment.environment_python(folder)
-    if environment.read_stamp(stamp_file) == stamp and (
-        environment.probe_python(python)):
-      return python
-    base, version = environment.find_python(tf_version)
-    environment.say("Making the environment of the peer %s ..." % name)
-    try:
-      environment.make_venv(base, version, folder, lock)
-      environment.upgrade_old_pip(python, folder + ".log", lock)
-      environment.run_pip(
-          python, ["install", "--no-compile", "--progress-bar=off"] +
-          requirements, folder + ".log", lock)
-    except BaseException:
-      shutil.rmtree(folder, ignore_errors=True)
-      raise
-    environment.write_stamp(stamp_file, stamp)
-  return python
+  return environment.make(os.path.join(ROOT, ".venvs", "bench-" + name),
+                          tf_version, [requirements], requirements)
 
 
 def find(chosen):

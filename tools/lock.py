@@ -11,6 +11,7 @@ extra `demo` in `pyproject.toml`, or to take newer versions; then make the
 demo's environment, and run the demo, before the new list is committed.
 """
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -23,21 +24,28 @@ import environment  # pylint: disable=wrong-import-position
 
 EXTRA = "demo"
 TF = environment.DEFAULT_TF
+OLDEST_PYTHON = "3.10"
 HEADER = """\
 # SPDX-License-Identifier: Apache-2.0
 # Made by tools/lock.py; not to be edited.
 %s
 """
-# As `environment.tensorflow_flavour` chooses.
+# As `environment.tensorflow_requirement` chooses.
 _CPU = "sys_platform == 'linux' and platform_machine == 'x86_64'"
 _FULL = "sys_platform != 'linux' or platform_machine != 'x86_64'"
 
 
 def lock_input(wanted):
   """Returns the requirements with TensorFlow for each machine, list of str."""
-  pins = ["%s; %s" % (environment.tensorflow_requirement(TF, flavour), marker)
-          for flavour, marker in (("cpu", _CPU), ("full", _FULL))]
-  return pins + environment.replace_tensorflow(wanted, "tensorflow")[1:]
+  return ["%s; %s" % (environment.tensorflow_requirement(
+      TF, system="Linux", machine=machine), marker)
+          for machine, marker in (("x86_64", _CPU), ("other", _FULL))] + wanted
+
+
+def header(wanted):
+  """The line by which a list says which requirements it was made for."""
+  lines = "\n".join(sorted(lock_input(wanted)))
+  return "# For: sha256 %s" % hashlib.sha256(lines.encode("utf-8")).hexdigest()
 
 
 def find_uv():
@@ -51,9 +59,7 @@ def find_uv():
 
 def main():
   uv = find_uv()
-  wanted = environment.read_requirements(
-      sys.executable, os.path.join(environment.ROOT, "pyproject.toml"), [EXTRA])
-  oldest = min(environment.TENSORFLOWS[TF].pythons)
+  wanted = environment.read_requirements([EXTRA])
   with tempfile.TemporaryDirectory() as folder:
     source = os.path.join(folder, "demo.in")
     with open(source, "w", encoding="utf-8") as writer:
@@ -62,15 +68,16 @@ def main():
     status = subprocess.call(
         [uv, "pip", "compile", "--universal", "--generate-hashes",
          "--no-build", "--no-header", "--no-annotate", "--quiet",
-         "--python-version", "%d.%d" % oldest, source, "-o", output])
+         "--python-version", OLDEST_PYTHON, source, "-o", output])
     if status:
       sys.exit("uv could not choose versions; what it said is above.")
     with open(output, encoding="utf-8") as reader:
-      text = HEADER % environment.lock_header(wanted) + reader.read()
+      text = HEADER % header(wanted) + reader.read()
   path = os.path.join(environment.ROOT, "requirements",
                       "%s-tf%s.txt" % (EXTRA, TF))
   os.makedirs(os.path.dirname(path), exist_ok=True)
-  environment.write_stamp(path, text)
+  with open(path, "w", encoding="utf-8") as writer:
+    writer.write(text)
   print(environment.relative(path))
 
 

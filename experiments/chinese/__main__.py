@@ -104,8 +104,8 @@ def prepare(python, data, work_dir):
       "--vocab_size=%d" % VOCAB_SIZE])
   with io.open(vocab, encoding="utf-8") as reader:
     config = dict(BERT_CONFIG, vocab_size=len(reader.read().splitlines()))
-  environment.write_stamp(os.path.join(bert, "bert_config.json"),
-                          json.dumps(config, indent=2, sort_keys=True) + "\n")
+  with io.open(os.path.join(bert, "bert_config.json"), "w") as writer:
+    writer.write(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def train(python, data, work_dir):
