@@ -244,6 +244,32 @@ class _FeatureList(object):
         row.segment_ids[:length], row.label_ids, row.is_real_example)
 
 
+class RecordsWithout(object):
+  """A `RecordFile` without some of its texts; the others keep their order."""
+
+  def __init__(self, records, left_out):
+    """Begins.
+
+    Args:
+      records: `RecordFile`, which stays open.
+      left_out: int `[n]`, numbers of the texts to leave out.
+    """
+    is_kept = np.ones([records.num_texts], np.bool_)
+    is_kept[left_out] = False
+    self._records = records
+    self._rows = np.flatnonzero(is_kept[records.texts])
+    self.lengths = records.lengths[self._rows]
+    self.texts = (np.cumsum(is_kept) - 1)[records.texts[self._rows]]
+    self.num_texts = int(is_kept.sum())
+
+  def __len__(self):
+    return len(self._rows)
+
+  def read(self, number, num_labels=None):
+    """See `RecordFile.read`."""
+    return self._records.read(int(self._rows[number]), num_labels)
+
+
 def _input_fn(open_records, seq_length, is_training, drop_remainder,
               num_labels, seed, num_steps):
   """The function that the two builders return."""

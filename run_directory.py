@@ -33,6 +33,7 @@ import modeling
 import multilabel_losses
 import multilabel_model
 import processors
+from processors import label_checks
 import record_shards
 import tokenization
 
@@ -125,8 +126,9 @@ def make_processor(flag_values):
 def processor_settings(flag_values):
   """The arguments of `processors.create_processor`."""
   options = {name: flag_values[name].value for name in (
-      "text_column", "text_pair_column", "label_column", "id_column",
-      "label_separator", "delimiter", "quoting", "encoding", "dev_fraction")}
+      "text_column", "text_pair_column", "label_column", "ignore_columns",
+      "id_column", "label_separator", "delimiter", "quoting", "encoding",
+      "dev_fraction")}
   return flag_values.task_name, flag_values.processor, options
 
 
@@ -144,35 +146,76 @@ def choose_labels(processor, flag_values):
 
 def read_parts(processor, label_list, model, flag_values):
   """Reads and checks the examples that the run needs: {name: DataPart}."""
-  sources = []
-  if flag_values.do_train:
-    sources.append(("train", True))
-  if flag_values.do_eval:
-    sources.append(("dev", True))
-  if flag_values.do_predict or flag_values.do_test:
-    sources.append(("test", flag_values.do_test))
+  names = [name for name, is_needed in (
+      ("train", flag_values.do_train), ("dev", flag_values.do_eval),
+      ("test", flag_values.do_predict or flag_values.do_test)) if is_needed]
   parts = {}
-  for name, labelled in sources:
+  for name in names:
+    is_scored = name != "test" or flag_values.do_test
     examples = functools.partial(
         part_examples, processor, name, flag_values.data_dir,
         flag_values.max_train_examples)
-    scan = input_pipeline.scan_examples(examples(), label_list, labelled)
+    scan = input_pipeline.scan_examples(
+        examples(), label_list, name != "test", name, flag_values.data_dir,
+        not is_scored)
     if not scan.num_examples:
       raise ValueError("%s has no %s examples." % (flag_values.data_dir, name))
     if scan.num_pairs and model.max_seq_length < 4:
       raise ValueError("--max_seq_length is %d; a pair of texts needs 4 or "
                        "more." % model.max_seq_length)
+    if is_scored:
+      check_scored(name, scan, flag_values.data_dir)
+    else:
+      examples = _predicted_only(examples, scan, label_list)
     parts[name] = DataPart(name, examples, scan)
   return parts
 
 
+def check_scored(name, scan, data_dir):
+  """Raises ValueError if a part has nothing that could be learnt or scored.
+
+  Args:
+    name: "train", "dev" or "test".
+    scan: `text_features.DataScan`.
+    data_dir: str.
+  """
+  what_else = ("give --do_predict instead of --do_test to predict it"
+               if name == "test" else "write the labels into its file")
+  if len(scan.unlabelled) == scan.num_examples:
+    raise ValueError(
+        "the %s set of %s is not labelled, so it cannot be scored: %s." % (
+            name, data_dir, what_else))
+  if not scan.label_counts.any():
+    raise ValueError(
+        "none of the %d texts of the %s set of %s has a label, so there is "
+        "nothing to %s: %s." % (
+            scan.num_examples - len(scan.unlabelled), name, data_dir,
+            "learn" if name == "train" else "score", what_else))
+
+
+def _predicted_only(examples, scan, label_list):
+  """Takes labels off that nobody gave: a function to examples.
+
+  Where all texts have none, or all the one that fills the place of labels in
+  processors for google-research/bert, nobody labelled the test set.
+  """
+  counts = dict(zip(label_list, scan.label_counts))
+  num_labelled = scan.num_examples - len(scan.unlabelled)
+  if counts.get(label_checks.PLACEHOLDER, 0) == scan.label_counts.sum() and (
+      scan.label_counts.sum() in (0, num_labelled)):
+    return lambda: label_checks.without_labels(examples())
+  if scan.num_placeholders:
+    known = frozenset(label_list)
+    return lambda: label_checks.without_labels(examples(), known)
+  return examples
+
+
 def part_examples(processor, name, data_dir, max_train_examples=0):
   """The examples of "train", "dev" or "test": an iterable."""
-  if name == "train":
-    return itertools.islice(processor.get_train_examples(data_dir),
-                            max_train_examples or None)
-  return (processor.get_dev_examples if name == "dev" else
-          processor.get_test_examples)(data_dir)
+  examples = processors.get_examples(processor, name, data_dir)
+  if name != "train":
+    return examples
+  return itertools.islice(examples, max_train_examples or None)
 
 
 def write_features(parts, label_list, model, output_dir):

@@ -89,11 +89,17 @@ def define_flags():
     flags.DEFINE_string("text_pair_column", None,
                         "delimited: column of the second text of a pair.")
     flags.DEFINE_string(
-        "label_column", None, "delimited: column of the labels; without it, "
-        "columns of 0 and 1 are a label each.")
+        "label_column", None, "delimited: column of the labels, or columns of "
+        "0 and 1 with commas between, a label each (a name with a comma in "
+        "quotation marks); default: labels or label, else all columns of 0 "
+        "and 1.")
+    flags.DEFINE_string(
+        "ignore_columns", None, "delimited: columns of 0 and 1 that are no "
+        "labels, with commas between.")
     flags.DEFINE_string("id_column", None, "delimited: column of the id.")
     flags.DEFINE_string("label_separator", ",",
-                        "delimited: what stands between labels in a cell.")
+                        "delimited: what stands between labels in a cell, one "
+                        "character or more, \\t and \\n included.")
     flags.DEFINE_string(
         "delimiter", None, "delimited: one character between cells; default: "
         "a comma in .csv, a tab in .tsv.")
@@ -705,17 +711,25 @@ def evaluate(run, model, part, record_file, label_list, decision,
     (`evaluation.Outputs`, `DecisionRule`): on dev the thresholds are found
     here, if they are to be.
   """
+  left_out = part.scan.unlabelled
   with contextlib.closing(input_pipeline.open_records(record_file)) as records:
-    outputs = evaluation.run_part(run, records, flag_values.eval_batch_size,
+    scored = (input_pipeline.RecordsWithout(records, left_out)
+              if len(left_out) else records)
+    outputs = evaluation.run_part(run, scored, flag_values.eval_batch_size,
                                   len(label_list), model.long_text.pooling,
                                   is_time_over)
   if part.name == "dev" and (
       flag_values.threshold in run_directory.TUNED_THRESHOLDS):
     decision = evaluation.tune(outputs, decision, flag_values.threshold,
                                label_list, flag_values.min_precision)
-  evaluation.write_results(
-      part.name, evaluation.results(outputs, decision, label_list),
-      run.checkpoint_step, flag_values.output_dir)
+  result = evaluation.results(outputs, decision, label_list)
+  if len(left_out):
+    logging.info("%s of %s texts of %s are not labelled and left out of its "
+                 "scores", "{:,}".format(len(left_out)),
+                 "{:,}".format(part.scan.num_examples), part.name)
+    result["num_texts_left_out"] = len(left_out)
+  evaluation.write_results(part.name, result, run.checkpoint_step,
+                           flag_values.output_dir)
   return outputs, decision
 
 

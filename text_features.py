@@ -9,6 +9,7 @@ from __future__ import absolute_import
 from __future__ import division
 from __future__ import print_function
 
+import array
 import collections
 import hashlib
 import unicodedata
@@ -17,6 +18,7 @@ import numpy as np
 
 import atomic_files
 from processors import base
+from processors import label_checks
 import tokenization
 
 LONG_TEXT_FORMS = ("truncate_head", "truncate_tail", "head_tail", "windows")
@@ -27,7 +29,9 @@ WINDOW_POOLINGS = ("max", "mean")
 HEAD_SHARE = 128 / 510
 
 DataScan = collections.namedtuple(
-    "DataScan", ["num_examples", "num_pairs", "label_counts", "digest"])
+    "DataScan", ["num_examples", "num_pairs", "label_counts", "digest",
+                 "num_without", "unlabelled", "num_placeholders"],
+    defaults=[0, (), 0])
 
 # What becomes of a text that is longer than max_seq_length: one of
 # LONG_TEXT_FORMS; tokens from the start of a window to the start of the next;
@@ -224,21 +228,30 @@ def convert_examples_to_features(examples, label_list, max_seq_length,
 def label_ids(example, label_map):
   """Sorted numbers of an example's labels; none where it is not labelled."""
   labels = base.example_labels(example)
-  return sorted(label_map[label] for label in set(labels)) if labels else []
+  if not labels or label_checks.is_placeholder(labels, label_map):
+    return []
+  return sorted(label_map[label] for label in set(labels))
 
 
-def scan_examples(examples, label_list, require_labels):
+def scan_examples(examples, label_list, require_labels, part="the data",
+                  data_dir=None, takes_placeholders=False):
   """Reads examples once, to check them before any work and to know them again.
 
   Args:
     examples: iterable of `InputExample`.
     label_list: list of str.
     require_labels: bool, whether an example without labels is an error.
+    part: str, what the examples are called in messages, such as `dev`.
+    data_dir: str, the folder they are from, for messages.
+    takes_placeholders: bool, whether a label 0 that is none, as processors for
+      google-research/bert give a test set, says that there is none.
 
   Returns:
-    `DataScan(num_examples, num_pairs, label_counts, digest)`: examples, those
-    of two texts, numpy int64 `[num_labels]` examples a label is on, and a hex
-    digest of all texts and labels in their order.
+    `DataScan(num_examples, num_pairs, label_counts, digest, num_without,
+    unlabelled, num_placeholders)`: examples, those of two texts, numpy int64
+    `[num_labels]` examples a label is on, a hex digest of all texts and labels
+    in their order, examples whose labels are none, numpy int64 numbers of the
+    examples that nobody labelled, and those of them with a placeholder.
 
   Raises:
     ValueError: an example is broken, or has a label that is not in the list.
@@ -247,9 +260,24 @@ def scan_examples(examples, label_list, require_labels):
   label_map = {label: index for index, label in enumerate(label_list)}
   label_counts = np.zeros([len(label_list)], np.int64)
   digest = hashlib.sha256()
-  num_examples = num_pairs = 0
+  unknown = label_checks.UnknownLabels(part, label_list, data_dir)
+  unlabelled = array.array("q")
+  num_examples = num_pairs = num_without = num_placeholders = 0
   for example in examples:
-    labels = base.check_example(example, label_set, require_labels)
+    base.check_texts(example)
+    labels = base.example_labels(example)
+    if takes_placeholders and label_checks.is_placeholder(labels, label_set):
+      labels = None
+      num_placeholders += 1
+    elif labels is None:
+      base.check_labels(example, label_set, require_labels)
+    if labels is None:
+      unlabelled.append(num_examples)
+    elif not label_set.issuperset(labels):
+      unknown.add(example, set(labels) - label_set)
+      labels = label_set.intersection(labels)
+    elif not labels:
+      num_without += 1
     num_examples += 1
     text_b = getattr(example, "text_b", None)
     num_pairs += text_b is not None
@@ -257,10 +285,13 @@ def scan_examples(examples, label_list, require_labels):
       label_counts[label_map[label]] += 1
     parts = [example.text_a] + ([] if text_b is None else [text_b])
     parts += sorted(labels or ())
-    line = "\0".join("%d:%s" % (len(part), part) for part in parts)
+    line = "\0".join("%d:%s" % (len(text), text) for text in parts)
     digest.update(("%d,%s\n" % (text_b is not None, line)).encode(
         "utf-8", "surrogatepass"))
-  return DataScan(num_examples, num_pairs, label_counts, digest.hexdigest())
+  unknown.check()
+  return DataScan(num_examples, num_pairs, label_counts, digest.hexdigest(),
+                  num_without, np.asarray(unlabelled, np.int64),
+                  num_placeholders)
 
 
 def features_fingerprint(scan, label_list, vocab_file, do_lower_case,

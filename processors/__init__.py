@@ -13,6 +13,10 @@ import inspect
 import os
 import sys
 
+from absl import logging
+
+from processors import label_cells
+from processors import user_code
 from processors.attack_tactics import AttackTacticsProcessor
 from processors.base import check_example
 from processors.base import check_labels
@@ -88,13 +92,13 @@ def get_labels(processor, data_dir):
     ValueError: the labels are no list of names, there are none, one is there
       twice, or one cannot stand in `labels.txt`.
   """
-  method = processor.get_labels
   takes_folder = True
   try:
-    inspect.signature(method).bind(data_dir)
+    inspect.signature(processor.get_labels).bind(data_dir)
   except TypeError:
     takes_folder = False
-  labels = method(data_dir) if takes_folder else method()
+  labels = user_code.call(processor, "get_labels",
+                          *((data_dir,) if takes_folder else ()))
   place = "%s.get_labels" % type(processor).__name__
   if isinstance(labels, (str, bytes)) or not hasattr(labels, "__iter__"):
     raise ValueError("%s returned %s, not a list of names." % (
@@ -117,7 +121,32 @@ def get_labels(processor, data_dir):
     if label in seen:
       raise ValueError("%s returned label %s twice." % (place, shown(label)))
     seen.add(label)
+  similar = label_cells.describe_similar(labels)
+  if similar:
+    logging.warning("There are %s", similar)
   return labels
+
+
+def get_examples(processor, part, data_dir):
+  """Returns the examples of a part, of any processor.
+
+  Args:
+    processor: object with `get_train_examples(data_dir)` and so on.
+    part: "train", "dev" or "test".
+    data_dir: str, the folder with the data.
+
+  Returns:
+    iterable of examples.
+
+  Raises:
+    ValueError: the files are broken, or the user's own code failed; also on
+      the way through the examples.
+  """
+  examples = user_code.call(processor, "get_%s_examples" % part, data_dir)
+  if not hasattr(examples, "__iter__"):
+    raise ValueError("%s.get_%s_examples returned %s, not a list of examples." %
+                     (type(processor).__name__, part, shown(examples)))
+  return examples
 
 
 def _load_class(processor):
@@ -135,8 +164,9 @@ def _load_class(processor):
     module = _import_file(place) if is_file else importlib.import_module(place)
   # The user's code may raise anything, and even exit.
   except (Exception, SystemExit) as error:  # pylint: disable=broad-except
-    raise ValueError("--processor=%s: %s cannot be imported (%s: %s)%s." % (
+    raise ValueError("--processor=%s: %s cannot be imported (%s: %s)%s%s." % (
         processor, place, type(error).__name__, one_line(error),
+        user_code.at_line(error, place if is_file else None),
         "" if is_file else ", is its folder on PYTHONPATH?")) from error
   found = getattr(module, class_name, None)
   if not inspect.isclass(found):
@@ -188,8 +218,9 @@ def _instantiate(processor_class, processor, options):
         "(%s)." % (processor, one_line(error)))
   try:
     return processor_class(**arguments)
-  except ValueError:
-    raise
-  except Exception as error:  # pylint: disable=broad-except
-    raise ValueError("--processor=%s: its constructor failed (%s: %s)." % (
-        processor, type(error).__name__, one_line(error))) from error
+  except (Exception, SystemExit) as error:  # pylint: disable=broad-except
+    place = user_code.at_line(error, user_code.file_of(processor_class))
+    if isinstance(error, ValueError) and not place:
+      raise  # an option that means nothing to it
+    raise ValueError("--processor=%s: its constructor failed (%s: %s)%s." % (
+        processor, type(error).__name__, one_line(error), place)) from error

@@ -25,6 +25,7 @@ TACTICS = (
 class AttackTacticsProcessor(jsonl.JsonlProcessor):
   """JSON lines whose labels are the 14 tactics, unless `labels.txt` says."""
 
-  def default_labels(self, data_dir):
+  def known_labels(self, data_dir):
     """Returns the tactics, whatever the train file holds."""
-    return list(TACTICS)
+    known = super(AttackTacticsProcessor, self).known_labels(data_dir)
+    return list(TACTICS) if known is None else known

@@ -10,10 +10,13 @@ constant memory; the first one is produced at once, so that a missing file or
 a bad header is an error before any work.
 """
 
+import csv
 import hashlib
 import itertools
 import os
 
+from processors import label_cells
+from processors import text_lines
 from processors.text_lines import list_names
 from processors.text_lines import numbered_lines
 from processors.text_lines import shown
@@ -23,6 +26,7 @@ OPTION_DEFAULTS = {
     "text_column": None,
     "text_pair_column": None,
     "label_column": None,
+    "ignore_columns": None,
     "id_column": None,
     "label_separator": ",",
     "delimiter": None,
@@ -31,13 +35,14 @@ OPTION_DEFAULTS = {
     "dev_fraction": None,
 }
 
-_LABELS_FILE = "labels.txt"
+LABELS_FILE = "labels.txt"
 
 
 class InputExample(object):
   """One text, or pair of texts, with its labels."""
 
-  def __init__(self, guid, text_a, text_b=None, labels=(), source=""):
+  def __init__(self, guid, text_a, text_b=None, labels=(), source="",
+               label=None):
     """Makes an example.
 
     Args:
@@ -48,19 +53,48 @@ class InputExample(object):
       labels: sequence of str, the names of its labels, or None when nobody
         labelled the example (a test file).
       source: str, where it comes from, such as `train.csv:12`, for messages.
+      label: str, the one label, as in google-research/bert, or several of
+        them; instead of `labels`.
 
     Raises:
-      ValueError: `labels` is a single str.
+      ValueError: `labels` is a single str, or `label` is given beside it.
     """
     if isinstance(labels, str):
       raise ValueError(
           "Example %s: labels must be a tuple of names, not the single string "
-          "%s." % (shown(guid), shown(labels)))
+          "%s: write label=%s for one." % (
+              shown(guid), shown(labels), shown(labels)))
+    if label is not None:
+      if labels:
+        raise ValueError("Example %s: give label= or labels=, not both." %
+                         shown(guid))
+      labels = (label,) if isinstance(label, str) else _as_tuple(guid, label)
     self.guid = guid
     self.text_a = text_a
     self.text_b = text_b
     self.labels = None if labels is None else tuple(labels)
     self.source = source
+
+  @property
+  def label(self):
+    """The label where there is one, as in google-research/bert; else a tuple.
+    """
+    if self.labels is not None and len(self.labels) == 1:
+      return self.labels[0]
+    return self.labels
+
+  @label.setter
+  def label(self, value):
+    self.labels = (None if value is None else
+                   (value,) if isinstance(value, str) else tuple(value))
+
+
+def _as_tuple(guid, label):
+  """`label` as a tuple; a number is no name of a label."""
+  if isinstance(label, (tuple, list, set, frozenset)):
+    return tuple(label)
+  raise ValueError("Example %s: label must be a str, or a list of str, not %s."
+                   % (shown(guid), shown(label)))
 
 
 class DataProcessor(object):
@@ -108,6 +142,39 @@ class DataProcessor(object):
     """Returns the list of label names, in the order of the outputs."""
     raise self._undefined("get_labels")
 
+  def columns_taken(self, data_dir):
+    """Returns what was read as what, for the log: list of str, may be empty."""
+    del data_dir
+    return []
+
+  @classmethod
+  def _read_tsv(cls, input_file, quotechar=None):
+    """Reads a file of tab-separated fields, as google-research/bert does.
+
+    Args:
+      input_file: str, a UTF-8 file.
+      quotechar: str, one character that quotes a field; None: no character
+        does.
+
+    Returns:
+      list of lists of str, one a line; an empty line is an empty list.
+
+    Raises:
+      ValueError: the file cannot be read, or a quoted field is broken.
+    """
+    lines = text_lines.read_lines(input_file)
+    if quotechar is None:
+      lines = (line.rstrip("\r\n") for line in lines)
+      return [line.split("\t") if line else [] for line in lines]
+    rows = []
+    try:
+      for row in csv.reader(lines, delimiter="\t", quotechar=quotechar):
+        rows.append(row)
+    except csv.Error as error:
+      raise ValueError("%s: row %d is broken (%s)." % (
+          input_file, len(rows) + 1, text_lines.one_line(error)))
+    return rows
+
   def _undefined(self, method):
     # A ValueError, since what is missing is in the user's own class.
     return ValueError("%s defines no %s." % (type(self).__name__, method))
@@ -135,6 +202,20 @@ class FileProcessor(DataProcessor):
       ValueError: the file is broken.
     """
     raise NotImplementedError()
+
+  def known_labels(self, data_dir):
+    """Returns the labels that do not come from the rows, or None.
+
+    Args:
+      data_dir: str, the folder, or None.
+
+    Returns:
+      list of str, those of `labels.txt`, or None where there is no such file.
+    """
+    path = os.path.join(data_dir or "", LABELS_FILE)
+    if data_dir is None or not os.path.lexists(path):
+      return None
+    return read_labels_file(path)
 
   def find_file(self, data_dir, part):
     """Finds the file of one part.
@@ -193,11 +274,8 @@ class FileProcessor(DataProcessor):
 
   def get_labels(self, data_dir=None):
     """Reads `labels.txt` of the folder, else what `default_labels` finds."""
-    if data_dir is not None:
-      path = os.path.join(data_dir, _LABELS_FILE)
-      if os.path.lexists(path):
-        return read_labels_file(path)
-    return self.default_labels(data_dir)
+    known = self.known_labels(data_dir)
+    return self.default_labels(data_dir) if known is None else known
 
   def default_labels(self, data_dir):
     """Returns the sorted labels of the train file, before any split.
@@ -209,19 +287,21 @@ class FileProcessor(DataProcessor):
       list of str.
 
     Raises:
-      ValueError: the file is broken, empty or has no labels.
+      ValueError: the file is broken, empty or has no labels, or they are
+        hardly those that are meant; see `label_cells.LabelNames`.
     """
     path = self._require_file(data_dir, "train")
-    labels = set()
+    names = label_cells.LabelNames()
     rows = 0
     for row in self.read_rows(path, "train", data_dir):
-      labels.update(row[4])
+      names.add(row[0], row[4])
       rows += 1
     if not rows:
       raise ValueError("%s holds no examples." % path)
-    if not labels:
+    if not names.lines:
       raise ValueError("%s: none of its %d rows has a label." % (path, rows))
-    return sorted(labels)
+    names.check(path)
+    return sorted(names.lines)
 
   def _file_names(self, part):
     return [part + extension + packed
@@ -303,13 +383,13 @@ def example_labels(example):
     labels = example.label
     labels = (labels,) if isinstance(labels, str) else labels
   else:
-    raise ValueError("%s has no labels." % _describe(example))
+    raise ValueError("%s has no labels." % describe(example))
   if labels is None:
     return None
   if (not isinstance(labels, (tuple, list, set, frozenset)) or
       not all(isinstance(label, str) for label in labels)):
     raise ValueError("%s: labels must be a tuple of str, not %s." % (
-        _describe(example), shown(labels)))
+        describe(example), shown(labels)))
   return tuple(labels)
 
 
@@ -333,27 +413,33 @@ def check_labels(example, label_set, require_labels=True):
     if require_labels:
       raise ValueError(
           "%s is not labelled: only a test set may lack labels." %
-          _describe(example))
+          describe(example))
     return None
   if not label_set.issuperset(labels):
     unknown = [label for label in labels if label not in label_set]
     raise ValueError("%s: label %s is not one of the %d labels (%s)." % (
-        _describe(example), shown(unknown[0]), len(label_set),
+        describe(example), shown(unknown[0]), len(label_set),
         list_names(sorted(label_set))))
   return labels
 
 
 def check_example(example, label_set, require_labels=True):
   """`check_labels`, and that the texts are str; same arguments and result."""
+  check_texts(example)
+  return check_labels(example, label_set, require_labels)
+
+
+def check_texts(example):
+  """Raises ValueError unless the texts of an example are str."""
   for name in ("text_a", "text_b"):
     text = getattr(example, name, None)
     if not isinstance(text, str) and not (name == "text_b" and text is None):
       raise ValueError("%s: %s must be a str, not %s." % (
-          _describe(example), name, shown(text)))
-  return check_labels(example, label_set, require_labels)
+          describe(example), name, shown(text)))
 
 
-def _describe(example):
+def describe(example):
+  """Says where an example is from and what it is called: str."""
   source = getattr(example, "source", "")
   return "%sexample %s" % (
       source + ": " if source else "", shown(getattr(example, "guid", None)))

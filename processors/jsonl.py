@@ -2,9 +2,11 @@
 """JSON lines: one object a line."""
 
 import functools
+import os
 import re
 
 from processors import base
+from processors import label_cells
 from processors import strict_json
 from processors import text_lines
 from processors.strict_json import type_name
@@ -29,19 +31,47 @@ class JsonlProcessor(base.FileProcessor):
   rows have `labels` or none has. `id` is a string or a whole number. Other
   keys are ignored, unless one looks like a wrong name for a key that is
   missing. Null means absent.
+
+  `labels` may also be lists of numbers, as data sets of Hugging Face hold
+  them: a 0 or 1 for each label (`[0.0, 1.0]`), or label numbers from 0
+  (`[0, 2]`), one of both in all rows. Then `labels.txt` names the labels, or
+  a first line `{"label_names": ["a", "b", "c"]}`.
   """
 
   extensions = (".jsonl",)
   options_used = ("dev_fraction", "encoding")
 
+  def __init__(self, options=None):
+    super(JsonlProcessor, self).__init__(options)
+    self._number_names = {}  # (path, time, size) -> function of a list
+
+  def known_labels(self, data_dir):
+    """See `FileProcessor`; `label_names` of the train file count, too."""
+    known = super(JsonlProcessor, self).known_labels(data_dir)
+    train = self.find_file(data_dir, "train") if data_dir else None
+    named = None if train is None else self._read_names(train)
+    if known is not None and named is not None and known != named:
+      raise ValueError("%s/labels.txt and the label_names of %s differ: keep "
+                       "one of them." % (data_dir, train))
+    return named if known is None else known
+
   def read_rows(self, path, part, data_dir):
     """See `FileProcessor`."""
     parse = line_parser(part != "test")
     first = None  # line of the first row, and whether it is labelled
+    names_of = None
     for line, text in text_lines.numbered_lines(
         path, self.options["encoding"]):
+      if line == 1 and _is_label_names(text):
+        self._check_label_names(path, data_dir)
+        continue
       try:
         row = parse(text)
+        if _are_numbers(row[3]) and data_dir is not None:
+          names_of = names_of or self._read_numbers(path, line, part, data_dir)
+          row = row[:3] + (names_of(row[3]),)
+      except _WholeError:
+        raise
       except ValueError as error:
         raise ValueError("%s:%d: %s." % (path, line, error))
       labelled = row[3] is not None
@@ -54,6 +84,114 @@ class JsonlProcessor(base.FileProcessor):
                 path, line, "some" if labelled else "no", first[0],
                 "no" if labelled else "some"))
       yield (line,) + row
+
+  def _read_names(self, path):
+    return read_label_names(path, self.options["encoding"])
+
+  def _check_label_names(self, path, data_dir):
+    """Refuses a part whose `label_names` are not those of the others."""
+    known = None if data_dir is None else self.known_labels(data_dir)
+    if known is not None and self._read_names(path) != known:
+      raise ValueError("%s:1: label_names are not the labels of %s." % (
+          path, data_dir))
+
+  def _read_numbers(self, path, line, part, data_dir):
+    """Returns the function from a list of numbers to names of labels.
+
+    What the numbers mean is found out from all of train. The line is the first
+    that has some.
+    """
+    try:
+      train = path if part == "train" else (
+          self.find_file(data_dir, "train") or path)
+      known = self.known_labels(data_dir)
+      known = self._read_names(path) if known is None else known
+      if known is None:
+        raise ValueError("%s:%d: %s." % (
+            path, line, label_cells.explain_unknown_numbers(
+                data_dir, ', or begin the train file with a line '
+                '{"label_names": ["a", "b"]}')))
+      stat = os.stat(train)
+      key = (train, stat.st_mtime_ns, stat.st_size)
+      if key not in self._number_names:
+        self._number_names[key] = _settle_numbers(
+            train, known, self.options["encoding"])
+      return self._number_names[key]
+    except ValueError as error:
+      raise _WholeError(error)
+
+
+class _WholeError(ValueError):
+  """A whole sentence, with its place and its full stop."""
+
+
+def _are_numbers(labels):
+  """Whether labels (tuple or None) are numbers."""
+  return bool(labels) and not isinstance(labels[0], str)
+
+
+def _settle_numbers(path, known, encoding):
+  """Reads all lists of numbers of a file; see `label_cells.NumberLists`."""
+  numbers = label_cells.NumberLists(known)
+  parse = line_parser(False)
+  for line, text in text_lines.numbered_lines(path, encoding):
+    if line == 1 and _is_label_names(text):
+      continue
+    try:
+      labels = parse(text)[3]
+      if labels and not _are_numbers(labels):
+        raise ValueError("the labels are names, in other rows they are "
+                         "numbers: write all rows in one form")
+    except ValueError as error:
+      raise ValueError("%s:%d: %s." % (path, line, error))
+    if labels is not None:
+      numbers.add(line, labels)
+  try:
+    return numbers.settle()
+  except ValueError as error:
+    raise ValueError("%s: %s." % (path, error))
+
+
+def _is_label_names(line):
+  """Whether a file's first line (str) names the labels, and is no row."""
+  if '"label_names"' not in line:
+    return False
+  try:
+    record = strict_json.Decoder().decode(line)
+  except strict_json.JsonError:
+    return False
+  return (isinstance(record, dict) and "label_names" in record and
+          "text" not in record)
+
+
+def read_label_names(path, encoding=None):
+  """Returns the labels of a first line `{"label_names": [...]}`, or None.
+
+  Args:
+    path: str, a file of JSON lines.
+    encoding: str, as for `text_lines.read_lines`.
+
+  Returns:
+    list of distinct str, or None where the first line is a row.
+
+  Raises:
+    ValueError: the names are none, or one is there twice.
+  """
+  for line, text in text_lines.numbered_lines(path, encoding):
+    if line != 1 or not _is_label_names(text):
+      return None
+    names = strict_json.Decoder().decode(text)["label_names"]
+    if not isinstance(names, list) or not names or not all(
+        isinstance(name, str) for name in names):
+      raise ValueError('%s:1: "label_names" must be a list of names.' % path)
+    try:
+      cleaned = list(base.clean_labels(names))
+    except ValueError as error:
+      raise ValueError('%s:1: %s in "label_names".' % (path, error))
+    if len(cleaned) != len(names):
+      raise ValueError('%s:1: "label_names" has a name twice.' % path)
+    return cleaned
+  return None
 
 
 def line_parser(require_labels):
@@ -111,6 +249,9 @@ def _read_labels(labels):
   if not isinstance(labels, list):
     raise ValueError('"labels" is %s, not a list such as ["a", "b"]' %
                      type_name(labels))
+  if labels and isinstance(labels[0], (int, float)):
+    # Not through the cache, which takes 1 and 1.0 for the same.
+    return label_cells.check_values(labels, '"labels"')
   try:
     return _clean_labels(tuple(labels))
   except TypeError:  # a list or an object among them cannot be looked up

@@ -236,11 +236,12 @@ def test_errors_say_the_line_where_the_row_starts(folder):
     ('text,"a\nb"\nx,1\n', ["train.csv:1:", r"'a\nb'", "line break"]),
     ("text,a,b\nx,0,2\n", ["train.csv:2: column 'b' holds '2', not 0 or 1"]),
     ("text,a,b\nx,0,1\ny,1,maybe\n", ["train.csv:3: column 'b' holds 'maybe'"]),
-    ("text,a,b\nx,0,1\ny,1,\n", ["train.csv:3: column 'b' holds ''"]),
+    ("text,a,b\nx,0,1\ny,1,\n", ["train.csv:3: column 'b' is empty here",
+                                  "write 0"]),
     ("text,a,b\nx,0,yes\n", ["train.csv:2: column 'b' holds 'yes'"]),
     ("text,a,b\nx,-1,-1\n", ["train.csv:2: column 'a' holds '-1'",
                              "take them out"]),
-    ("text,a\nx,1.0\n", ["train.csv:2: column 'a' holds '1.0'"]),
+    ("text,a\nx,1.5\n", ["train.csv:2: column 'a' holds '1.5'"]),
     (b"text,labels\nx,a\n\r\n\xe9t\xe9,a\n", ["train.csv:4: byte 0xe9"]),
     (b'text,labels\n"x\r\n\r\xff",a\n', ["train.csv:4: byte 0xff"]),
     (b"text,labels\nx,a\ny\0,a\n", ["train.csv:3: byte 0x00"]),
@@ -578,7 +579,7 @@ def test_labels_txt_gives_the_order(folder, content):
 
 def test_train_without_any_label(folder):
   data_dir = folder(train_csv="text,labels\nx,\ny, \n")
-  assert "none of its 2 rows has a label" in error_of(
+  assert "none of its rows has a label in column 'labels'" in error_of(
       labels_of, "delimited", data_dir)
 
 
