@@ -398,7 +398,7 @@ def test_wrong_columns(tmp_path, options, part):
     ("text,a\nx,1\ny,-1\n", "train.csv:3: column 'a' holds '-1', which marks a "
      "row that nobody annotated"),
     ("text,a,b\nx,1,0\ntext,a,b\ny,0,1\n", "train.csv:3: the row repeats"),
-    (u"text,labels\nx,a\n\ufefftext,labels\ny,b\n", 
+    (u"text,labels\nx,a\n\ufefftext,labels\ny,b\n",
      "train.csv:3: the row repeats"),
     (u'"text","labels"\nx,a\n\ufeff"text","labels"\ny,b\n',
      "train.csv:3: the row repeats"),
