@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turns a Hugging Face BERT directory into a TF1 checkpoint.
+"""Turns a Hugging Face BERT directory into a TF1 checkpoint, and back.
 
   python convert_checkpoint.py --hf_dir=IN --output_dir=OUT
 
@@ -18,6 +18,15 @@ neither.
 
 Everything is written to a hidden folder inside `OUT` and renamed into place,
 `bert_config.json` last: a folder without it is not finished.
+
+  python convert_checkpoint.py --model_dir=DIR --hf_dir=OUT
+
+writes the model that training left in `DIR` for transformers: `config.json`,
+`model.safetensors`, `vocab.txt`, `tokenizer_config.json` and a model card,
+`README.md`. `AutoModelForSequenceClassification` computes our probabilities for
+`--pooling=pooler`. For mean and cls it has no place:
+`--hf_form=sentence_transformers` writes a SentenceTransformer whose `encode`
+returns the probabilities.
 """
 
 import os
@@ -29,6 +38,7 @@ import command_line
 if __name__ == "__main__":
   command_line.quiet_tensorflow()  # before it is imported
 
+from multilabel.export import hugging_face
 from multilabel.storage import hf_conversion
 from safetensors_reader import shown
 
@@ -40,19 +50,41 @@ def define_flags():
   with command_line.flag_group("Conversion"):
     flags.DEFINE_string(
         "hf_dir", None, "Hugging Face BERT directory: config.json, "
-        "model.safetensors, vocab.txt.")
+        "model.safetensors, vocab.txt. With --model_dir: the new or empty "
+        "folder that is written.")
     flags.DEFINE_string(
         "output_dir", None, "Folder for bert_config.json, bert_model.ckpt.* "
         "and vocab.txt: new, empty, or with an earlier conversion.")
+    flags.DEFINE_string(
+        "model_dir", None, "Trained directory (--output_dir of a run) to write "
+        "in Hugging Face's form.")
+    flags.DEFINE_enum(
+        "hf_form", "classification", list(hugging_face.FORMS), "With "
+        "--model_dir: classification is for transformers' "
+        "AutoModelForSequenceClassification (--pooling=pooler), "
+        "sentence_transformers for SentenceTransformer (mean and cls).")
 
 
 def main(argv):
-  """Converts `--hf_dir` and says how to use the result."""
+  """Converts into one direction or the other, and says how to use the result.
+  """
   if len(argv) > 1:
     raise ValueError("%s is not a flag; --help lists them." % shown(argv[1]))
-  for name in ("hf_dir", "output_dir"):
-    if not getattr(FLAGS, name):
-      raise ValueError("--%s is missing." % name)
+  if not FLAGS.hf_dir:
+    raise ValueError("--hf_dir is missing.")
+  if FLAGS.model_dir and FLAGS.output_dir:
+    raise ValueError("--model_dir is written to --hf_dir, and --hf_dir to "
+                     "--output_dir; give --model_dir or --output_dir.")
+  if FLAGS.model_dir:
+    _export()
+  elif FLAGS.output_dir:
+    _convert()
+  else:
+    raise ValueError("--output_dir is missing.")
+
+
+def _convert():
+  """Hugging Face's form to google-research/bert's."""
   result = hf_conversion.convert(FLAGS.hf_dir, FLAGS.output_dir)
   print("Wrote %d tensors with %s parameters%s. Train with\n"
         "  --bert_config_file=%s\n  --vocab_file=%s\n  --init_checkpoint=%s\n"
@@ -65,8 +97,17 @@ def main(argv):
             str(result.do_lower_case).lower()))
 
 
+def _export():
+  """A trained directory to Hugging Face's form."""
+  result = hugging_face.export(FLAGS.model_dir, FLAGS.hf_dir, FLAGS.hf_form)
+  print("Wrote %d tensors with %s parameters, from %s, to %s. Its README.md "
+        "says how to load it." % (
+            result.num_tensors, "{:,}".format(result.num_parameters),
+            os.path.basename(result.checkpoint), FLAGS.hf_dir))
+
+
 if __name__ == "__main__":
   command_line.run(
       main, define_flags,
       "Turns a Hugging Face BERT directory into a TF1 checkpoint that any BERT "
-      "code loads.")
+      "code loads, and a trained directory into Hugging Face's form.")

@@ -720,7 +720,7 @@ def test_script_with_wrong_input():
     (["", "model"], "a", "b", "'model' is not a flag")])
 def test_wrong_flags(monkeypatch, argv, hf_dir, output_dir, words):
   monkeypatch.setattr(convert_checkpoint, "FLAGS", argparse.Namespace(
-      hf_dir=hf_dir, output_dir=output_dir))
+      hf_dir=hf_dir, output_dir=output_dir, model_dir=None))
   with pytest.raises(ValueError, match=words):
     convert_checkpoint.main(argv)
 
