@@ -14,6 +14,8 @@ import re
 import unicodedata
 import warnings
 
+from absl import logging
+
 from processors import strict_json
 from processors.text_lines import list_names
 from processors.text_lines import shown
@@ -386,6 +388,14 @@ class LabelNames(object):
       reason = self._explain(label)
       if reason:
         raise ValueError("%s:%d: %s." % (path, line, reason))
+    joined = [label for label in self.lines if self._separator and
+              len(label.split()) > 1 and
+              all(part in self.lines for part in label.split())]
+    if joined:
+      logging.warning(
+          "%s: labels that are other labels with a space between: %s (if that "
+          "is what separates labels, give --label_separator=' ')", path,
+          list_names(joined, 10))
 
   def _explain(self, label):
     """Why a label is none, or None."""

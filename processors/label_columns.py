@@ -241,7 +241,9 @@ class _Survey(object):
     try:
       return base.clean_labels(names)
     except ValueError as error:
-      raise ValueError("%s in %s" % (error, shown(cell)))
+      hint = ("; if each line of the cell is a label, give "
+              "--label_separator='\\n'" if "\n" in cell.strip() else "")
+      raise ValueError("%s in %s%s" % (error, shown(cell), hint))
 
 
 def parse_flags(cells, names, may_lack):

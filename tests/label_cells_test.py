@@ -117,6 +117,7 @@ def test_lists_in_cells(tmp_path, cells, expected):
     (["tensor([0., 1.])"], 2, "labels.txt"),
     (["[" * 50000 + "]" * 50000], 2, "a list within a list"),
     (["[" + "9" * 5000 + "]"], 2, ""),
+    (["a\nb"], 2, "--label_separator='\\n'"),
     (["'a'", "'b'"], 2, "quotation marks"),
     (["'a', 'b'"], 2, "quotation marks"),
 ])

@@ -6,14 +6,12 @@ with a placeholder for the labels of the test set, a classifier of Chinese news,
 and one that reads JSON.
 """
 
-import os
 
 import pytest
 
 import processors
 
 MRPC_SHAPE = u'''
-import os
 import tokenization
 from run_multilabel_classifier import DataProcessor, InputExample
 
@@ -54,7 +52,6 @@ class ParaphraseProcessor(DataProcessor):
 '''
 
 NEWS_SHAPE = u'''
-import os
 from run_multilabel_classifier import DataProcessor, InputExample
 
 
@@ -88,7 +85,6 @@ class NewsProcessor(DataProcessor):
 
 JSON_SHAPE = u'''
 import json
-import os
 
 
 class Example(object):
@@ -200,7 +196,8 @@ def test_json_reader(tmp_path):
                        ), "NewsProcessor", {"train_tsv": "a\tb\n"},
      ["raise ValueError", "ValueError: row 3 is odd"]),
     (NEWS_SHAPE.replace("label=label", "label=7"), "NewsProcessor",
-     {"train_tsv": "a\tb\n"}, ["label=7", "label must be a str", "(called in "]),
+     {"train_tsv": "a\tb\n"},
+     ["label=7", "label must be a str", "(called in "]),
     (NEWS_SHAPE, "NewsProcessor", {}, ["_read_tsv", "train.tsv: cannot be read",
                                 "(called in "]),
     (NEWS_SHAPE.replace("yield", "exit(3)\n      yield"), "NewsProcessor",
