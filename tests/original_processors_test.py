@@ -6,12 +6,12 @@ with a placeholder for the labels of the test set, a classifier of Chinese news,
 and one that reads JSON.
 """
 
-
 import pytest
 
 import processors
 
 MRPC_SHAPE = u'''
+import os
 import tokenization
 from run_multilabel_classifier import DataProcessor, InputExample
 
@@ -52,6 +52,7 @@ class ParaphraseProcessor(DataProcessor):
 '''
 
 NEWS_SHAPE = u'''
+import os
 from run_multilabel_classifier import DataProcessor, InputExample
 
 
@@ -85,6 +86,7 @@ class NewsProcessor(DataProcessor):
 
 JSON_SHAPE = u'''
 import json
+import os
 
 
 class Example(object):
