@@ -99,7 +99,8 @@ def choose_model(flag_values):
   tokenization.validate_case_matches_checkpoint(
       choose("do_lower_case"), flag_values.init_checkpoint)
   tokenization.validate_vocab(vocab_file, bert_config.vocab_size,
-                              flag_values.bert_config_file)
+                              flag_values.bert_config_file,
+                              warn=logging.warning)
   if max_seq_length > bert_config.max_position_embeddings:
     raise ValueError(
         "--max_seq_length is %d, but the model was made for %d tokens at most "

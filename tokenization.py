@@ -112,7 +112,7 @@ def load_vocab(vocab_file):
   """Reads a vocabulary: one token a line, whose id is the line's place.
 
   Lines end at a line feed only, and white space around a token is dropped. A
-  token that occurs twice has the later id (`validate_vocab` refuses it).
+  token that occurs twice has the later id, as in the original.
 
   Args:
     vocab_file: str. Path of a UTF-8 file, local or known to TensorFlow.
@@ -130,49 +130,66 @@ def load_vocab(vocab_file):
   return vocab
 
 
-def validate_vocab(vocab_file, embedding_size=None, config_file=None):
+def validate_vocab(vocab_file, embedding_size=None, config_file=None,
+                   warn=None):
   """Refuses a vocabulary that a model cannot be fed with.
 
   `[PAD]` may have any id: padding is written as id 0, whatever that token is,
   and the input mask hides it from the model.
 
+  Released vocabularies have empty lines and repeated tokens. They are accepted
+  where the number of lines fits the table, since the ids of all others are
+  then right; the original gives a repeated token the later id, too. Empty lines
+  at the end do not count.
+
   Args:
     vocab_file: str. Path of the vocabulary.
     embedding_size: int or None. Rows of the word embedding table (`vocab_size`
-      of the config). None: the length is not checked.
+      of the config). None: the length is not checked, and a repeated line is
+      refused.
     config_file: str or None. Where `embedding_size` was read, for the message.
+    warn: function of a str, or None. It is told what is odd and accepted.
 
   Returns:
     int, the number of ids: lines of the file.
 
   Raises:
-    ValueError: the file cannot be read, is empty or not UTF-8, repeats a line,
-      lacks one of the required tokens, or is longer than the table.
+    ValueError: the file cannot be read, is empty or not UTF-8, repeats a line
+      (see `embedding_size`), lacks one of the required tokens, or is longer
+      than the table.
   """
   first_seen = {}
-  count = 0
+  repeated = []  # (line, token, its first line)
+  count = last_token = 0
   lines = _read_vocab_lines(vocab_file)
   for count, line in lines:
+    if count == 1 and line.startswith("\ufeff"):
+      raise ValueError(
+          "%s:1: the vocabulary begins with a byte order mark, which would be "
+          "part of the first token: save it as UTF-8 without one." % vocab_file)
+    token = line.rstrip("\n")
     if embedding_size is not None and count > embedding_size:
+      if not token:
+        continue
       count += sum(1 for _ in lines)
       raise ValueError(
           "Vocabulary %s has %d tokens, but the word embedding table has %d "
           "rows (vocab_size of %s): give the vocabulary and the config that "
           "came with the checkpoint." % (vocab_file, count, embedding_size,
                                          config_file or "the BERT config"))
-    if count == 1 and line.startswith("\ufeff"):
-      raise ValueError(
-          "%s:1: the vocabulary begins with a byte order mark, which would be "
-          "part of the first token: save it as UTF-8 without one." % vocab_file)
-    token = line.rstrip("\n")
-    if token in first_seen:
+    if token:
+      last_token = count
+    if token not in first_seen:
+      first_seen[token] = count
+    elif embedding_size is None:
       raise ValueError(
           "%s:%d: token %r is a duplicate of line %d: use the vocabulary that "
           "came with the checkpoint, unchanged." %
           (vocab_file, count, token, first_seen[token]))
-    first_seen[token] = count
+    else:
+      repeated.append((count, token, first_seen[token]))
 
-  if not count:
+  if not last_token:
     raise ValueError("Vocabulary %s is empty: it needs one token a line." %
                      vocab_file)
   tokens = {token.strip() for token in first_seen}
@@ -181,6 +198,14 @@ def validate_vocab(vocab_file, embedding_size=None, config_file=None):
     raise ValueError(
         "Vocabulary %s lacks %s: is it the vocab.txt of a BERT checkpoint?" %
         (vocab_file, ", ".join(missing)))
+  repeated = [place for place in repeated if place[0] <= last_token]
+  if repeated and warn is not None:
+    warn("%s has %d line%s that an earlier one has, too (%s%s); the later id "
+         "counts." % (
+             vocab_file, len(repeated), "" if len(repeated) == 1 else "s",
+             ", ".join("%r in lines %d and %d" % (token, first, number)
+                       for number, token, first in repeated[:3]),
+             ", ..." if len(repeated) > 3 else ""))
   return count
 
 

@@ -213,7 +213,8 @@ def read_vocab(hf_dir, vocab_size):
     path, vocab = tokenizer_json, _vocab_of_tokenizer_json(tokenizer_json)
   else:
     vocab = _read_vocab_file(path)
-  lines = vocab.count(b"\n") + (not vocab.endswith(b"\n") and vocab != b"")
+  tokens = vocab.rstrip(b"\r\n")  # empty lines at the end are no tokens
+  lines = tokens.count(b"\n") + bool(tokens)
   if not lines:
     raise ValueError("%s is empty." % path)
   if lines > vocab_size:
