@@ -4,9 +4,9 @@
   python3 tests/run.py                     TensorFlow 2.21
   python3 tests/run.py --tf=1.15           another version: 2.21, 2.15, 1.15
   python3 tests/run.py --tf=all            one after another: everything with
-                                           2.21; with 1.15 what a version can
-                                           change; with 2.15, between them,
-                                           what builds graphs and sessions
+                                           2.21; with 1.15 and 2.15 what a
+                                           version of TensorFlow, Python or
+                                           numpy can change
   python3 tests/run.py tests/x_test.py -k name    whatever pytest takes
   python3 tests/run.py --extra=beam tests/batch_predict_test.py
                                            with an extra beside dev
@@ -31,7 +31,7 @@ import environment  # pylint: disable=wrong-import-position
 
 # What --tf=all runs on the oldest version: all that calls TensorFlow, and what
 # reads files or numbers, where Python 3.7 and its numpy differ. Reports,
-# servers, experiments, documents and repeated whole runs are left to the newest.
+# servers, experiments, documents and more whole runs are left to the newest.
 OLDEST = (
     "atomic_files", "best_checkpoint", "broken_checkpoint", "cluster",
     "command_line", "convert_checkpoint", "dev_evaluation", "distribution",
