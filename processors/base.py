@@ -17,6 +17,7 @@ import os
 
 from processors import label_cells
 from processors import text_lines
+from processors.text_lines import is_utf8
 from processors.text_lines import list_names
 from processors.text_lines import numbered_lines
 from processors.text_lines import shown
@@ -184,6 +185,7 @@ class FileProcessor(DataProcessor):
   """Examples from one file a part: `train`, `dev` and `test` in a folder."""
 
   extensions = ()  # such as (".csv", ".tsv"); each may have .gz behind it
+  packed_extensions = ()  # those of them that have a packing of their own
 
   def read_rows(self, path, part, data_dir):
     """Yields the rows of one file; subclasses say how.
@@ -215,7 +217,7 @@ class FileProcessor(DataProcessor):
     path = os.path.join(data_dir or "", LABELS_FILE)
     if data_dir is None or not os.path.lexists(path):
       return None
-    return read_labels_file(path)
+    return read_labels_file(path, self.options["encoding"])
 
   def find_file(self, data_dir, part):
     """Finds the file of one part.
@@ -305,7 +307,8 @@ class FileProcessor(DataProcessor):
 
   def _file_names(self, part):
     return [part + extension + packed
-            for packed in ("", ".gz") for extension in self.extensions]
+            for packed in ("", ".gz") for extension in self.extensions
+            if not (packed and extension in self.packed_extensions)]
 
   def _require_file(self, data_dir, part):
     path = self.find_file(data_dir, part)
@@ -471,11 +474,12 @@ def clean_labels(labels):
   return tuple(dict.fromkeys(stripped))
 
 
-def read_labels_file(path):
+def read_labels_file(path, encoding=None):
   """Reads a list of labels, one a line.
 
   Args:
-    path: str, the file: UTF-8, white space around a label is dropped.
+    path: str, the file; white space around a label is dropped.
+    encoding: str, the encoding of a file that is not UTF-8.
 
   Returns:
     list of str.
@@ -485,7 +489,8 @@ def read_labels_file(path):
   """
   labels = []
   lines = {}
-  for number, line in numbered_lines(path):
+  for number, line in numbered_lines(path, encoding and (
+      None if is_utf8(path) else encoding)):
     try:
       label = clean_labels((line,))[0]
     except ValueError as error:

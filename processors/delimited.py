@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Delimited text: CSV and TSV files with a header row, see `table_reader`."""
+"""Tables with a header row: CSV, TSV, Parquet, .xlsx; see `tables`."""
 
 import functools
 import itertools
@@ -13,11 +13,12 @@ from processors import base
 from processors import label_cells
 from processors import label_columns
 from processors import table_reader
+from processors import tables
 from processors import text_encoding
 from processors.text_lines import list_names
 from processors.text_lines import shown
 
-_TEXT_COLUMNS = ("text", "comment_text", "sentence")
+TEXT_COLUMNS = ("text", "comment_text", "sentence")
 _LABEL_COLUMNS = ("labels", "label")
 # pandas' name of a column without one: the row numbers of a table it wrote.
 _UNNAMED = re.compile(r"Unnamed: \d+\Z")
@@ -28,7 +29,8 @@ _SAMPLE_CELLS = 1 << 20
 
 
 class DelimitedProcessor(base.FileProcessor):
-  """`train`, `dev` and `test` as `.csv` or `.tsv`, `.gz` or not.
+  """`train`, `dev` and `test` as `.csv` or `.tsv`, `.gz` or not, `.parquet`,
+  `.xlsx`.
 
   Columns are found by name. Those that no option names have these defaults:
   the text is `text`, `comment_text` or `sentence`; the second text
@@ -45,7 +47,8 @@ class DelimitedProcessor(base.FileProcessor):
   row, is not labelled.
   """
 
-  extensions = (".csv", ".tsv")
+  extensions = (".csv", ".tsv", ".parquet", ".xlsx")
+  packed_extensions = (".parquet", ".xlsx")
 
   def __init__(self, options=None):
     super(DelimitedProcessor, self).__init__(options)
@@ -124,9 +127,7 @@ class DelimitedProcessor(base.FileProcessor):
     return lines
 
   def _read_table(self, path):
-    return table_reader.read_table(
-        path, self.options["delimiter"], self.options["quoting"],
-        self.options["encoding"], log=self._log_once)
+    return tables.read_table(path, self.options, log=self._log_once)
 
   def _log_once(self, message, *arguments):
     """Says what a table holds once, however often it is read."""
@@ -137,7 +138,7 @@ class DelimitedProcessor(base.FileProcessor):
   def text_columns(self, path, header):
     """Returns the positions of text, second text and id, None if absent."""
     positions = []
-    for option, defaults in (("text_column", _TEXT_COLUMNS),
+    for option, defaults in (("text_column", TEXT_COLUMNS),
                              ("text_pair_column", ("text_pair",)),
                              ("id_column", ("id",))):
       named = self.options[option]

@@ -40,7 +40,8 @@ class GoEmotionsProcessor(base.FileProcessor):
     """
     base.check_folder(data_dir)
     paths = [os.path.join(data_dir, name) for name in _NAME_FILES]
-    lists = [(path, base.read_labels_file(path)) for path in paths
+    encoding = self.options["encoding"]
+    lists = [(path, base.read_labels_file(path, encoding)) for path in paths
              if os.path.lexists(path)]
     if not lists:
       raise ValueError("%s has no %s, which name the labels." % (

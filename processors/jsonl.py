@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON lines: one object a line."""
+"""JSON lines: one object a line; or an array of such objects."""
 
 import functools
 import os
 import re
 
 from processors import base
+from processors import json_values
 from processors import label_cells
 from processors import strict_json
-from processors import text_lines
 from processors.strict_json import type_name
 from processors.text_lines import list_names
 from processors.text_lines import shown
@@ -24,13 +24,15 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class JsonlProcessor(base.FileProcessor):
-  """`train.jsonl`, `dev.jsonl`, `test.jsonl`, `.gz` or not.
+  """`train`, `dev`, `test` as `.jsonl`, `.ndjson` or `.json`, `.gz` or not.
 
-  A line is `{"text": ..., "text_pair": ..., "labels": [...], "id": ...}`;
-  only `text` must be there, and `labels` in train and dev. In test, either all
-  rows have `labels` or none has. `id` is a string or a whole number. Other
-  keys are ignored, unless one looks like a wrong name for a key that is
-  missing. Null means absent.
+  A `.json` file holds an array of objects, or objects one behind the other,
+  the others one object a line. An object is
+  `{"text": ..., "text_pair": ..., "labels": [...], "id": ...}`; only `text`
+  must be there, and `labels` in train and dev. In test, either all rows have
+  `labels` or none has. `id` is a string or a whole number. Other keys are
+  ignored, unless one looks like a wrong name for a key that is missing. Null
+  means absent.
 
   `labels` may also be lists of numbers, as data sets of Hugging Face hold
   them: a 0 or 1 for each label (`[0.0, 1.0]`), or label numbers from 0
@@ -38,7 +40,7 @@ class JsonlProcessor(base.FileProcessor):
   a first line `{"label_names": ["a", "b", "c"]}`.
   """
 
-  extensions = (".jsonl",)
+  extensions = (".jsonl", ".ndjson", ".json")
   options_used = ("dev_fraction", "encoding")
 
   def __init__(self, options=None):
@@ -60,7 +62,7 @@ class JsonlProcessor(base.FileProcessor):
     parse = line_parser(part != "test")
     first = None  # line of the first row, and whether it is labelled
     names_of = None
-    for line, text in text_lines.numbered_lines(
+    for line, text in json_values.numbered_texts(
         path, self.options["encoding"]):
       if line == 1 and _is_label_names(text):
         self._check_label_names(path, data_dir)
@@ -134,7 +136,7 @@ def _settle_numbers(path, known, encoding):
   """Reads all lists of numbers of a file; see `label_cells.NumberLists`."""
   numbers = label_cells.NumberLists(known)
   parse = line_parser(False)
-  for line, text in text_lines.numbered_lines(path, encoding):
+  for line, text in json_values.numbered_texts(path, encoding):
     if line == 1 and _is_label_names(text):
       continue
     try:
@@ -177,7 +179,7 @@ def read_label_names(path, encoding=None):
   Raises:
     ValueError: the names are none, or one is there twice.
   """
-  for line, text in text_lines.numbered_lines(path, encoding):
+  for line, text in json_values.numbered_texts(path, encoding):
     if line != 1 or not _is_label_names(text):
       return None
     names = strict_json.Decoder().decode(text)["label_names"]
@@ -204,44 +206,72 @@ def line_parser(require_labels):
     Function of a str to (identifier, text_a, text_b, labels), as `read_rows`
     has them; its ValueError is a sentence without place and full stop.
   """
-  decode = strict_json.Decoder().decode
+  decode = _decoder()
+  return lambda line: _read_object(decode(line), line, require_labels)
+
+
+def text_parser():
+  """Makes the function that reads a line of which only the text is wanted.
+
+  Returns:
+    Function of a str to (identifier, text_a, text_b), as `line_parser`'s, but
+    that nothing is asked of the labels, and a string alone is a text.
+  """
+  decode = _decoder()
 
   def parse(line):
+    record = decode(line)
+    if isinstance(record, str):
+      return "", _make_valid(record), None
+    return _read_texts(record, line, False)
+  return parse
+
+
+def _decoder():
+  """Returns the function from a line to what it holds."""
+  decode = strict_json.Decoder().decode
+
+  def read(line):
     try:
-      record = decode(line)
+      return decode(line)
     except strict_json.JsonError as error:
       if line.strip() in ("[", "{", "]", "}"):
         raise ValueError("%s, each line must hold one whole object" % error)
       raise
-    return _read_object(record, line, require_labels)
-  return parse
+  return read
 
 
-def _read_object(record, line, require_labels):
-  """Returns (identifier, text_a, text_b, labels) of one line's value."""
+def _read_texts(record, line, require_labels):
+  """Returns (identifier, text_a, text_b) of one line's value."""
   if not isinstance(record, dict):
     raise ValueError("the line holds %s, not an object%s" % (
         type_name(record),
-        " (write a list's objects one a line)"
+        " (a file that holds an array ends in .json)"
         if isinstance(record, list) else ""))
   _check_keys(tuple(record), require_labels)
   text_a = record["text"]
   text_b = record.get("text_pair")
-  labels = record.get("labels")
   if not isinstance(text_a, str):
     raise ValueError('"text" is %s, not a string' % type_name(text_a))
   if text_b is not None and not isinstance(text_b, str):
     raise ValueError('"text_pair" is %s, not a string' % type_name(text_b))
-  if labels is not None:
-    labels = _read_labels(labels)
-  elif require_labels:
-    raise ValueError('"labels" is null, but only test rows may lack labels')
   identifier = record.get("id")
   identifier = "" if identifier is None else _read_id(identifier)
   # Only an escape can bring a lone surrogate into a line of UTF-8.
   if "\\ud" in line or "\\uD" in line:
     text_a = _make_valid(text_a)
     text_b = None if text_b is None else _make_valid(text_b)
+  return identifier, text_a, text_b
+
+
+def _read_object(record, line, require_labels):
+  """Returns (identifier, text_a, text_b, labels) of one line's value."""
+  identifier, text_a, text_b = _read_texts(record, line, require_labels)
+  labels = record.get("labels")
+  if labels is not None:
+    labels = _read_labels(labels)
+  elif require_labels:
+    raise ValueError('"labels" is null, but only test rows may lack labels')
   return identifier, text_a, text_b, labels
 
 

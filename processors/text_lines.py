@@ -2,6 +2,7 @@
 """Lines of text files, plain or gzip, and words for messages about them."""
 
 import codecs
+import contextlib
 import functools
 import io
 import itertools
@@ -63,14 +64,8 @@ def read_lines(path, encoding=None):
       byte that is not of its encoding, a NUL byte, or a line of more than
       `MAX_LINE` characters.
   """
-  encoding = text_encoding.check(encoding)
   number = 0
-  with file_bytes.unpacking(path), file_bytes.open_bytes(path) as opened:
-    binary, start = opened
-    encoding, mark_size = text_encoding.choose(start, encoding, path)
-    binary.read(mark_size)
-    # Line ends stay as they are: quoted fields keep their line breaks.
-    text = io.TextIOWrapper(binary, encoding, newline="")
+  with _open_text(path, encoding) as (text, encoding):
     read_line = functools.partial(text.readline, MAX_LINE + 1)
     try:
       for number, line in enumerate(iter(read_line, ""), 1):
@@ -84,6 +79,45 @@ def read_lines(path, encoding=None):
     except UnicodeDecodeError as error:
       raise _bad_byte(path, encoding, number, error) or ValueError(
           "%s: %s." % (path, one_line(error)))
+
+
+def read_pieces(path, encoding=None):
+  """Yields a text file in pieces of some size; as `read_lines` otherwise."""
+  lines = 0
+  with _open_text(path, encoding) as (text, encoding):
+    try:
+      for piece in iter(lambda: text.read(_PIECE), ""):
+        if "\0" in piece:
+          lines += piece.count("\n", 0, piece.index("\0"))
+          raise _bad_byte(path, encoding, lines) or ValueError(
+              "%s:%d: byte 0x00 is not text." % (path, lines + 1))
+        yield piece
+        lines += piece.count("\n")
+    except UnicodeDecodeError as error:
+      raise _bad_byte(path, encoding, lines, error) or ValueError(
+          "%s: %s." % (path, one_line(error)))
+
+
+@contextlib.contextmanager
+def _open_text(path, encoding):
+  """Yields (text stream, its encoding), past the byte order mark."""
+  encoding = text_encoding.check(encoding)
+  with file_bytes.unpacking(path), file_bytes.open_bytes(path) as opened:
+    binary, start = opened
+    encoding, mark_size = text_encoding.choose(start, encoding, path)
+    binary.read(mark_size)
+    # Line ends stay as they are: quoted fields keep their line breaks.
+    yield io.TextIOWrapper(binary, encoding, newline=""), encoding
+
+
+def is_utf8(path):
+  """Whether a file can be read without another encoding's name."""
+  try:
+    for _ in read_pieces(path):
+      pass
+  except ValueError:
+    return False
+  return True
 
 
 def _bad_byte(path, encoding, lines_before, error=None):

@@ -1,12 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Texts to predict, from a file of any of the forms that processors read."""
 
+import re
+
 from processors import delimited
+from processors import json_values
 from processors import jsonl
 from processors import table_reader
+from processors import tables
 from processors import text_lines
+from processors.text_lines import shown
 
-FORMS = ("text", "csv", "tsv", "jsonl")
+FORMS = ("text", "jsonl", "csv", "tsv", "json", "parquet", "xlsx")
+_TABLES = ("csv", "tsv", "parquet", "xlsx")
+_ENDINGS = {"ndjson": "jsonl", "pq": "parquet", "xlsm": "xlsx"}
+# Names of columns in the first line of a table that nobody called one.
+_TEXT_NAMES = frozenset((
+    "text", "texts", "comment_text", "comment", "sentence", "content", "body",
+    "review", "title", "tweet"))
+_NAME = re.compile(r"\w[\w .-]{0,39}$")
+_JSON_START = re.compile(r"\s*(\{\s*\"|\[\s*(\{|\"|$))")
 
 
 def guess_form(path):
@@ -14,18 +27,23 @@ def guess_form(path):
   if path.endswith(".gz"):
     path = path[:-3]
   ending = path.rpartition(".")[2].lower()
+  ending = _ENDINGS.get(ending, ending)
   return ending if ending in FORMS else "text"
 
 
-def read_texts(path, form, options=None):
+def read_texts(path, form=None, options=None):
   """Yields (id, text_a, text_b) of each text of a file, as it is read.
+
+  Labels that the file may hold are not looked at.
 
   Args:
     path: str; `.gz` is unpacked.
-    form: one of `FORMS`: a text a line, a table with a header, or
-      `{"text": ..., "text_pair"?: ..., "id"?: ...}` a line.
-    options: dict, `text_column`, `text_pair_column`, `id_column` and
-      `delimiter` for tables.
+    form: one of `FORMS`: a text a line, a table with a header, objects
+      `{"text": ..., "text_pair"?: ..., "id"?: ...}` or strings, one a line or
+      in an array. None: by the file's ending, else text; then lines that look
+      like another form are errors.
+    options: dict, `text_column`, `text_pair_column`, `id_column`, `delimiter`
+      and `quoting` for tables, `encoding` for all but Parquet and .xlsx.
 
   Yields:
     (str, str, str or None); the id is the number of the line or row where the
@@ -34,29 +52,93 @@ def read_texts(path, form, options=None):
   Raises:
     ValueError: the file, or a row of it, is broken; says where.
   """
+  is_guessed = form is None
+  form = form or guess_form(path)
   options = {name: value for name, value in (options or {}).items()
              if value is not None}
-  if options and form not in ("csv", "tsv"):
-    raise ValueError("--%s is for tables, but %s is read as %s: leave it out, "
-                     "or say --input_form." % (min(options), path, form))
+  encoding = options.get("encoding")
+  if form not in _TABLES:
+    wrong = sorted(set(options).difference(["encoding"]))
+    if options.get("quoting") == table_reader.AUTO:
+      wrong = [name for name in wrong if name != "quoting"]
+    if wrong:
+      raise ValueError(
+          "--%s is for tables, but %s is read as %s: leave it out, or say "
+          "--input_format." % (wrong[0], path, form))
   if form == "text":
-    for number, line in enumerate(text_lines.read_lines(path), 1):
-      yield str(number), line.rstrip("\r\n"), None
-    return
-  if form == "jsonl":
-    rows = jsonl.JsonlProcessor().read_rows(path, "test", None)
-    rows = ((name, text_a, text_b) for _, name, text_a, text_b, _ in rows)
-  else:
-    rows = _table_rows(path, form, options)
+    return _lines(path, encoding, is_guessed)
+  return _numbered(_json_rows(path, form, encoding)
+                   if form in ("json", "jsonl") else
+                   _table_rows(path, form, options))
+
+
+def _numbered(rows):
   for number, (name, text_a, text_b) in enumerate(rows, 1):
     yield name or str(number), text_a, text_b
 
 
+def _lines(path, encoding, is_guessed):
+  """A text a line."""
+  ends_in_return = None
+  for number, line in enumerate(text_lines.read_lines(path, encoding), 1):
+    is_return = line[-1] == "\r"
+    if ends_in_return is None:
+      ends_in_return = is_return
+    elif is_return and not ends_in_return:
+      raise ValueError(table_reader.lone_return(path, number))
+    line = line.rstrip("\r\n")
+    if line[:1] == "\ufeff":
+      line = line[1:]
+    if is_guessed:
+      _check_is_text(path, number, line)
+    yield str(number), line, None
+
+
+def _check_is_text(path, number, line):
+  """Refuses a line that looks like one of another form."""
+  looks = None
+  if line[:1] in "{[ " and _JSON_START.match(line):
+    if line.lstrip()[0] == "{":
+      looks = "JSON lines", "jsonl"
+    elif number == 1:
+      looks = "JSON", "json"
+  elif number == 1:
+    delimiter = _header_delimiter(line)
+    if delimiter is not None:
+      form = {"\t": "tsv"}.get(delimiter, "csv")
+      looks = "the header of a table", form + (
+          " --delimiter='%s'" % delimiter if delimiter in ";|" else "")
+  if looks:
+    raise ValueError(
+        "%s:%d: the line looks like %s (%s): give --input_format=%s, or "
+        "--input_format=text if it is a text." % (
+            path, number, looks[0], shown(line, 40), looks[1]))
+
+
+def _header_delimiter(line):
+  """What separates the names of a header; "," of a single one; None: none."""
+  for delimiter in ",\t;|":
+    names = [name.strip().strip('"') for name in line.split(delimiter)]
+    if all(_NAME.match(name) for name in names) and _TEXT_NAMES.intersection(
+        name.lower() for name in names) and (
+            len(names) > 1 or names[0] in delimited.TEXT_COLUMNS):
+      return delimiter
+  return None
+
+
+def _json_rows(path, form, encoding):
+  parse = jsonl.text_parser()
+  for line, text in json_values.numbered_texts(path, encoding, form == "json"):
+    try:
+      row = parse(text)
+    except ValueError as error:
+      raise ValueError("%s:%d: %s." % (path, line, error))
+    yield row
+
+
 def _table_rows(path, form, options):
   processor = delimited.DelimitedProcessor(options)
-  table = table_reader.read_table(
-      path, processor.options["delimiter"], processor.options["quoting"],
-      processor.options["encoding"], "\t" if form == "tsv" else ",")
+  table = tables.read_table(path, processor.options, form)
   text, pair, name = processor.text_columns(path, next(table)[1])
   for _, row in table:
     yield (row[name].strip() if name is not None else "", row[text],

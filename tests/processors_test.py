@@ -327,10 +327,11 @@ def test_test_file_alone(folder):
 def test_missing_files_name_those_there(folder):
   data_dir = folder(notes_txt="", valid_csv="text,labels\nx,a\n")
   message = error_of(read, "delimited", data_dir)
-  assert "none of train.csv, train.tsv, train.csv.gz, train.tsv.gz" in message
+  assert ("none of train.csv, train.tsv, train.parquet, train.xlsx, "
+          "train.csv.gz, train.tsv.gz (") in message
   assert "'notes.txt', 'valid.csv'" in message
-  assert "none of test.jsonl, test.jsonl.gz" in error_of(
-      read, "jsonl", data_dir, "test")
+  message = error_of(read, "jsonl", data_dir, "test")
+  assert "none of test.jsonl, test.ndjson, test.json, test.jsonl.gz" in message
   message = error_of(read, "delimited", data_dir, "dev")
   assert "dev.csv" in message and "--dev_fraction" in message
 
@@ -861,7 +862,7 @@ def test_any_table_is_read_as_csv_reads_it(tmp_path):
                     lineterminator=end, quoting=csv.QUOTE_ALL)
     with open(path, "w", encoding="utf-8", newline="") as handle:
       handle.write(text)
-    result = list(table_reader.read_table(path, delimiter))
+    result = list(table_reader.read_table(path, delimiter, "standard"))
     assert [tuple(row) for _, row in result[1:]] == table
     # Line ends inside fields count, whatever their kind.
     breaks = lambda row: len(re.findall("\r\n|\r|\n", "\0".join(row)))

@@ -22,8 +22,7 @@ def write(path, text):
 
 def read(path, form=None, **options):
   path = str(path)
-  return list(unlabelled.read_texts(
-      path, form or unlabelled.guess_form(path), options))
+  return list(unlabelled.read_texts(path, form, options))
 
 
 def error_of(*args, **kwargs):
@@ -37,7 +36,9 @@ def error_of(*args, **kwargs):
 @pytest.mark.parametrize("path, form", [
     ("a.csv", "csv"), ("a.CSV", "csv"), ("a.tsv.gz", "tsv"),
     ("a.jsonl", "jsonl"), ("a.b.jsonl.gz", "jsonl"), ("a.txt", "text"),
-    ("csv", "csv"), ("-", "text"), ("a.json", "text"), ("a.gz", "text"),
+    ("csv", "csv"), ("-", "text"), ("a.json", "json"), ("a.gz", "text"),
+    ("a.ndjson.gz", "jsonl"), ("a.parquet", "parquet"), ("a.pq", "parquet"),
+    ("a.xlsx", "xlsx"), ("a.XLSM", "xlsx"), ("a.ndjson", "jsonl"),
     ("x.csv/a", "text")])
 def test_guess_form(path, form):
   assert unlabelled.guess_form(path) == form
@@ -47,7 +48,7 @@ def test_guess_form(path, form):
 def test_lines(name, tmp_path):
   path = write(tmp_path / name, u"\ufeffone\r\n\n  \u732b\t\U0001f680 \n"
                                 u"{\"text\": 1}\na\u2028b\u0085c\nlast")
-  assert read(path) == [
+  assert read(path, "text") == [
       ("1", "one", None), ("2", "", None),
       ("3", u"  \u732b\t\U0001f680 ", None), ("4", u"{\"text\": 1}", None),
       ("5", u"a\u2028b\u0085c", None), ("6", "last", None)]
@@ -92,7 +93,8 @@ def test_options_that_mean_nothing(name, tmp_path):
   message = error_of(path, text_column="text")
   assert "--text_column is for tables" in message
   assert path in message
-  assert len(read(path, text_column=None, delimiter=None)) == 1
+  form = unlabelled.guess_form(path)
+  assert len(read(path, form, text_column=None, delimiter=None)) == 1
 
 
 def test_jsonl(tmp_path):
@@ -145,7 +147,7 @@ def test_broken_gzip(tmp_path):
     ("a.jsonl", u"", u'{"text": "some words of a text"}\n')])
 def test_rows_come_as_they_are_read(name, head, row, tmp_path):
   path = write(tmp_path / name, head + row * 100000)
-  rows = unlabelled.read_texts(path, unlabelled.guess_form(path), {})
+  rows = unlabelled.read_texts(path)
   next(rows)
   tracemalloc.start()
   assert sum(1 for _ in itertools.islice(rows, 50000)) == 50000
@@ -174,3 +176,100 @@ def test_bad_byte_in_a_pipe_names_its_line(bad, words, tmp_path):
   message = error_of(path)
   writer.join()
   assert message.startswith("%s:3001: %s" % (path, words))
+
+
+# What looks like another form.
+
+
+@pytest.mark.parametrize("line, form", [
+    ('{"text": "a"}', "jsonl"), ('  { "text": "a"}', "jsonl"),
+    ('[{"text": "a"}]', "json"), ('["a", "b"]', "json"), ("[", "json"),
+    ("id,text,labels", "csv"), ('"id","text"', "csv"), ("text", "csv"),
+    ("comment_text", "csv"), ("text\tlabel", "tsv"),
+    ("Id;Text;Labels", "csv --delimiter=';'")])
+def test_lines_that_look_like_another_form(line, form, tmp_path):
+  for name in ("a.txt", "a", "a.dat.gz"):
+    path = write(tmp_path / name, line + "\nmore\n")
+    message = error_of(path)
+    assert message.startswith(path + ":1: the line looks like ")
+    assert message.endswith(
+        ": give --input_format=%s, or --input_format=text if it is a text." %
+        form)
+    assert read(path, form="text") == [("1", line, None), ("2", "more", None)]
+
+
+@pytest.mark.parametrize("first", [
+    "The text, a label", "Text.", "a, b, c", "[1] see the text", "{curly}",
+    "{'text': 1}", "", "texts", "[note] \"x\"", "text me, please call back!",
+    "review"])
+def test_lines_that_are_texts(first, tmp_path):
+  assert read(write(tmp_path / "a.txt", first + "\n[\nid,text\n")) == [
+      ("1", first, None), ("2", "[", None), ("3", "id,text", None)]
+
+
+def test_json_lines_further_down(tmp_path):
+  path = write(tmp_path / "a.txt", 'fine\n{"text": "a"}\n')
+  assert error_of(path).startswith(path + ":2: the line looks like JSON lines")
+
+
+def test_line_ends_of_texts(tmp_path):
+  for ends in ("\n", "\r\n", "\r"):
+    assert [text for _, text, _ in read(write(
+        tmp_path / "a.txt", ends.join(["a", "", "b", "c"])))] == [
+            "a", "", "b", "c"]
+  assert [text for _, text, _ in read(write(
+      tmp_path / "a.txt", "a\r\nb\nc\r\n"))] == ["a", "b", "c"]
+  path = write(tmp_path / "a.txt", "a\nhalf\rhalf\n")
+  assert error_of(path).startswith(path + ":2: a carriage return stands alone")
+
+
+# JSON.
+
+
+@pytest.mark.parametrize("name, content", [
+    ("a.json", '["one", "two"]'), ("a.json", '[{"text": "one"},"two"]'),
+    ("a.json", '{"text": "one", "labels": [3, null]}\n{"text": "two"}\n'),
+    ("a.ndjson", '{"text": "one"}\n{"text": "two"}\n'),
+    ("a.jsonl", '"one"\n{"text": "two", "labels": "x"}\n'),
+    ("a.json.gz", '[\n"one",\n"two"\n]\n')])
+def test_json(name, content, tmp_path):
+  assert read(write(tmp_path / name, content)) == [
+      ("1", "one", None), ("2", "two", None)]
+
+
+def test_labels_are_not_looked_at(tmp_path):
+  rows = ['{"text": "a", "labels": ["x"]}', '{"text": "b"}',
+          '{"text": "c", "labels": null}', '{"text": "d", "labels": [1]}']
+  path = write(tmp_path / "a.jsonl", "\n".join(rows))
+  assert [text for _, text, _ in read(path)] == ["a", "b", "c", "d"]
+  path = write(tmp_path / "a.csv", "text,toxic\na,1\nb,\nc,-1\n")
+  assert [text for _, text, _ in read(path)] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("content, part", [
+    ('["a", 5]', ':1: the line holds a number, not an object'),
+    ('[{"text": "a"},\n{"txt": "b"}]', ':2: there is no key "text"'),
+    ('{"data": ["a"]}', ":1: the file holds one object (keys: 'data')"),
+    ('["a"', ":1: broken JSON")])
+def test_broken_json(content, part, tmp_path):
+  path = write(tmp_path / "a.json", content)
+  assert error_of(path).startswith(path + part)
+
+
+# Tables.
+
+
+def test_flags_of_text_tables(tmp_path):
+  path = write(tmp_path / "a.tsv", 'id\ttext\n1\t"one\n2\ttwo"\n')
+  assert "--quoting=none" in error_of(path)
+  assert read(path, quoting="none") == [("1", '"one', None),
+                                        ("2", 'two"', None)]
+  path = write(tmp_path / "b.csv", u"id,text\n1,今天天气很好\n".encode("gbk"))
+  assert "--encoding=gb18030" in error_of(path)
+  assert read(path, encoding="gb18030") == [("1", u"今天天气很好", None)]
+  for name in ("a.txt", "a.jsonl", "a.json"):
+    text = u"今天天气很好" if name == "a.txt" else u'"今天天气很好"'
+    path = write(tmp_path / name, text.encode("gbk"))
+    assert read(path, encoding="gbk", quoting="auto") == [
+        ("1", u"今天天气很好", None)]
+    assert "--quoting is for tables" in error_of(path, quoting="none")
