@@ -9,15 +9,20 @@ from __future__ import absolute_import
 from __future__ import division
 from __future__ import print_function
 
+import binascii
 import contextlib
 import errno
 import hashlib
 import io
 import json
 import os
+import re
 import shutil
+import stat
 
 SEAL = "sha256"
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp\Z", re.DOTALL)
 
 
 @contextlib.contextmanager
@@ -29,28 +34,108 @@ def replacing(path, text=False):
     text: bool, whether str is written, as UTF-8, or bytes.
 
   Yields:
-    a stream; when the block fails, what was at `path` is still there.
+    a stream; when the block fails, what was at `path` is still there. The file
+    has the mode of the one before; several writers at once do not disturb each
+    other, and what the last one wrote stays.
 
   Raises:
     EnvironmentError: it cannot be written; names the file.
+    ValueError: what is at `path` is no file.
   """
-  temporary = path + ".tmp"
-  with naming(path):
+  path = target(path)
+  with naming(path), temporary_file(path) as temporary:
+    # The name was made a moment ago and is nobody else's.
+    with io.open(temporary, "wb") as writer:
+      stream = io.TextIOWrapper(
+          writer, encoding="utf-8", newline="") if text else writer
+      yield stream
+      stream.flush()
+      os.fsync(writer.fileno())
+      if text:
+        stream.detach()
+    replace_file(temporary, path)
+
+
+def target(path):
+  """Returns what a file that is written under `path` takes the place of.
+
+  Args:
+    path: str; where it is a symbolic link, the link stays and what it points
+      to is replaced.
+
+  Returns:
+    str.
+
+  Raises:
+    ValueError: something is there that is no file, such as a pipe.
+  """
+  if os.path.islink(path):
+    path = os.path.realpath(path)
+  if os.path.lexists(path) and not os.path.isfile(path):
+    raise ValueError("%s is not a file%s; name another." % (
+        path, " but a folder" if os.path.isdir(path) else ""))
+  return path
+
+
+@contextlib.contextmanager
+def temporary_file(path):
+  """Makes an empty file beside `path`, under a name that nobody has.
+
+  It has the mode, and if possible the owner, of the file at `path`.
+
+  Args:
+    path: str, the file that it will be renamed to.
+
+  Yields:
+    str, its path; it is removed at the end, unless it has been renamed.
+  """
+  try:
+    status = os.stat(path)
+  except EnvironmentError:
+    status = None
+  mode = 0o666 if status is None else stat.S_IMODE(status.st_mode) & 0o777
+  folder, name = os.path.split(path)
+  if len(os.fsencode(name)) > 200:  # names have 255 bytes at most
+    name = name[:50]
+  while True:
+    temporary = os.path.join(folder, ".%s.%s.tmp" % (
+        name, binascii.hexlify(os.urandom(6)).decode("ascii")))
     try:
-      with io.open(temporary, "wb") as writer:
-        stream = io.TextIOWrapper(
-            writer, encoding="utf-8", newline="") if text else writer
-        yield stream
-        stream.flush()
-        os.fsync(writer.fileno())
-        if text:
-          stream.detach()
-      replace_file(temporary, path)
-    except BaseException:
-      # On a full disk this gives back the room that it took.
-      with contextlib.suppress(EnvironmentError):
-        os.remove(temporary)
+      descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL,
+                           mode)
+      break
+    except FileExistsError:
+      pass
+    except EnvironmentError as error:
+      error.filename = path
       raise
+  try:
+    try:
+      if status is not None:
+        _take_over(descriptor, status)
+    finally:
+      os.close(descriptor)
+    yield temporary
+  finally:
+    # After an error, and on a full disk this gives back the room that it took.
+    with contextlib.suppress(EnvironmentError):
+      os.remove(temporary)
+
+
+def _take_over(descriptor, status):
+  """Gives a new file the owner and the mode of the one before."""
+  if not hasattr(os, "fchmod"):  # Windows
+    return
+  mine = os.fstat(descriptor)
+  if (mine.st_uid, mine.st_gid) != (status.st_uid, status.st_gid):
+    with contextlib.suppress(EnvironmentError):
+      os.fchown(descriptor, status.st_uid, status.st_gid)
+  os.fchmod(descriptor, stat.S_IMODE(status.st_mode) & 0o777)
+
+
+def is_temporary(name):
+  """Whether a file of that name (str) was made by `temporary_file`."""
+  return bool(_TEMPORARY.match(name))
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ LOCK_FILE = ".lock"
 # What a run leaves in its directory before model_settings.json is there, and
 # what an operating system puts into any directory.
 _OWN_FILES = re.compile(
-    r"(bert_config\.json|vocab\.txt|labels\.txt|.*\.tf_record([.-].*)?|.*\.tmp|"
+    r"(bert_config\.json|vocab\.txt|labels\.txt|.*\.tf_record([.-].*)?|"
     r"events\.out\.tfevents\..*|lost\+found|\..*)$")
 
 
@@ -68,7 +68,7 @@ def remove_temporary_files(output_dir):
   """Removes what a kill left of files that were being written."""
   for name in os.listdir(output_dir):
     path = os.path.join(output_dir, name)
-    if name.endswith(".tmp") and os.path.isfile(path):
+    if atomic_files.is_temporary(name) and os.path.isfile(path):
       os.remove(path)
 
 

@@ -94,13 +94,21 @@ def write_rows(rows, output_file, fingerprint, **more):
   Returns:
     `FeatureStats`.
   """
+  with atomic_files.temporary_file(output_file) as temporary:
+    columns, stats = _write_records(rows, temporary, output_file)
+    _finish_record_file(temporary, output_file, columns, stats,
+                        dict(more, fingerprint=fingerprint))
+  return stats
+
+
+def _write_records(rows, temporary, output_file):
+  """Writes the records of all rows; returns (columns of the index, stats)."""
   # array.array keeps a million numbers in 12 MB; a list would take 60.
   offsets, lengths, texts, sums = (array.array("q"), array.array("i"),
                                    array.array("q"), array.array("I"))
   rows = iter(rows)
   offset = num_examples = num_truncated = num_empty = 0
-  temporary = output_file + ".tmp"
-  with _open_writer(temporary) as writer:
+  with _open_writer(temporary, output_file) as writer:
     for block in iter(lambda: list(itertools.islice(rows, _BLOCK)), []):
       records = []
       for windows, truncated, empty in block:
@@ -114,28 +122,21 @@ def write_rows(rows, output_file, fingerprint, **more):
         num_examples += 1
         num_truncated += truncated
         num_empty += empty
-      with storage_errors.naming(temporary):
+      with storage_errors.naming(output_file):
         for record in records:
           writer.write(record)
-  stats = FeatureStats(num_examples, len(offsets), num_truncated, num_empty)
-  _finish_record_file(temporary, output_file, (offsets, lengths, texts, sums),
-                      stats, dict(more, fingerprint=fingerprint))
-  return stats
+  return (offsets, lengths, texts, sums), FeatureStats(
+      num_examples, len(offsets), num_truncated, num_empty)
 
 
 @contextlib.contextmanager
-def _open_writer(path):
-  """A `TFRecordWriter`; a file that could not be finished is removed."""
-  try:
-    with storage_errors.naming(path):
-      writer = tf.io.TFRecordWriter(path)
-    yield writer
-    with storage_errors.naming(path):
-      writer.close()
-  except BaseException:
-    if os.path.exists(path):
-      os.remove(path)
-    raise
+def _open_writer(path, name):
+  """A `TFRecordWriter`; errors call the file by its name to be."""
+  with storage_errors.naming(name):
+    writer = tf.io.TFRecordWriter(path)
+  yield writer
+  with storage_errors.naming(name):
+    writer.close()
 
 
 def _finish_record_file(temporary, output_file, columns, stats, more):

@@ -49,6 +49,117 @@ def test_what_cannot_be_synced_takes_no_place(tmp_path, monkeypatch, name):
   assert read_bytes(path) == b"one" and os.listdir(str(tmp_path)) == ["x"]
 
 
+# Files of others.
+
+
+def write_two(path, other, content):
+  """Writes a file while another writer, at the same path, is half done."""
+  with atomic_files.replacing(path) as writer:
+    writer.write(b"x" * 100000)
+    other()
+    writer.write(content)
+
+
+def test_two_writers_do_not_disturb_each_other(tmp_path):
+  path = str(tmp_path / "out.jsonl")
+  write_two(path, lambda: write_two(path, lambda: None, b"inner"), b"outer")
+  assert read_bytes(path) == b"x" * 100000 + b"outer"
+  assert os.listdir(str(tmp_path)) == ["out.jsonl"]
+
+
+@pytest.mark.parametrize("name", [
+    "out.jsonl.tmp", ".out.jsonl.tmp", ".out.jsonl.0123456789ab.tmp"])
+def test_names_of_others_are_left_alone(tmp_path, name, monkeypatch):
+  path = str(tmp_path / "out.jsonl")
+  (tmp_path / name).write_bytes(b"thesis")
+  tries = iter([b"\x01\x23\x45\x67\x89\xab", b"\xff" * 6])
+  monkeypatch.setattr(os, "urandom", lambda size: next(tries))
+  atomic_files.write_text(path, u"one")
+  assert read_bytes(str(tmp_path / name)) == b"thesis"
+  assert read_bytes(path) == b"one"
+  assert sorted(os.listdir(str(tmp_path))) == sorted(["out.jsonl", name])
+
+
+def test_links(tmp_path, monkeypatch):
+  (tmp_path / "folder").mkdir()
+  for target in ("folder/real", "folder/new", "/dev/null"):
+    link = str(tmp_path / "link")
+    os.symlink(str(tmp_path / target), link)
+    if target == "/dev/null":
+      with pytest.raises(ValueError):
+        atomic_files.write_text(link, u"one")
+    else:
+      atomic_files.write_text(link, u"one")
+      assert read_bytes(str(tmp_path / target)) == b"one"
+      assert os.path.islink(link)
+    os.remove(link)
+  # A link that waits under the very name that is taken next.
+  (tmp_path / "victim").write_bytes(b"thesis")
+  os.symlink(str(tmp_path / "victim"),
+             str(tmp_path / ".out.000000000000.tmp"))
+  tries = iter([b"\0" * 6, b"\xff" * 6])
+  monkeypatch.setattr(os, "urandom", lambda size: next(tries))
+  atomic_files.write_text(str(tmp_path / "out"), u"one")
+  assert (tmp_path / "victim").read_bytes() == b"thesis"
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path):
+  pipe = str(tmp_path / "pipe")
+  os.mkfifo(pipe)
+  (tmp_path / "folder").mkdir()
+  for path in (pipe, str(tmp_path / "folder"), "/dev/null"):
+    with pytest.raises(ValueError) as raised:
+      atomic_files.write_text(path, u"one")
+    assert str(raised.value).startswith(path + " is not a file")
+  assert stat.S_ISFIFO(os.stat(pipe).st_mode)
+  assert sorted(os.listdir(str(tmp_path))) == ["folder", "pipe"]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664, 0o755])
+def test_modes_are_kept(tmp_path, mode):
+  path = str(tmp_path / "x")
+  before = os.umask(0o027)
+  try:
+    atomic_files.write_text(path, u"one")
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o640
+    os.chmod(path, mode)
+    with atomic_files.replacing(path) as writer:
+      writer.write(b"two")
+      writer.flush()
+      hidden, = set(os.listdir(str(tmp_path))) - {"x"}
+      # No moment in which more people can read it.
+      assert stat.S_IMODE(os.stat(
+          str(tmp_path / hidden)).st_mode) == mode
+      assert atomic_files.is_temporary(hidden)
+    assert stat.S_IMODE(os.stat(path).st_mode) == mode
+    assert read_bytes(path) == b"two"
+  finally:
+    os.umask(before)
+
+
+@pytest.mark.parametrize("name, expected", [
+    (".vocab.txt.0123456789ab.tmp", True), ("vocab.txt.tmp", False),
+    ("thesis.tmp", False), (".thesis.tmp", False),
+    ("a.0123456789ab.tmp", False),
+    (".a.0123456789AB.tmp", False), (".a.0123456789ab.tmp.gz", False),
+    (".a.0123456789abc.tmp", False), (".0123456789ab.tmp", False)])
+def test_which_names_are_ours(name, expected):
+  assert atomic_files.is_temporary(name) == expected
+
+
+def test_long_names(tmp_path):
+  path = str(tmp_path / (u"\u4e8c" * 84))  # 252 bytes
+  atomic_files.write_text(path, u"one")
+  assert read_bytes(path) == b"one"
+
+
+def test_errors_name_the_file(tmp_path):
+  path = str(tmp_path / "none" / "x")
+  with pytest.raises(EnvironmentError) as raised:
+    atomic_files.write_text(path, u"one")
+  assert raised.value.filename == path
+
+
 def test_file_then_rename_then_folder(tmp_path, monkeypatch):
   order = []
   fsync, replace = os.fsync, os.replace

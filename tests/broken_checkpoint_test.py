@@ -553,11 +553,11 @@ def test_force_keeps_the_checkpoints_that_were_there(copy, bert, data):
 def test_never_refuses_a_start_that_was_cut_short(bert, data, tmp_path):
   folder = tmp_path / "o"
   folder.mkdir()
-  (folder / "vocab.txt.tmp").write_text(u"half")
+  (folder / "vocab.txt").write_text(u"half")
   status, _, stderr, _ = call(bert, data, folder, resume="never")
   assert status == 2
-  assert "has a run in it that had just begun (vocab.txt.tmp)" in stderr
-  assert os.listdir(str(folder)) == ["vocab.txt.tmp"]
+  assert "has a run in it that had just begun (vocab.txt)" in stderr
+  assert os.listdir(str(folder)) == ["vocab.txt"]
 
 
 @pytest.mark.parametrize("text,seconds", [

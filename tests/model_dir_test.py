@@ -284,7 +284,7 @@ def test_new_and_own_directories_are_accepted(trained, tmp_path):
   begun = tmp_path / "begun"
   begun.mkdir()
   for name in ("vocab.txt", "labels.txt", "bert_config.json",
-               "vocab.txt.tmp", "train.tf_record.tmp", ".DS_Store"):
+               ".vocab.txt.0123456789ab.tmp", ".DS_Store"):
     (begun / name).write_text(u"")
   (trained / "anything").write_text(u"")
   for folder in (tmp_path / "empty", tmp_path / "new" / "and" / "deep", begun,
@@ -297,7 +297,8 @@ def test_new_and_own_directories_are_accepted(trained, tmp_path):
 def test_foreign_directories_are_refused(tmp_path):
   folder = tmp_path / "foreign"
   folder.mkdir()
-  for name in ("thesis.docx", "vocab.txt", "model.ckpt-3.index"):
+  for name in ("thesis.docx", "thesis.tmp", "vocab.txt",
+               "model.ckpt-3.index"):
     (folder / name).write_text(u"")
   message = error_of(model_dir.check_output_dir, str(folder))
   assert "is not empty" in message and "model.ckpt-3.index" in message
@@ -309,6 +310,22 @@ def test_foreign_directories_are_refused(tmp_path):
   os.symlink(str(tmp_path / "gone"), str(tmp_path / "link"))
   assert "link is a file" in error_of(
       model_dir.check_output_dir, str(tmp_path / "link"))
+
+
+def test_a_single_file_of_somebody_s(tmp_path):
+  (tmp_path / "thesis.tmp").write_text(u"years")
+  assert "thesis.tmp" in error_of(model_dir.check_output_dir, str(tmp_path))
+
+
+def test_only_what_a_run_began_to_write_is_removed(trained):
+  for name in ("thesis.tmp", ".vocab.txt.0123456789ab.tmp",
+               ".thesis.0123456789.tmp"):
+    (trained / name).write_text(u"")
+  (trained / ".folder.0123456789ab.tmp").mkdir()
+  before = set(os.listdir(str(trained)))
+  model_dir.remove_temporary_files(str(trained))
+  assert before - set(os.listdir(str(trained))) == {
+      ".vocab.txt.0123456789ab.tmp"}
 
 
 @pytest.mark.parametrize("name", ["run[1]", "what?", "all*", "back\\slash"])

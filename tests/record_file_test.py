@@ -3,6 +3,7 @@
 
 import binascii
 import collections
+import contextlib
 import json
 import os
 import random
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
+import atomic_files
 import record_file
 import storage_errors
 import text_features
@@ -285,12 +287,16 @@ def test_a_damaged_index_is_noticed_when_a_file_is_opened(
       records.read(9)
 
 
-def test_a_full_disk_names_the_file(tmp_path):
-  os.symlink("/dev/full", str(tmp_path / "r.tmp"))
+def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
+  @contextlib.contextmanager
+  def full(unused_path):
+    yield "/dev/full"
+
+  monkeypatch.setattr(atomic_files, "temporary_file", full)
   with pytest.raises(storage_errors.StorageError) as raised:
     write(tmp_path / "r", [example(i) for i in range(10)])
   assert str(raised.value) == (
-      "%s cannot be written: No space left on device" % (tmp_path / "r.tmp"))
+      "%s cannot be written: No space left on device" % (tmp_path / "r"))
   assert os.listdir(str(tmp_path)) == []
 
 

@@ -22,7 +22,9 @@ _IN_ANY_ORDER = re.compile(r"^exports/\d+/saved_model\.pb$")
 _OF_A_LENGTH = re.compile(
     r"^exports/\d+/assets\.extra/(tf_serving_warmup_requests|"
     r"manifest\.json)$")
-_RANDOM = re.compile(r"\d{9,}|(?<=\.tmp)[0-9a-f]{32}|(?<=\.export-)\w+")
+_RANDOM = re.compile(
+    r"\d{9,}|(?<=\.tmp)[0-9a-f]{32}|\b[0-9a-f]{12}(?=\.tmp$)|"
+    r"(?<=\.export-)\w+")
 
 
 def read(folder):
