@@ -33,14 +33,16 @@ import os
 
 from absl import flags
 
-import command_line
+from multilabel.common import command_line
+
 
 if __name__ == "__main__":
   command_line.quiet_tensorflow()  # before it is imported
 
 from multilabel.export import hugging_face
 from multilabel.storage import hf_conversion
-from safetensors_reader import shown
+from multilabel.storage.safetensors_reader import shown
+
 
 FLAGS = flags.FLAGS
 

@@ -11,11 +11,8 @@ has given the predictor's probabilities: a server that polls EXPORT sees a whole
 model or none.
 """
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
+from multilabel.common import command_line
 
-import command_line
 
 if __name__ == "__main__":
   command_line.quiet_tensorflow()
@@ -29,19 +26,22 @@ from absl import flags
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-import input_pipeline
-import model_dir as trained_directory
-import multilabel_model
+from multilabel import head
+from multilabel.export import conformance
+from multilabel.export import export_check
+from multilabel.export import export_folder
+from multilabel.export import export_manifest
+from multilabel.export import graph_tokenizer
+from multilabel.export import half_weights
+from multilabel.export import signatures
+from multilabel.export import warmup_requests
+from multilabel.features import encoding
+from multilabel.features import feature_rows
+from multilabel.storage import run_lock
+from multilabel.storage import trained_model
 import predict_session
-from serving import conformance
-from serving import export_check
-from serving import export_folder
-from serving import export_manifest
-from serving import graph_tokenizer
-from serving import half_weights
-from serving import signatures
-from serving import warmup_requests
 import tokenization
+
 
 FLAGS = flags.FLAGS
 
@@ -55,8 +55,8 @@ WEIGHTS_DTYPES = ("float32", "float16")
 # path: str, the version's folder.
 # signatures: list of str, their names.
 # checkpoint: str, what was exported; step: int, its training step.
-# decision: `multilabel_thresholds.DecisionRule`; long_text:
-#   `text_features.LongText`.
+# decision: `decisions.DecisionRule`; long_text:
+#   `encoding.LongText`.
 # difference, onnx_difference: float, the largest difference from the
 #   predictor's probabilities, for one text at a time; the second, None without
 #   ONNX, for several.
@@ -96,7 +96,7 @@ def export(model_dir, export_dir, version=None, frozen=False, raw_text=False,
   _check_weights_dtype(weights_dtype, frozen)
   onnx_export = _import_onnx() if onnx else None
   with export_check.Checker() as checker:
-    trained = trained_directory.read(model_dir)
+    trained = trained_model.read(model_dir)
     tokenizer = tokenization.FullTokenizer(
         trained.vocab_file, trained.settings["do_lower_case"])
     in_graph = graph_tokenizer.GraphTokenizer(tokenizer) if raw_text else None
@@ -118,7 +118,7 @@ def export(model_dir, export_dir, version=None, frozen=False, raw_text=False,
       onnx_difference = None if onnx_export is None else onnx_export.export(
           trained, source,
           os.path.join(work.path, warmup_requests.FOLDER, ONNX_FILE),
-          input_pipeline.make_batch(expected.rows), expected.of_rows,
+          feature_rows.make_batch(expected.rows), expected.of_rows,
           ONNX_TOLERANCE)
       export_manifest.write(work.path, {
           "checkpoint": os.path.basename(checkpoint), "step": step,
@@ -146,9 +146,9 @@ def _check_weights_dtype(weights_dtype, frozen):
 
 def _import_onnx():
   """Returns `serving.onnx_export`, all of whose packages are there."""
-  from serving import onnx_export
-  onnx_export.import_packages()
-  return onnx_export
+  from multilabel.export import onnx_export as onnx_export_module
+  onnx_export_module.import_packages()
+  return onnx_export_module
 
 
 def _check_conformance(path):
@@ -164,7 +164,7 @@ def _round(model_dir, trained, checkpoint, folder, expected):
 
   Args:
     model_dir: str.
-    trained: `model_dir.TrainedModel`.
+    trained: `trained_model.TrainedModel`.
     checkpoint: str.
     folder: str, where the rounded checkpoint goes.
     expected: `export_check.Expected` of the checkpoint.
@@ -174,7 +174,7 @@ def _round(model_dir, trained, checkpoint, folder, expected):
     with it, and the largest difference of that from `expected`.
   """
   with tf.Graph().as_default():
-    multilabel_model.create_inference_graph(
+    head.create_inference_graph(
         trained.bert_config, len(trained.labels), trained.settings["pooling"])
     names = [variable.op.name for variable in tf.global_variables()]
   rounded = os.path.join(folder, os.path.basename(checkpoint))
@@ -215,8 +215,8 @@ def _write_extra(path, trained, tokenizer, names):
   """Writes assets.extra/: what clients need, and the warm-up requests."""
   folder = os.path.join(path, warmup_requests.FOLDER)
   os.makedirs(folder)
-  for name in (trained_directory.VOCAB_FILE, trained_directory.LABELS_FILE,
-               trained_directory.SETTINGS_FILE):
+  for name in (trained_model.VOCAB_FILE, trained_model.LABELS_FILE,
+               run_lock.SETTINGS_FILE):
     shutil.copyfile(os.path.join(trained.path, name),
                     os.path.join(folder, name))
   warmup_requests.write(
@@ -233,8 +233,8 @@ def _warmup_logs(names, vocab, trained):
   for length in lengths:
     words = length - 2
     ids = [vocab["[CLS]"]] + [vocab["[UNK]"]] * words + [vocab["[SEP]"]]
-    row = input_pipeline.InputFeatures(ids, [1] * length, [0] * length, [])
-    arrays = input_pipeline.make_batch([row])
+    row = encoding.InputFeatures(ids, [1] * length, [0] * length, [])
+    arrays = feature_rows.make_batch([row])
     for name in names:
       if name == signatures.CLASSIFY:
         logs.append(warmup_requests.classify_log(

@@ -10,12 +10,10 @@ from __future__ import division
 from __future__ import print_function
 
 import collections
-import functools
 import re
 
 import tensorflow.compat.v1 as tf
 
-import gradient_accumulation
 
 # The original's settings for fine-tuning.
 CLIP_NORM = 1.0
@@ -24,9 +22,6 @@ EXCLUDE_FROM_WEIGHT_DECAY = ("LayerNorm", "layer_norm", "bias")
 
 TrainOp = collections.namedtuple(
     "TrainOp", ["train_op", "learning_rate", "grad_norm"])
-# The same of an update of several parts.
-PartsTrainOp = collections.namedtuple(
-    "PartsTrainOp", TrainOp._fields + ("loss", "accumulate_op"))
 
 
 def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu,
@@ -49,69 +44,15 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu,
   """
   if use_tpu:
     raise ValueError("TPUs are not supported; use_tpu must be False.")
-  return create_train_op(loss, init_lr, num_train_steps, num_warmup_steps,
-                         learning_rate_scale).train_op
-
-
-def create_train_op(loss, init_lr, num_train_steps, num_warmup_steps,
-                    learning_rate_scale=None, bias_correction=False,
-                    skip_nonfinite=False, share=None, variables=None,
-                    gradients=tf.gradients, loss_scale=None):
-  """As `create_optimizer`; returns what is worth logging beside the op.
-
-  Args:
-    loss: see `create_optimizer`.
-    init_lr: see `create_optimizer`.
-    num_train_steps: see `create_optimizer`.
-    num_warmup_steps: see `create_optimizer`.
-    learning_rate_scale: see `AdamWeightDecayOptimizer`.
-    bias_correction: bool, see `AdamWeightDecayOptimizer`.
-    skip_nonfinite: bool, whether a step whose loss or gradient is no number
-      moves nothing but the global step.
-    share: float scalar tensor, the loss's part of an update of several parts;
-      None: it is the update's.
-    variables: list of variables to update; default: the trainable ones.
-    gradients: function of a loss and a list of variables to their gradients.
-    loss_scale: `mixed_precision.LossScale`, whose steps that are not finite
-      move nothing either, or None.
-
-  Returns:
-    `TrainOp(train_op, learning_rate, grad_norm)`; the last two are float
-    scalar tensors: the rate of this step, the gradients' norm before clipping.
-    With `share` a `PartsTrainOp`: `accumulate_op` is to be run for each part,
-    then `train_op`; `loss` is the update's.
-  """
-  global_step = tf.train.get_or_create_global_step()
   optimizer = create_adam(init_lr, num_train_steps, num_warmup_steps,
-                          learning_rate_scale, bias_correction)
-  learning_rate = optimizer.learning_rate
-
-  tvars = tf.trainable_variables() if variables is None else variables
-  sums = None
-  if loss_scale is not None:
-    gradients = functools.partial(loss_scale.gradients, gradients=gradients)
-  if share is None:
-    grads = gradients(loss, tvars)
-    # Pre-training clipped at 1.0, so fine-tuning does. A gather's gradient
-    # counts its rows before they are summed up, as in the original.
-    (grads, grad_norm) = tf.clip_by_global_norm(grads, clip_norm=CLIP_NORM)
-  else:
-    loss *= share
-    sums = gradient_accumulation.GradientSums(
-        loss, share, gradients(loss, tvars), tvars)
-    loss, grad_norm, grads = sums.loss, sums.norm, []
-  is_finite = None
-  if skip_nonfinite or loss_scale is not None:
-    is_finite = tf.logical_and(tf.is_finite(loss), tf.is_finite(grad_norm))
-    grads = optimizer.stand_still_unless(is_finite, grads)
-  update = (
-      sums.apply(optimizer, CLIP_NORM, is_finite) if sums else
-      optimizer.apply_gradients(zip(grads, tvars), global_step=global_step))
-  if loss_scale is not None:
-    update = tf.group(update, loss_scale.adjust(is_finite))
-  step = finish_step(update, learning_rate, grad_norm)
-  return step if sums is None else PartsTrainOp(
-      *(step + (loss, sums.accumulate_op)))
+                          learning_rate_scale)
+  tvars = tf.trainable_variables()
+  # Pre-training clipped at 1.0, so fine-tuning does.
+  grads, grad_norm = tf.clip_by_global_norm(
+      tf.gradients(loss, tvars), clip_norm=CLIP_NORM)
+  update = optimizer.apply_gradients(
+      zip(grads, tvars), global_step=tf.train.get_or_create_global_step())
+  return finish_step(update, optimizer.learning_rate, grad_norm).train_op
 
 
 def create_adam(init_lr, num_train_steps, num_warmup_steps,

@@ -12,11 +12,8 @@ From Python:
     probabilities = predictor.predict(["a sentence", ("text a", "text b")])
 """
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
+from multilabel.common import command_line
 
-import command_line
 
 if __name__ == "__main__":
   command_line.quiet_tensorflow()
@@ -32,14 +29,16 @@ from absl import flags
 import numpy as np
 import six
 
-import feature_rows
-import inference_session
-import input_pipeline
-import model_dir as trained_directory
-import multilabel_thresholds
-import predict_files
+from multilabel import decisions
+from multilabel.features import encoding
+from multilabel.features import feature_rows
+from multilabel.features import input_pipeline
+from multilabel.inference import loaded_model
+from multilabel.inference import predict_files
+from multilabel.storage import checkpoint_choice
+from multilabel.storage import trained_model
 import tokenization
-import written_probabilities
+
 
 FLAGS = flags.FLAGS
 
@@ -62,7 +61,7 @@ class SessionPredictor(object):
     labels: list of str, the order of the probabilities.
     max_seq_length: int, most ids of what `encode` returns.
     vocab_size: int, ids are below it.
-    decision: `multilabel_thresholds.DecisionRule`, the trained directory's.
+    decision: `decisions.DecisionRule`, the trained directory's.
     threshold: float, or list of float, one a label: that of `decision`.
     checkpoint: str, what the weights were restored from.
     step: int, the step in the checkpoint's name; 0 if there is none.
@@ -83,13 +82,13 @@ class SessionPredictor(object):
       intra_op_threads: int, threads that work on one operation, set for the
         whole process by what of TensorFlow runs first in it; None:
         TensorFlow's number.
-      checkpoint: str, prefix, or its name in `model_dir`; None: the best one
-        on dev if the run kept account of that, else the newest.
+      checkpoint: str, prefix, or its name in `trained_model`; None: the best
+        one on dev if the run kept account of that, else the newest.
       allow_older_checkpoint: bool, whether the newest whole checkpoint may
         take the place of one that is broken; a warning says so.
       verify_checkpoint: bool, whether it is made sure that the checkpoint is
         of this run, as it was written, and has no weight that is not finite.
-      profile_dir: str, where `run_profile` writes what it traces, or None.
+      profile_dir: str, where `session_profile` writes what it traces, or None.
 
     Raises:
       ValueError: a file is missing or broken, the checkpoint does not fit or
@@ -102,7 +101,7 @@ class SessionPredictor(object):
     self._wanted_checkpoint = checkpoint
     self._allow_older_checkpoint = allow_older_checkpoint
     self._verify_checkpoint = verify_checkpoint
-    trained = trained_directory.read(model_dir)
+    trained = trained_model.read(model_dir)
     self._settings = trained.settings
     self._bert_config = trained.bert_config
     self._long_text = trained.long_text
@@ -113,9 +112,9 @@ class SessionPredictor(object):
     self.max_seq_length = trained.settings["max_seq_length"]
     self.vocab_size = trained.bert_config.vocab_size
 
-    self._model = inference_session.InferenceModel(
+    self._model = loaded_model.InferenceModel(
         trained, device, inter_op_threads, intra_op_threads, profile_dir)
-    self._served = inference_session.ServedWeights()
+    self._served = loaded_model.ServedWeights()
     self._reload_lock = threading.Lock()
     self._serve(self._model.load(self._find_checkpoint(), verify_checkpoint))
 
@@ -123,14 +122,14 @@ class SessionPredictor(object):
     """The prefix that the directory would have us predict with."""
     checkpoint = self._wanted_checkpoint
     if checkpoint is None:
-      checkpoint = trained_directory.prediction_checkpoint(
+      checkpoint = checkpoint_choice.prediction_checkpoint(
           self._model_dir, self._allow_older_checkpoint,
           self._verify_checkpoint)
     else:
       if not os.path.dirname(checkpoint):
         checkpoint = os.path.join(self._model_dir, checkpoint)
       if self._verify_checkpoint and os.path.exists(checkpoint + ".index"):
-        trained_directory.check_checkpoint_identity(self._model_dir,
+        checkpoint_choice.check_checkpoint_identity(self._model_dir,
                                                     checkpoint)
     if checkpoint is None:
       raise ValueError("model_dir %s has no checkpoint: training has not got "
@@ -156,7 +155,7 @@ class SessionPredictor(object):
       TimeoutError: it was not done in time; what runs is stopped.
       FloatingPointError: the model gives probabilities that are NaN.
     """
-    return self._predict(_as_list(texts), inference_session.Deadline(timeout))
+    return self._predict(_as_list(texts), loaded_model.Deadline(timeout))
 
   def _predict(self, texts, deadline):
     """`predict`; ids of few texts, or of one long one, are held at a time."""
@@ -181,7 +180,7 @@ class SessionPredictor(object):
     What was sent to the session before is finished all the same. Many clients
     that each await a text are better served by `serving.micro_batching`.
     """
-    deadline = inference_session.Deadline(timeout)
+    deadline = loaded_model.Deadline(timeout)
     try:
       return await asyncio.get_event_loop().run_in_executor(
           None, self._predict, _as_list(texts), deadline)
@@ -206,7 +205,7 @@ class SessionPredictor(object):
 
   def predict_encoded(self, encoded, timeout=None):
     """`predict` of what `encode` or `check_features` returned."""
-    deadline = inference_session.Deadline(timeout)
+    deadline = loaded_model.Deadline(timeout)
     with self._served.borrow() as loaded:
       return self._run(loaded, encoded, deadline)
 
@@ -242,9 +241,9 @@ class SessionPredictor(object):
         raise ValueError(
             "text %d is %s; it must be a str, or a pair (str, str)." % (
                 number, type(text).__name__))
-    windows, _ = input_pipeline.encode_windows(
+    windows, _ = encoding.encode_windows(
         self._tokenizer, text_a, text_b, self.max_seq_length, self._long_text)
-    return [input_pipeline.InputFeatures(
+    return [encoding.InputFeatures(
         input_ids, [1] * len(input_ids), segment_ids, [])
             for input_ids, segment_ids in windows]
 
@@ -263,7 +262,7 @@ class SessionPredictor(object):
         self.predict(texts), threshold)]
 
   def describe(self, probabilities, threshold=None, top_k=None,
-               always_one_label=None, which=written_probabilities.ALL):
+               always_one_label=None, which=decisions.ALL):
     """Names what `predict` returned.
 
     Args:
@@ -272,7 +271,7 @@ class SessionPredictor(object):
       top_k: int, most labels of a text; None: the trained directory's.
       always_one_label: bool, whether the most probable label is taken where
         none passes; None: the trained directory's.
-      which: the probabilities to name, see `written_probabilities.columns`.
+      which: the probabilities to name, see `decisions.columns`.
 
     Returns:
       list of `Described(labels, probabilities)`: [(label, probability)] above
@@ -284,13 +283,13 @@ class SessionPredictor(object):
         probabilities)
     results = []
     for row, chosen in zip(probabilities, above):
-      order = written_probabilities.columns(row, chosen,
-                                            written_probabilities.LABELS)
+      order = decisions.columns(row, chosen,
+                                            decisions.LABELS)
       results.append(Described(
           [(self.labels[i], float(row[i])) for i in order],
           collections.OrderedDict(
               (self.labels[i], float(row[i])) for i in
-              written_probabilities.columns(row, chosen, which))))
+              decisions.columns(row, chosen, which))))
     return results
 
   def decision_for(self, threshold=None, top_k=None, always_one_label=None):
@@ -308,7 +307,7 @@ class SessionPredictor(object):
   def _warm_up(self, loaded):
     """The shortest text, and one that is too long; NaN is an error."""
     for text in (u"", u"a " * self.max_seq_length):
-      self._run(loaded, self.encode([text]), inference_session.Deadline())
+      self._run(loaded, self.encode([text]), loaded_model.Deadline())
 
   def reload(self):
     """Takes over a newer checkpoint, and thresholds that were tuned anew.
@@ -325,7 +324,7 @@ class SessionPredictor(object):
         goes on as it was.
     """
     with self._reload_lock:
-      trained = trained_directory.read(self._model_dir)
+      trained = trained_model.read(self._model_dir)
       changed = [name for name in _FIXED_SETTINGS
                  if trained.settings[name] != self._settings[name]]
       if changed:
@@ -335,7 +334,7 @@ class SessionPredictor(object):
                 self._model_dir, changed[0].replace("_sha256", "")))
       checkpoint = self._find_checkpoint()
       with self._served.borrow() as loaded:
-        is_newer = (checkpoint, inference_session.file_identity(
+        is_newer = (checkpoint, loaded_model.file_identity(
             checkpoint)) != (loaded.checkpoint, loaded.identity)
         if not is_newer and trained.decision == self.decision:
           return False
@@ -417,7 +416,7 @@ def check_flags(flag_values, texts):
 
 def show_decision(decision):
   """Says on stderr which labels pass, to a person, or where it is no 0.5."""
-  if sys.stderr.isatty() or decision != multilabel_thresholds.ORIGINAL_RULE:
+  if sys.stderr.isatty() or decision != decisions.ORIGINAL_RULE:
     sys.stderr.write("decision: %s\n" % decision.describe())
 
 

@@ -23,6 +23,7 @@ import re
 import sys
 import unicodedata
 
+
 # Case of the published checkpoints, by the name of their directory.
 _IS_LOWER_CASED = {
     "uncased_L-12_H-768_A-12": True,

@@ -29,6 +29,7 @@ from benchmarks import result_text
 from benchmarks import run
 from benchmarks import work_items
 
+
 ROOT = environments.ROOT
 SLOWER = 3
 

@@ -8,10 +8,12 @@ TensorFlow: a peer gets what it needs and nothing else.
 import os
 import sys
 
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(ROOT, "tools"))
 
 import environment  # pylint: disable=wrong-import-position
+
 
 # Name: (TensorFlow whose Pythons fit, requirements).
 PEERS = {

@@ -12,11 +12,8 @@ linear), over its upper half, since small works cost what a run costs anyway.
 Writes growth.json and growth.txt.
 """
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
+from multilabel.common import command_line
 
-import command_line
 
 if __name__ == "__main__":
   command_line.quiet_tensorflow()
@@ -33,17 +30,19 @@ from absl import flags
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-import atomic_files
-from benchmarks import run as benchmark_run
-import input_pipeline
-import model_dir
+from benchmarks import run
 import modeling
-import multilabel_metrics
-import multilabel_model
-import predict_files
+from multilabel import head
+from multilabel import metrics
+from multilabel.common import atomic_files
+from multilabel.features import input_pipeline
+from multilabel.features import record_file
+from multilabel.inference import predict_files
+from multilabel.storage import trained_model
 import predict_session
 import processors
 import tokenization
+
 
 FLAGS = flags.FLAGS
 
@@ -96,7 +95,7 @@ class Model(object):
     graph = tf.Graph()
     with graph.as_default():
       tf.set_random_seed(1)
-      self._inference = multilabel_model.create_inference_graph(
+      self._inference = head.create_inference_graph(
           bert_config(layers), labels, "pooler", with_labels=with_labels)
       self._session = tf.Session(graph=graph)
       self._session.run(tf.global_variables_initializer())
@@ -168,7 +167,7 @@ def metrics_curves(sizes, rounds):
     probabilities = rng.uniform(size=(200, size)).astype(np.float32)
     names = ["l%d" % i for i in range(size)]
     works.append(lambda labels=labels, values=probabilities, names=names:
-                 multilabel_metrics.evaluate(
+                 metrics.evaluate(
                      labels, values, label_names=names))
   return [curve("metrics", "labels", "seconds", sizes,
                 by_turns(works, max(1, rounds // 2))),
@@ -193,13 +192,13 @@ def make_trained(folder):
   tokens += ["w%d" % i for i in range(1000 - len(tokens))]
   vocab_file = os.path.join(folder, "words.txt")
   atomic_files.write_text(vocab_file, "\n".join(tokens) + "\n")
-  model_dir.write(folder, bert_config(), vocab_file,
+  trained_model.write(folder, bert_config(), vocab_file,
                   ["label %d" % i for i in range(LABELS)],
                   {"do_lower_case": True, "max_seq_length": 64,
                    "pooling": "pooler", "loss": "sigmoid"})
   with tf.Graph().as_default(), tf.Session() as session:
     tf.set_random_seed(1)
-    multilabel_model.create_inference_graph(bert_config(), LABELS, "pooler")
+    head.create_inference_graph(bert_config(), LABELS, "pooler")
     tf.train.get_or_create_global_step()
     session.run(tf.global_variables_initializer())
     tf.train.Saver().save(session, os.path.join(folder, "model.ckpt"), 0,
@@ -252,7 +251,7 @@ def predict_rows(size, folder, unused_vocab_file, predictor):
 
 def write_features(size, folder, vocab_file, unused_predictor):
   """Features of so many texts, written to a record file."""
-  input_pipeline.file_based_convert_examples_to_features(
+  record_file.file_based_convert_examples_to_features(
       (processors.InputExample(name, text, None, ())
        for name, text, _ in make_rows(size)), ["a"], 64,
       tokenization.FullTokenizer(vocab_file),
@@ -261,7 +260,7 @@ def write_features(size, folder, vocab_file, unused_predictor):
 
 def open_records(unused_size, folder, unused_vocab_file, unused_predictor):
   """What training does with a record file before its first step."""
-  records = input_pipeline.RecordFile(
+  records = record_file.RecordFile(
       os.path.join(folder, "features.tf_record"))
   next(input_pipeline.train_batches(records, 32, 1, 0, 10 ** 9, 1))
   records.close()
@@ -292,8 +291,8 @@ def main(argv):
   os.makedirs(FLAGS.output_dir, exist_ok=True)
   rounds = 3 if FLAGS.quick else FLAGS.rounds
   curves = []
-  growth = {"commit": benchmark_run.output_of(["git", "rev-parse", "HEAD"]),
-            "cpu": benchmark_run.cpu_name(), "tensorflow": tf.__version__,
+  growth = {"commit": run.output_of(["git", "rev-parse", "HEAD"]),
+            "cpu": run.cpu_name(), "tensorflow": tf.__version__,
             "rounds": rounds, "curves": curves}
   for name in FLAGS.only or ("length", "batch", "labels", "layers", "metrics",
                              "texts"):

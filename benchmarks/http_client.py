@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
@@ -78,7 +79,7 @@ def post(path, body):
 
 @contextlib.contextmanager
 def start_server(model_dir, *flags):
-  """Runs `serving.serve` on a free port.
+  """Runs `serve_http` on a free port.
 
   Args:
     model_dir: str.
@@ -88,7 +89,7 @@ def start_server(model_dir, *flags):
     (port, `subprocess.Popen`).
   """
   process = subprocess.Popen(
-      [sys.executable, "-m", "serving.serve",
+      [sys.executable, "serve_http.py",
        "--model_dir=" + os.path.abspath(model_dir), "--port=0"] + list(flags),
       cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
   try:

@@ -9,7 +9,8 @@ headers. Each must be answered in time, with JSON, and not with status 5xx;
 now and then a good request must still have its one right answer.
 """
 
-import command_line
+from multilabel.common import command_line
+
 
 if __name__ == "__main__":
   command_line.quiet_tensorflow()
@@ -26,6 +27,7 @@ import hypothesis
 from hypothesis import strategies
 
 from benchmarks import http_client
+
 
 FLAGS = flags.FLAGS
 

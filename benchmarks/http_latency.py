@@ -9,7 +9,8 @@ predictor's own over a list of texts (sorted by length, so with hardly any
 padding), and against its micro-batcher's for as many threads.
 """
 
-import command_line
+from multilabel.common import command_line
+
 
 if __name__ == "__main__":
   command_line.quiet_tensorflow()
@@ -24,6 +25,7 @@ import numpy as np
 
 from benchmarks import http_client
 from benchmarks import http_soak
+
 
 FLAGS = flags.FLAGS
 
@@ -132,8 +134,8 @@ def compare(name, predictor, batcher, port, texts, clients, rounds, p50):
 
 def main(argv):
   del argv
+  from multilabel.inference import micro_batching
   import predict_session
-  from serving import micro_batching
   rng = random.Random(1)
   words = FLAGS.text.split()
   short = [" ".join(rng.sample(words, len(words)))

@@ -9,7 +9,8 @@ share of the requests is malformed. Ends with 1 if an answer was wrong, of
 status 5xx, or missing, or if the memory grew.
 """
 
-import command_line
+from multilabel.common import command_line
+
 
 if __name__ == "__main__":
   command_line.quiet_tensorflow()
@@ -26,6 +27,7 @@ from absl import flags
 import numpy as np
 
 from benchmarks import http_client
+
 
 FLAGS = flags.FLAGS
 

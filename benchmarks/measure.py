@@ -1,10 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Peers by turns: loads each, compares outputs, times round after round."""
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
-
 import collections
 import math
 import os
@@ -14,6 +10,7 @@ import time
 
 from benchmarks import work_items
 from benchmarks import worker_process
+
 
 # Most that a logit, or the loss of a text, may differ from ours.
 TOLERANCE = 1e-3

@@ -6,10 +6,6 @@ work have without any padding, one after another in fp32 into memory that is
 there: what no program that multiplies these matrices can be faster than.
 """
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
-
 import sys
 
 import numpy as np

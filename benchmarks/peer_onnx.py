@@ -22,6 +22,7 @@ import onnxruntime
 from benchmarks import work_items
 from benchmarks.shared_texts import load_texts
 
+
 _FUSED = "com.microsoft"
 
 

@@ -7,10 +7,6 @@ label head that its multi-label forks have. Every text is padded to
 `feed_dict`, where that has Estimator and a TFRecord reader: in its favour.
 """
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
-
 import os
 import sys
 import time

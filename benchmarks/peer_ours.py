@@ -1,11 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """This project as a peer of the benchmark; a job a kind of work."""
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
+from multilabel.common import command_line
 
-import command_line
 
 command_line.quiet_tensorflow()  # as the scripts do, before it is imported
 
@@ -20,6 +17,7 @@ import tensorflow.compat.v1 as tf
 from benchmarks import work_items
 from benchmarks.shared_texts import load_texts
 from benchmarks.shared_texts import training_labels
+
 
 _NEVER = 10 ** 9
 
@@ -86,7 +84,7 @@ class Features(object):
   """`file_based_convert_examples_to_features`, its processes and its file."""
 
   def __init__(self, job, unused_settings):
-    import input_pipeline
+    from multilabel.features import record_file
     import tokenization
     self._texts = [text for text, _ in load_texts(job)]
     self._work_dir = job["work_dir"]
@@ -94,24 +92,24 @@ class Features(object):
     self._tokenizer = tokenization.FullTokenizer(
         os.path.join(job["work_dir"], job["model"], "hf", "vocab.txt"))
     self._max_seq_length = job["max_seq_length"]
-    self._num_workers = input_pipeline.choose_num_workers(len(self._texts))
+    self._num_workers = record_file.choose_num_workers(len(self._texts))
     self.says = ("%d process(es), words forgotten before each round, written "
                  "to a record file" % self._num_workers)
 
   def outputs(self):
-    import text_features
-    return [text_features.encode_text(
+    from multilabel.features import encoding
+    return [encoding.encode_text(
         self._tokenizer, text, None, self._max_seq_length)[0]
             for text in self._texts[:self._checked]]
 
   def run(self):
-    import input_pipeline
+    from multilabel.features import record_file
     import processors
     # A setting that is set makes a tokenizer forget what it remembers: nobody
     # writes the same texts twice.
     self._tokenizer.basic_tokenizer.do_lower_case = True
     self._tokenizer.wordpiece_tokenizer.unk_token = "[UNK]"
-    input_pipeline.file_based_convert_examples_to_features(
+    record_file.file_based_convert_examples_to_features(
         (processors.InputExample(str(i), text, None, ())
          for i, text in enumerate(self._texts)),
         ["a"], self._max_seq_length, self._tokenizer,
@@ -123,17 +121,19 @@ class Features(object):
 
 
 class Training(object):
-  """`training.train` over records that were written before."""
+  """`loop.train` over records that were written before."""
 
   def __init__(self, job, unused_settings):
-    import input_pipeline
     import modeling
+    from multilabel.features import feature_rows
+    from multilabel.features import input_pipeline
+    from multilabel.features import record_file
+    from multilabel.training import loop
     import processors
-    import run_multilabel_classifier as script
+    import run_multilabel_classifier
     import tokenization
-    import training
     tf.disable_v2_behavior()
-    self._training, self._job = training, job
+    self._training, self._job = loop, job
     folder = os.path.join(job["work_dir"], job["model"])
     work = os.path.join(folder, "training")
     os.makedirs(work, exist_ok=True)
@@ -141,16 +141,16 @@ class Training(object):
     rows = load_texts(job)
     labels = training_labels(len(rows))
     names = ["label %d" % i for i in range(work_items.NUM_LABELS)]
-    input_pipeline.file_based_convert_examples_to_features(
+    record_file.file_based_convert_examples_to_features(
         (processors.InputExample(str(i), text, None, [
             names[j] for j in np.flatnonzero(labels[i])])
          for i, (text, _) in enumerate(rows)), names, job["max_seq_length"],
         tokenization.FullTokenizer(os.path.join(folder, "hf", "vocab.txt")),
         records)
-    self._batch = input_pipeline.make_batch(
-        [input_pipeline.RecordFile(records).read(i)
+    self._batch = feature_rows.make_batch(
+        [record_file.RecordFile(records).read(i)
          for i in range(job["batch_size"])], len(names))
-    model_fn = script.model_fn_builder(
+    model_fn = run_multilabel_classifier.model_fn_builder(
         bert_config=modeling.BertConfig.from_json_file(os.path.join(
             folder, job.get("form") or "trained", "bert_config.json")),
         num_labels=len(names),
@@ -158,7 +158,7 @@ class Training(object):
         learning_rate=1e-5, num_train_steps=_NEVER, num_warmup_steps=0,
         use_tpu=False, use_one_hot_embeddings=False, pooling=job["pooling"],
         random_seed=1, adam_bias_correction=True)
-    self._run = training.Run(
+    self._run = loop.Run(
         model_fn, work, input_pipeline.file_based_input_fn_builder(
             records, job["max_seq_length"], True, False,
             num_labels=len(names), seed=1), job["batch_size"], 1)

@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """This project's own command, run as a user runs it; imports nothing."""
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
-
 import io
 import os
 import subprocess
 import sys
+
 
 SCRIPT = "run_multilabel_classifier.py"
 

@@ -13,10 +13,6 @@ data where that is, else made of words of the vocabulary. `data/` is the
 training run's.
 """
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
-
 import argparse
 import io
 import itertools
@@ -31,10 +27,11 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from benchmarks import work_items
-import model_dir
 import modeling
 from multilabel.storage import hf_conversion
+from multilabel.storage import trained_model
 import tokenization
+
 
 LABELS = ["label %d" % number for number in range(work_items.NUM_LABELS)]
 VOCAB_SIZE = 30522
@@ -155,7 +152,7 @@ def make_trained(folder, bert_folder, seed, pooling):
     config.gelu_approximate = approximate
     write_text(os.path.join(target, "checkpoint"),
                u'model_checkpoint_path: "model.ckpt-0"\n')
-    model_dir.write(target, config, os.path.join(bert_folder, "vocab.txt"),
+    trained_model.write(target, config, os.path.join(bert_folder, "vocab.txt"),
                     LABELS, settings)
 
 

@@ -1,10 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The text table of a benchmark's results, from their JSON alone."""
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
-
 from benchmarks import work_items
 from benchmarks.measure import middle
 

@@ -21,11 +21,12 @@ import shlex
 import subprocess
 import sys
 
-import atomic_files
 from benchmarks import environments
 from benchmarks import measure
 from benchmarks import result_text
 from benchmarks import work_items
+from multilabel.common import atomic_files
+
 
 ROOT = environments.ROOT
 

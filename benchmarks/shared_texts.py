@@ -1,10 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Texts and labels that every peer gets; needs nothing but numpy."""
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
-
 import io
 import json
 import os

@@ -1,16 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data and score of the whole training run, for the peers that need them."""
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
-
 import collections
 import io
 import json
 import os
 
 import numpy as np
+
 
 Part = collections.namedtuple("Part", ["texts", "labels"])
 

@@ -4,13 +4,10 @@
 Needs nothing but Python, since the driver runs in any.
 """
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
-
 import collections
 import math
 import random
+
 
 # Widths and depths; "encoder" is that of the demo.
 SHAPES = collections.OrderedDict([

@@ -9,10 +9,6 @@ seconds and the peak of resident memory), "quit". What fails is answered as
 {"error": sentence}, and the process goes on.
 """
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
-
 import ctypes
 import importlib
 import json

@@ -6,10 +6,6 @@ stopped by a signal, so that threads which wait actively take nothing from the
 one whose turn it is.
 """
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
-
 import json
 import os
 import queue
@@ -17,6 +13,7 @@ import signal
 import subprocess
 import threading
 import time
+
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 

@@ -32,11 +32,12 @@ import time
 
 import numpy as np
 
-import atomic_files
 from experiments import prediction_output
-import multilabel_metrics
-import multilabel_thresholds
+from multilabel import decisions
+from multilabel import metrics
+from multilabel.common import atomic_files
 import processors
+
 
 REGULARIZATION = 10.0  # C of the logistic regression: larger is weaker
 NGRAMS = {"word": (1, 2), "char": (1, 3)}
@@ -135,18 +136,18 @@ def score(test, test_probabilities, dev, dev_probabilities, label_names):
 
   Returns:
     `OrderedDict`: "fixed", "tuned" and "tuned_per_label" -> what
-    `multilabel_metrics.evaluate` returns, and "thresholds".
+    `metrics.evaluate` returns, and "thresholds".
   """
   thresholds = collections.OrderedDict([("fixed", 0.5)])
   if dev is not None:
-    thresholds["tuned"] = multilabel_thresholds.find_global_threshold(
+    thresholds["tuned"] = decisions.find_global_threshold(
         dev.labels, dev_probabilities)["threshold"]
     thresholds["tuned_per_label"] = (
-        multilabel_thresholds.find_label_thresholds(
+        decisions.find_label_thresholds(
             dev.labels, dev_probabilities)["thresholds"].tolist())
   out = collections.OrderedDict()
   for kind, cut in thresholds.items():
-    out[kind] = multilabel_metrics.evaluate(
+    out[kind] = metrics.evaluate(
         test.labels, test_probabilities, thresholds=cut,
         label_names=label_names)
     out[kind]["thresholds"] = cut
@@ -213,7 +214,7 @@ def run(data_dir, task_name, output_dir=None, analyzer="word", tune=True):
     tune: whether to tune thresholds on dev, too.
 
   Returns:
-    Ordered dict: the scores of `multilabel_metrics.evaluate` for TF-IDF at
+    Ordered dict: the scores of `metrics.evaluate` for TF-IDF at
     0.5; `tfidf` and `label_prior`, as `score` returns them; settings.
 
   Raises:

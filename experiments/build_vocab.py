@@ -22,10 +22,11 @@ import os
 
 from absl import flags
 
-import atomic_files
-import command_line
+from multilabel.common import atomic_files
+from multilabel.common import command_line
 import processors
 import tokenization
+
 
 FLAGS = flags.FLAGS
 

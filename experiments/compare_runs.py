@@ -19,11 +19,13 @@ import os
 from absl import flags
 import numpy as np
 
-import command_line
 from experiments import prediction_files
 from experiments import result_table
-import multilabel_metrics
+from multilabel import bootstrap
+from multilabel import metrics as multilabel_metrics
+from multilabel.common import command_line
 from processors.text_lines import shown
+
 
 FLAGS = flags.FLAGS
 
@@ -166,10 +168,10 @@ def compare_metrics(a, b, num_resamples=1000, seed=0):
   decisions = [x.predicted.astype(np.float32) for x in (a, b)]
   out = collections.OrderedDict()
   # Of the decisions themselves, whatever thresholds have made them.
-  by_decision = multilabel_metrics.paired_bootstrap(
+  by_decision = bootstrap.paired_bootstrap(
       a.true, decisions[0], decisions[1], num_resamples=num_resamples,
       seed=seed)
-  by_score = multilabel_metrics.paired_bootstrap(
+  by_score = bootstrap.paired_bootstrap(
       a.true, a.probabilities, b.probabilities, num_resamples=num_resamples,
       seed=seed)
   out["micro_f1"] = by_decision["micro_f1"]
@@ -192,7 +194,7 @@ def compare_labels(a, b, num_resamples=1000, seed=0):
   changes = []
   for i, label in enumerate(a.labels):
     # Micro-F1 of one column is the F1 of its label.
-    f1 = multilabel_metrics.paired_bootstrap(
+    f1 = bootstrap.paired_bootstrap(
         a.true[:, [i]], a.predicted[:, [i]].astype(np.float32),
         b.predicted[:, [i]].astype(np.float32), num_resamples=num_resamples,
         seed=seed)["micro_f1"]

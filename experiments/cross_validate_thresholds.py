@@ -26,12 +26,14 @@ from absl import flags
 from absl import logging
 import numpy as np
 
-import atomic_files
-import command_line
 from experiments import prediction_files
-import multilabel_metrics
-import multilabel_thresholds
+from multilabel import decisions
+from multilabel import metrics
+from multilabel import score_curves
+from multilabel.common import atomic_files
+from multilabel.common import command_line
 from processors import text_lines
+
 
 FLAGS = flags.FLAGS
 
@@ -91,7 +93,7 @@ def cross_validate(labels, probabilities, folds=10, repeats=5, seed=0,
     folds: int, at least 2 and at most N.
     repeats: int.
     seed: int.
-    shrinkage: float, see `multilabel_thresholds.find_label_thresholds`.
+    shrinkage: float, see `decisions.find_label_thresholds`.
 
   Returns:
     OrderedDict: name of `STRATEGIES` -> OrderedDict of `micro_f1` and
@@ -100,7 +102,7 @@ def cross_validate(labels, probabilities, folds=10, repeats=5, seed=0,
   Raises:
     ValueError: a number out of its range, or invalid arrays.
   """
-  labels, probabilities = multilabel_thresholds.check_arrays(labels,
+  labels, probabilities = score_curves.check_arrays(labels,
                                                              probabilities)
   scores = collections.OrderedDict(
       (name, collections.OrderedDict((key, []) for key in MEASURES))
@@ -110,15 +112,15 @@ def cross_validate(labels, probabilities, folds=10, repeats=5, seed=0,
     for held_out in parts:
       is_tuned_on = np.ones(len(labels), bool)
       is_tuned_on[held_out] = False
-      found = multilabel_thresholds.find_label_thresholds(
+      found = decisions.find_label_thresholds(
           labels[is_tuned_on], probabilities[is_tuned_on], shrinkage)
       for name, thresholds in zip(STRATEGIES, (
           0.5, found["global_threshold"], found["own_thresholds"],
           found["thresholds"])):
-        decided[name][held_out] = multilabel_thresholds.apply_thresholds(
+        decided[name][held_out] = decisions.apply_thresholds(
             probabilities[held_out], thresholds)
     for name in STRATEGIES:
-      measured = multilabel_metrics.threshold_metrics(
+      measured = metrics.threshold_metrics(
           labels, decided[name].astype(np.float32), 0.5)
       for key in MEASURES:
         scores[name][key].append(float(measured[key]))

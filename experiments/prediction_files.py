@@ -21,6 +21,7 @@ from processors import text_lines
 from processors.text_lines import list_names
 from processors.text_lines import shown
 
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 

@@ -7,7 +7,8 @@ So that `compare_runs` can set them beside a run of this project.
 import collections
 import json
 
-import atomic_files
+from multilabel.common import atomic_files
+
 
 _LONGEST_TEXT = 200  # characters, as in the files of the program itself
 

@@ -31,12 +31,13 @@ from absl import flags
 from absl import logging
 import numpy as np
 
-import atomic_files
-import command_line
 from experiments import baseline_tfidf
 from experiments import prediction_output
 from experiments import result_table
+from multilabel.common import atomic_files
+from multilabel.common import command_line
 import processors
+
 
 FLAGS = flags.FLAGS
 
@@ -326,9 +327,9 @@ def main(argv):
                      argv[1])
   check_flags(FLAGS)
   try:
+    import tokenizers  # noqa: F401  pylint: disable=unused-import
     import torch
     import transformers
-    import tokenizers  # noqa: F401  pylint: disable=unused-import
   except ImportError as error:
     raise RuntimeError("%s; the PyTorch reference needs the extra `bench`" %
                        error)

@@ -7,7 +7,8 @@ import io
 import math
 import os
 
-import atomic_files
+from multilabel.common import atomic_files
+
 
 # Shown in the text beside the metric that sorts; the CSV has all.
 _SHOWN = ("micro_f1", "macro_f1", "macro_average_precision", "test_micro_f1",

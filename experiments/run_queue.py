@@ -29,11 +29,13 @@ import time
 from absl import flags
 from absl import logging
 
-import atomic_files
-import command_line
-import evaluation
-import model_dir
+from multilabel.common import atomic_files
+from multilabel.common import command_line
+from multilabel.storage import run_lock
+from multilabel.training import evaluation
+from multilabel.training import flag_checks
 import run_multilabel_classifier
+
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SCRIPT = os.path.join(ROOT, "run_multilabel_classifier.py")
@@ -94,7 +96,7 @@ def plan_runs(base, variations, num_seeds, output_dir):
       if same is not run:
         raise ValueError("%s and %s are the same run; leave one out." % (
             describe(same.settings), describe(settings)))
-      model_dir.check_output_dir(os.path.join(output_dir, run.name))
+      run_lock.check_output_dir(os.path.join(output_dir, run.name))
       runs.append(run)
   return runs
 
@@ -135,8 +137,8 @@ def with_settings(base, settings):
     values(["run"] + ["--%s=%s" % (name, value)
                       for name, value in settings.items()
                       if value is not None])
-    run_multilabel_classifier.check_flags(values)
-    run_multilabel_classifier.check_evaluation_flags(values)
+    flag_checks.check_flags(values)
+    flag_checks.check_evaluation_flags(values)
   except (flags.Error, ValueError) as error:
     raise ValueError("%s: %s" % (describe(settings), error))
   if not (values.do_eval or values.do_test):
@@ -344,7 +346,7 @@ def remove_checkpoints(folder):
 
 
 def _versions(folder):
-  path = os.path.join(folder, model_dir.SETTINGS_FILE)
+  path = os.path.join(folder, run_lock.SETTINGS_FILE)
   if not os.path.exists(path):
     return {}
   return atomic_files.read_json(path).get("versions", {})

@@ -20,7 +20,8 @@ import re
 import shlex
 import sys
 
-import command_line
+from multilabel.common import command_line
+
 
 if __name__ == "__main__":
   command_line.quiet_tensorflow()
@@ -29,11 +30,12 @@ if __name__ == "__main__":
 from absl import flags
 from absl import logging
 
-import evaluation
 from experiments import result_table
 from experiments import run_queue
-import model_dir
+from multilabel.storage import run_lock
+from multilabel.training import evaluation
 import run_multilabel_classifier
+
 
 FLAGS = flags.FLAGS
 
@@ -148,7 +150,7 @@ def run_variations(base, variations, options, on_outcome):
     logging.info("--keep_checkpoints=false: checkpoints and feature files of "
                  "finished runs are removed")
   outcomes = []
-  with model_dir.lock(output_dir), contextlib.closing(run_queue.execute(
+  with run_lock.lock(output_dir), contextlib.closing(run_queue.execute(
       runs, output_dir, options.jobs, options.keep_checkpoints)) as ended:
     for outcome in ended:
       outcomes.append(outcome)

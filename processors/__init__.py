@@ -18,13 +18,13 @@ from absl import logging
 from processors import label_cells
 from processors import user_code
 from processors.attack_tactics import AttackTacticsProcessor
+from processors.base import DataProcessor
+from processors.base import FileProcessor
+from processors.base import InputExample
 from processors.base import check_example
 from processors.base import check_labels
 from processors.base import clean_labels
-from processors.base import DataProcessor
 from processors.base import example_labels
-from processors.base import FileProcessor
-from processors.base import InputExample
 from processors.base import read_labels_file
 from processors.delimited import DelimitedProcessor
 from processors.goemotions import GoEmotionsProcessor
@@ -32,6 +32,7 @@ from processors.jsonl import JsonlProcessor
 from processors.text_lines import list_names
 from processors.text_lines import one_line
 from processors.text_lines import shown
+
 
 PROCESSORS = {
     "attack_tactics": AttackTacticsProcessor,

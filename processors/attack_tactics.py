@@ -3,6 +3,7 @@
 
 from processors import jsonl
 
+
 # The tactics of the enterprise matrix, in the order of the kill chain.
 TACTICS = (
     "reconnaissance",

@@ -22,6 +22,7 @@ from processors.text_lines import list_names
 from processors.text_lines import numbered_lines
 from processors.text_lines import shown
 
+
 # Option -> value when it is missing or None; the flags have the same names.
 OPTION_DEFAULTS = {
     "text_column": None,

@@ -18,6 +18,7 @@ from processors import text_encoding
 from processors.text_lines import list_names
 from processors.text_lines import shown
 
+
 TEXT_COLUMNS = ("text", "comment_text", "sentence")
 _LABEL_COLUMNS = ("labels", "label")
 # pandas' name of a column without one: the row numbers of a table it wrote.

@@ -6,6 +6,7 @@ import gzip
 import io
 import zlib
 
+
 # How files begin that no reader of lines can read, and what to do.
 _GZIP = b"\x1f\x8b"
 _STARTS = (

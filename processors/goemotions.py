@@ -13,6 +13,7 @@ from processors import base
 from processors import text_lines
 from processors.text_lines import shown
 
+
 _NAME_FILES = ("emotions.txt", "labels.txt")
 
 

@@ -10,6 +10,7 @@ import re
 from processors import text_lines
 from processors.text_lines import list_names
 
+
 _SPACE = re.compile("[ \t\r\n\ufeff]*")
 
 

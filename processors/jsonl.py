@@ -13,6 +13,7 @@ from processors.strict_json import type_name
 from processors.text_lines import list_names
 from processors.text_lines import shown
 
+
 # Key -> names under which other tools write the same.
 _NEAR_MISSES = {
     "text": ("text", "sentence", "comment_text", "comment", "content", "body",

@@ -20,6 +20,7 @@ from processors import strict_json
 from processors.text_lines import list_names
 from processors.text_lines import shown
 
+
 # Words that pandas reads as a missing value, and NaT, which it writes as one.
 NULL_WORDS = frozenset((
     "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan",

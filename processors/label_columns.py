@@ -13,6 +13,7 @@ from processors import label_cells
 from processors.text_lines import list_names
 from processors.text_lines import shown
 
+
 # Distinct cells that are remembered while a column is read: what they say
 # about it is known after the first one of each.
 _MOST_CELLS = 1 << 16

@@ -11,6 +11,7 @@ import json
 from processors.text_lines import one_line
 from processors.text_lines import shown
 
+
 # Older Pythons take quadratic time for longer numbers, newer ones refuse them.
 MAX_DIGITS = 4300
 

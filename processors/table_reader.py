@@ -20,6 +20,7 @@ from absl import logging
 from processors import text_lines
 from processors.text_lines import shown
 
+
 # `--quoting`: AUTO is STANDARD, but refuses a field of a tab separated file
 # that swallows rows.
 AUTO, STANDARD, NONE = "auto", "standard", "none"

@@ -17,6 +17,7 @@ from processors import table_reader
 from processors import text_lines
 from processors.text_lines import list_names
 
+
 # Forms of tables, and the endings of their files.
 ENDINGS = {"csv": (".csv", ".csv.gz"), "tsv": (".tsv", ".tsv.gz"),
            "parquet": (".parquet", ".pq"), "xlsx": (".xlsx", ".xlsm")}

@@ -11,6 +11,7 @@ import re
 
 from absl import logging
 
+
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     # Before those of UTF-16, which they begin like.

@@ -12,6 +12,7 @@ import re
 from processors import file_bytes
 from processors import text_encoding
 
+
 # Characters of a line, and of a row of a table. A longer one is no text but
 # what a broken or hostile file, small as it may be when packed, would fill the
 # memory with.

@@ -11,6 +11,7 @@ from processors import tables
 from processors import text_lines
 from processors.text_lines import shown
 
+
 FORMS = ("text", "jsonl", "csv", "tsv", "json", "parquet", "xlsx")
 _TABLES = ("csv", "tsv", "parquet", "xlsx")
 _ENDINGS = {"ndjson": "jsonl", "pq": "parquet", "xlsm": "xlsx"}

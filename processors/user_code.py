@@ -7,6 +7,7 @@ import traceback
 
 from processors.text_lines import one_line
 
+
 _OWN_FOLDER = os.path.dirname(os.path.abspath(__file__))
 
 

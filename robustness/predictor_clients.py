@@ -9,7 +9,8 @@ for comparison, one client alone asks both ways. All four take turns in slices
 of a few seconds, so that a machine that others use is as slow for each.
 """
 
-import command_line
+from multilabel.common import command_line
+
 
 if __name__ == "__main__":
   command_line.quiet_tensorflow()
@@ -24,6 +25,7 @@ import time
 
 from absl import flags
 import numpy as np
+
 
 FLAGS = flags.FLAGS
 
@@ -88,8 +90,8 @@ def run_slice(ask, texts, clients, slice_seconds, way):
 
 def main(argv):
   del argv
+  from multilabel.inference import micro_batching
   import predict_session
-  from serving import micro_batching
   texts = read_texts(FLAGS.texts_file, FLAGS.most_words)
   with predict_session.SessionPredictor(FLAGS.model_dir) as predictor:
     batchers = {clients: micro_batching.MicroBatcher(

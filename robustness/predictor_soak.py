@@ -9,7 +9,8 @@ answer changed, if the memory of the second half is more than 3% above that of
 the first, or if threads or files stay behind.
 """
 
-import command_line
+from multilabel.common import command_line
+
 
 if __name__ == "__main__":
   command_line.quiet_tensorflow()
@@ -21,6 +22,7 @@ import time
 
 from absl import flags
 import numpy as np
+
 
 FLAGS = flags.FLAGS
 

@@ -16,11 +16,8 @@ Shards are called labelled/part-00000-of-00004.jsonl. A row of them has `id`
 labelled/part.bad-00000-of-00001.jsonl: `file`, `line`, `row`, `reason`.
 """
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
+from multilabel.common import command_line
 
-import command_line
 
 if __name__ == "__main__":
   command_line.quiet_tensorflow()
@@ -34,8 +31,9 @@ import time
 
 from absl import flags
 
-import predict_files
-import written_probabilities
+from multilabel import decisions
+from multilabel.inference import predict_files
+
 
 FLAGS = flags.FLAGS
 
@@ -60,8 +58,8 @@ def define_flags():
         "run, as it was written, and that its weights are finite.")
   with command_line.flag_group("Labels"):
     predict_files.define_decision_flags()
-    flags.DEFINE_string("probabilities", written_probabilities.ALL,
-                        written_probabilities.HELP)
+    flags.DEFINE_string("probabilities", decisions.ALL,
+                        decisions.HELP)
   with command_line.flag_group("Files"):
     flags.DEFINE_list(
         "input", None, "Patterns of the texts: lines, .csv, .tsv, .jsonl (also "
@@ -99,7 +97,7 @@ def check_flags(flag_values):
     if value is not None and value < least:
       raise ValueError("--%s is %d; it must be %d or more." % (
           name, value, least))
-  written_probabilities.parse(flag_values.probabilities)
+  decisions.parse(flag_values.probabilities)
 
 
 def import_beam(debug):
@@ -191,24 +189,24 @@ def main(argv):
     raise ValueError("unexpected argument %s; Beam's options follow a bare --."
                      % own[0])
   apache_beam = import_beam(FLAGS.debug)
-  from scale import beam_predict
+  from scale import beam_predict as beam_predict_module
   prefix, suffix = os.path.splitext(FLAGS.output)
-  rows_together = (beam_predict.ROWS_TOGETHER if "://" in FLAGS.model_dir else
-                   predict_files.window_size(check_model(FLAGS.model_dir)))
-  paths = find_files(beam_predict, FLAGS.input)
-  check_output(beam_predict, prefix, suffix, prefix + ".bad")
+  rows_together = (beam_predict_module.ROWS_TOGETHER if "://" in FLAGS.model_dir
+                   else predict_files.window_size(check_model(FLAGS.model_dir)))
+  paths = find_files(beam_predict_module, FLAGS.input)
+  check_output(beam_predict_module, prefix, suffix, prefix + ".bad")
   table_options = {name: FLAGS[name].value for name in (
       "text_column", "text_pair_column", "id_column", "delimiter")}
-  handler = beam_predict.SessionModelHandler(
+  handler = beam_predict_module.SessionModelHandler(
       FLAGS.model_dir, FLAGS.batch_size,
       {name: FLAGS[name].value
        for name in ("threshold", "top_k", "always_one_label")},
       FLAGS.intra_op_threads, FLAGS.verify_checkpoint,
-      written_probabilities.parse(FLAGS.probabilities), rows_together)
+      decisions.parse(FLAGS.probabilities), rows_together)
   start = time.time()
   metrics = run_pipeline(
       apache_beam, beam_arguments, FLAGS.debug,
-      lambda pipeline: beam_predict.build(
+      lambda pipeline: beam_predict_module.build(
           pipeline, paths, FLAGS.input_form, table_options, handler, prefix,
           suffix, prefix + ".bad", FLAGS.num_shards))
   counters = show_counters(metrics, time.time() - start)
@@ -229,9 +227,10 @@ def split_arguments(argv):
 def check_model(model_dir):
   """Number of labels; ValueError, before any worker starts, without a model.
   """
-  import model_dir as trained_directory
-  labels = trained_directory.read(model_dir).labels
-  if trained_directory.prediction_checkpoint(model_dir) is None:
+  from multilabel.storage import checkpoint_choice
+  from multilabel.storage import trained_model
+  labels = trained_model.read(model_dir).labels
+  if checkpoint_choice.prediction_checkpoint(model_dir) is None:
     raise ValueError("model_dir %s has no checkpoint: training has not got to "
                      "its first one." % model_dir)
   return len(labels)

@@ -6,12 +6,13 @@ import collections
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
+from multilabel.features import encoding
+from multilabel.features import preparation
+from multilabel.features import record_file
+from multilabel.features import record_shards
 import processors
-import record_file
-import record_shards
-import run_directory
-import text_features
 import tokenization
+
 
 NAMESPACE = "make_features"
 CHUNK = 1000  # examples that are tokenized together
@@ -22,7 +23,7 @@ Shard = collections.namedtuple(
     "Shard", ["path", "number", "num_shards", "first", "end", "fingerprint"])
 
 # Where examples come from: arguments of `processors.create_processor` and
-# `run_directory.part_examples`.
+# `preparation.part_examples`.
 Source = collections.namedtuple(
     "Source", ["processor", "data_dir", "max_train_examples", "labels"])
 
@@ -48,7 +49,7 @@ class ReadChunks(beam.DoFn):
     name, shards = part
     source = self._source
     label_map = {label: i for i, label in enumerate(source.labels)}
-    examples = enumerate(run_directory.part_examples(
+    examples = enumerate(preparation.part_examples(
         processors.create_processor(*source.processor), name, source.data_dir,
         source.max_train_examples))
     for shard in shards:
@@ -57,7 +58,7 @@ class ReadChunks(beam.DoFn):
         if number < shard.first:
           continue
         rows.append((example.text_a, getattr(example, "text_b", None),
-                     text_features.label_ids(example, label_map)))
+                     encoding.label_ids(example, label_map)))
         if len(rows) == CHUNK:
           yield tuple(shard), chunk, rows
           rows, chunk = [], chunk + 1
@@ -119,7 +120,7 @@ def build(pipeline, parts, source, vocab_file, do_lower_case, max_seq_length,
     vocab_file: str, at the same place for every worker.
     do_lower_case: bool.
     max_seq_length: int.
-    long_text: `text_features.LongText`.
+    long_text: `encoding.LongText`.
   """
   return (pipeline | "Parts" >> beam.Create(parts)
           | "SpreadParts" >> beam.Reshuffle()

@@ -18,6 +18,7 @@ import pyarrow
 
 from scale import input_blocks
 
+
 NAMESPACE = "batch_predict"
 
 # Rows that are predicted together, in batches by length; as predict_session.

@@ -20,6 +20,7 @@ from processors import jsonl
 from processors import table_reader
 from processors import text_lines
 
+
 FORMS = ("text", "csv", "tsv", "jsonl", "avro", "parquet")
 TABLE_FLAGS = ("text_column", "text_pair_column", "id_column", "delimiter")
 

@@ -15,11 +15,8 @@ see at the same place. What follows a bare -- is for Beam. Needs the extra
 `beam`.
 """
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
+from multilabel.common import command_line
 
-import command_line
 
 if __name__ == "__main__":
   command_line.quiet_tensorflow()
@@ -31,12 +28,15 @@ import sys
 from absl import flags
 from absl import logging
 
-import input_pipeline
-import model_dir
-import record_shards
-import run_directory
+from multilabel.features import encoding
+from multilabel.features import preparation
+from multilabel.features import record_shards
+from multilabel.storage import run_lock
+from multilabel.training import flag_checks
+from multilabel.training import run_setup
 import run_multilabel_classifier
 from scale import batch_predict
+
 
 FLAGS = flags.FLAGS
 
@@ -67,7 +67,7 @@ def plan(parts, label_list, model, flag_values):
                        "--output_dir." % path)
     shards = beam_features.plan_shards(
         path, flag_values.num_shards, part.scan.num_examples,
-        input_pipeline.features_fingerprint(
+        encoding.features_fingerprint(
             part.scan, label_list, model.vocab_file, model.do_lower_case,
             model.max_seq_length, model.long_text))
     missing = [shard for shard in shards if not is_written(shard)]
@@ -98,7 +98,7 @@ def is_written(shard):
 
 
 def main(argv):
-  run_multilabel_classifier.check_flags(FLAGS)
+  flag_checks.check_flags(FLAGS)
   if not 1 <= FLAGS.num_shards <= 99999:
     raise ValueError("--num_shards is %d; it must be from 1 to 99999." %
                      FLAGS.num_shards)
@@ -108,15 +108,15 @@ def main(argv):
                      % own[0])
   apache_beam = batch_predict.import_beam(FLAGS.debug)
   from scale import beam_features
-  model = run_directory.choose_model(FLAGS)
-  model_dir.check_output_dir(FLAGS.output_dir)
-  processor = run_directory.make_processor(FLAGS)
-  label_list = run_directory.choose_labels(processor, FLAGS)
-  parts = run_directory.read_parts(processor, label_list, model, FLAGS)
+  model = run_setup.choose_model(FLAGS)
+  run_lock.check_output_dir(FLAGS.output_dir)
+  processor = run_setup.make_processor(FLAGS)
+  label_list = run_setup.choose_labels(processor, FLAGS)
+  parts = preparation.read_parts(processor, label_list, model, FLAGS)
   source = beam_features.Source(
-      run_directory.processor_settings(FLAGS), os.path.abspath(FLAGS.data_dir),
+      run_setup.processor_settings(FLAGS), os.path.abspath(FLAGS.data_dir),
       FLAGS.max_train_examples, label_list)
-  with model_dir.lock(FLAGS.output_dir):
+  with run_lock.lock(FLAGS.output_dir):
     planned = plan(parts, label_list, model, FLAGS)
     if planned:
       metrics = batch_predict.run_pipeline(

@@ -6,12 +6,13 @@ import os
 import re
 
 import pytest
+import tiny_bert
 
 from experiments import run_queue
 from experiments import sweep
 from experiments.attack_tactics import ablation
 import run_multilabel_classifier
-import tiny_bert
+
 
 # Stands in for run_multilabel_classifier.py: pooling decides on the score.
 FAKE_SCRIPT = u'''

@@ -8,9 +8,9 @@ import os
 import stat
 
 import pytest
-
-import atomic_files
 import tiny_bert
+
+from multilabel.common import atomic_files
 
 
 def read_bytes(path):

@@ -8,6 +8,7 @@ import zipfile
 
 import pytest
 
+
 _PATH = os.path.join(
     os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
     "examples", "attack_tactics", "prepare_data.py")

@@ -7,12 +7,13 @@ import os
 
 import numpy as np
 import pytest
+import tiny_bert
 
 from experiments import baseline_tfidf
 from experiments import prediction_files
 from experiments import prediction_output
 from processors import InputExample
-import tiny_bert
+
 
 pytest.importorskip("sklearn")
 
@@ -102,7 +103,7 @@ def test_characters(data, capsys):
 
 
 def test_texts_are_shown_as_the_program_shows_them():
-  evaluation = pytest.importorskip("evaluation")
+  evaluation = pytest.importorskip("multilabel.training.evaluation")
   for text_a, text_b in ((u"\u732b" * 200, None), (u"\u732b" * 201, None),
                          ("a", "b"), ("a" * 150, "b" * 150)):
     line = evaluation.prediction_line(

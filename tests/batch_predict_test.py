@@ -13,14 +13,17 @@ import os
 
 import pytest
 
+
 beam = pytest.importorskip("apache_beam", reason="needs the extra beam")
 
 # pylint: disable=g-import-not-at-top
+import tiny_bert
+import tiny_model
+
 import predict_session
 from scale import batch_predict
 from scale import beam_predict
-import tiny_bert
-import tiny_model
+
 
 DIRECT = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
 

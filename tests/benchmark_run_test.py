@@ -14,6 +14,7 @@ from benchmarks import run
 from benchmarks import work_items
 from benchmarks import worker_process
 
+
 SHAPE = {"num_hidden_layers": 2, "hidden_size": 8, "intermediate_size": 32}
 
 

@@ -8,18 +8,19 @@ import os
 
 import numpy as np
 import pytest
-
-import best_checkpoint
-import evaluation
-import model_dir
 import tiny_bert
+
+from multilabel.storage import checkpoint_choice
+from multilabel.training import dev_evaluation
+from multilabel.training import evaluation
+
 
 NAN = float("nan")
 
 
 def choose(values, metric="micro_f1"):
   """(place of the best, evaluations since one was strictly better)."""
-  choice = best_checkpoint.choose(
+  choice = dev_evaluation.choose(
       [{"step": 10 * i, metric: value} for i, value in enumerate(values)],
       metric)
   return choice.best["step"] // 10, choice.since_better
@@ -45,7 +46,7 @@ def test_choose(values, best, since):
 
 
 def test_choose_of_nothing():
-  assert best_checkpoint.choose([], "loss") == (None, 0)
+  assert dev_evaluation.choose([], "loss") == (None, 0)
 
 
 def test_lower_is_better_for_a_loss():
@@ -92,9 +93,9 @@ def test_direction_of_every_metric():
     if name.endswith(("_at_3", "_at_5")):
       assert good[name] == bad[name], name
       continue
-    assert best_checkpoint.is_better(name, good[name], bad[name]), name
-    assert not best_checkpoint.is_better(name, bad[name], good[name]), name
-    assert not best_checkpoint.is_better(name, good[name], good[name]), name
+    assert dev_evaluation.is_better(name, good[name], bad[name]), name
+    assert not dev_evaluation.is_better(name, bad[name], good[name]), name
+    assert not dev_evaluation.is_better(name, good[name], good[name]), name
 
 
 # The evaluations of a run.
@@ -110,13 +111,13 @@ class FakeRun(object):
                               patience=0), **settings)
 
   def open(self, first_step=0):
-    return best_checkpoint.DevEvaluation(
+    return dev_evaluation.DevEvaluation(
         self.folder, self._evaluate, first_step=first_step, **self.settings)
 
   def _evaluate(self, should_stop):
     if should_stop():
-      raise best_checkpoint.EvaluationStopped()
-    return best_checkpoint.Evaluation(
+      raise dev_evaluation.EvaluationStopped()
+    return dev_evaluation.Evaluation(
         {"micro_f1": self.values[self.step], "loss": 0.5}, ["summary"])
 
   def evaluate(self, dev, step, stop=False):
@@ -163,7 +164,7 @@ def test_what_is_written(tmp_path):
       0.5, 0.75, None]
   assert run.evaluate(dev, 40)[1] is True  # equal, and later
   assert run.read()["checkpoint"] == "model.ckpt-40"
-  assert model_dir.prediction_checkpoint(str(tmp_path)) == str(
+  assert checkpoint_choice.prediction_checkpoint(str(tmp_path)) == str(
       tmp_path / "model.ckpt-40")
   assert not [step for step in range(50) if dev.is_due(step)]
   assert dev.is_due(50)
@@ -226,7 +227,7 @@ def test_a_stopped_evaluation_leaves_no_trace(tmp_path):
   dev = run.open()
   run.evaluate(dev, 10)
   before = run.read()
-  with pytest.raises(best_checkpoint.EvaluationStopped):
+  with pytest.raises(dev_evaluation.EvaluationStopped):
     run.evaluate(dev, 20, stop=True)
   assert run.read() == before
   assert dev.is_due(20) and dev.best_step == 10

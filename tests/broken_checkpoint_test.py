@@ -9,15 +9,18 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
+import tiny_bert
 
-import atomic_files
-import best_checkpoint
-import checkpoint_files
-import checkpoint_recovery
-import model_dir
+from multilabel.common import atomic_files
+from multilabel.storage import checkpoint_choice
+from multilabel.storage import checkpoint_files
+from multilabel.storage import trained_model
+from multilabel.training import dev_evaluation
+from multilabel.training import finetuning
+from multilabel.training import flag_checks
 import predict_session
 import run_multilabel_classifier
-import tiny_bert
+
 
 INDEX, DATA, IDENTITY = ".index", ".data-00000-of-00001", ".json"
 # 24 texts in batches of 8: 3 steps an epoch, 9 in all.
@@ -68,7 +71,7 @@ def newest(copy):
 
 def steps_of(folder):
   return [checkpoint_files.checkpoint_step(prefix)
-          for prefix in model_dir.list_checkpoints(folder)]
+          for prefix in trained_model.list_checkpoints(folder)]
 
 
 def change(path, function):
@@ -115,7 +118,8 @@ def test_identity_of_a_checkpoint(calm):
 
 
 def test_another_seed_is_another_fingerprint(calm, other):
-  assert model_dir.run_identity(calm) != model_dir.run_identity(other)
+  assert checkpoint_choice.run_identity(calm) != checkpoint_choice.run_identity(
+      other)
 
 
 def test_what_is_on_disk_when_the_state_file_names_it(newest, monkeypatch):
@@ -206,18 +210,18 @@ def test_a_damaged_checkpoint(name, newest, copy, other):
   damage, words, is_plain = DAMAGES[name]
   if name.endswith(", other"):
     damage = damage(other)
-  run = model_dir.run_identity(copy)
+  run = checkpoint_choice.run_identity(copy)
   assert checkpoint_files.find_problem(newest, run, True) is None
   damage(newest)
   assert words in checkpoint_files.find_problem(newest, run, True)
   # Prediction refuses, here or when it restores, or takes an older one.
   if is_plain:
-    message = error_of(model_dir.prediction_checkpoint, copy)
+    message = error_of(checkpoint_choice.prediction_checkpoint, copy)
     assert "model.ckpt-9" in message
-  assert model_dir.prediction_checkpoint(copy, True) == os.path.join(
+  assert checkpoint_choice.prediction_checkpoint(copy, True) == os.path.join(
       copy, "model.ckpt-8")
   # Training goes back, and begins with what it goes on from.
-  assert checkpoint_recovery.recover(copy) == os.path.join(
+  assert checkpoint_choice.recover(copy) == os.path.join(
       copy, "model.ckpt-8")
   assert tf.train.latest_checkpoint(copy) == os.path.join(copy, "model.ckpt-8")
   assert not [x for x in os.listdir(copy) if x.startswith("model.ckpt-9")]
@@ -228,12 +232,12 @@ def test_nothing_to_go_back_to(newest, copy):
   for step in steps_of(copy):
     change(os.path.join(copy, "model.ckpt-%d%s" % (step, INDEX)), flip)
   before = sorted(os.listdir(copy))
-  message = error_of(checkpoint_recovery.recover, copy)
+  message = error_of(checkpoint_choice.recover, copy)
   assert "has no whole checkpoint to go on from (model.ckpt-9 is" in message
   assert "name another --output_dir to begin anew" in message
   assert sorted(os.listdir(copy)) == before
   assert "No other checkpoint of" in error_of(
-      model_dir.prediction_checkpoint, copy, True)
+      checkpoint_choice.prediction_checkpoint, copy, True)
 
 
 @pytest.mark.parametrize("content", [
@@ -242,19 +246,19 @@ def test_nothing_to_go_back_to(newest, copy):
 def test_a_broken_state_file(newest, copy, content):
   change(os.path.join(copy, "checkpoint"), lambda _: content)
   assert "checkpoint is broken" in error_of(
-      model_dir.prediction_checkpoint, copy) or b"99" in content
-  assert model_dir.prediction_checkpoint(copy, True) == newest
-  assert checkpoint_recovery.recover(copy) == newest
+      checkpoint_choice.prediction_checkpoint, copy) or b"99" in content
+  assert checkpoint_choice.prediction_checkpoint(copy, True) == newest
+  assert checkpoint_choice.recover(copy) == newest
   assert tf.train.latest_checkpoint(copy) == newest
 
 
 def test_a_state_file_that_lags_behind_or_lies(newest, copy):
   """The identities say what there is: no older model predicts unnoticed."""
   checkpoint_files.write_state(os.path.join(copy, "model.ckpt-8"))
-  assert model_dir.prediction_checkpoint(copy) == newest
+  assert checkpoint_choice.prediction_checkpoint(copy) == newest
   os.remove(newest + IDENTITY)  # a kill came before it
-  assert model_dir.prediction_checkpoint(copy).endswith("-8")
-  assert checkpoint_recovery.recover(copy).endswith("-8")
+  assert checkpoint_choice.prediction_checkpoint(copy).endswith("-8")
+  assert checkpoint_choice.recover(copy).endswith("-8")
   assert steps_of(copy)[-1] == 8
 
 
@@ -271,7 +275,7 @@ def set_best(copy, step):
 def test_a_broken_best_checkpoint_is_made_again(copy):
   set_best(copy, 6)
   change(os.path.join(copy, "model.ckpt-6" + DATA), flip)
-  assert checkpoint_recovery.recover(copy).endswith("model.ckpt-4")
+  assert checkpoint_choice.recover(copy).endswith("model.ckpt-4")
   assert steps_of(copy)[-1] == 4
 
 
@@ -281,7 +285,7 @@ def test_a_broken_best_checkpoint_and_none_before_it(copy):
     if step < 6:
       checkpoint_files.remove(os.path.join(copy, "model.ckpt-%d" % step))
   os.remove(os.path.join(copy, "model.ckpt-6" + INDEX))
-  message = error_of(checkpoint_recovery.recover, copy)
+  message = error_of(checkpoint_choice.recover, copy)
   assert "model.ckpt-6, the best on dev until now, is broken" in message
   assert "remove best_checkpoint.json" in message
   assert steps_of(copy) == [8, 9]
@@ -294,7 +298,8 @@ def test_a_broken_best_checkpoint_and_none_before_it(copy):
 def test_a_changed_best_checkpoint_file(copy, function, words):
   set_best(copy, 6)
   change(os.path.join(copy, "best_checkpoint.json"), function)
-  for reader in (model_dir.prediction_checkpoint, checkpoint_recovery.recover):
+  for reader in (checkpoint_choice.prediction_checkpoint,
+                 checkpoint_choice.recover):
     message = error_of(reader, copy)
     assert "best_checkpoint.json" in message and words in message
 
@@ -302,14 +307,14 @@ def test_a_changed_best_checkpoint_file(copy, function, words):
 def test_files_of_another_run(copy, other):
   shutil.copy(os.path.join(other, "best_checkpoint.json"), copy)
   assert "best_checkpoint.json is of another run" in error_of(
-      model_dir.prediction_checkpoint, copy)
+      checkpoint_choice.prediction_checkpoint, copy)
   os.remove(os.path.join(copy, "best_checkpoint.json"))
   shutil.copy(os.path.join(other, "model_settings.json"), copy)
-  assert model_dir.read(copy).labels  # the model is of the same form
+  assert trained_model.read(copy).labels  # the model is of the same form
   for allow in (False, True):
     assert "of another run" in error_of(
-        model_dir.prediction_checkpoint, copy, allow)
-  assert "of another run" in error_of(checkpoint_recovery.recover, copy)
+        checkpoint_choice.prediction_checkpoint, copy, allow)
+  assert "of another run" in error_of(checkpoint_choice.recover, copy)
 
 
 def cut_evaluations(folder, last_step):
@@ -317,7 +322,7 @@ def cut_evaluations(folder, last_step):
   path = os.path.join(folder, "best_checkpoint.json")
   best = atomic_files.read_sealed(path)
   kept = [v for v in best["evaluations"] if v["step"] <= last_step]
-  found = best_checkpoint.choose(kept, best["metric"]).best
+  found = dev_evaluation.choose(kept, best["metric"]).best
   atomic_files.write_sealed(path, dict(
       best, evaluations=kept, step=found["step"], value=found["micro_f1"],
       checkpoint="model.ckpt-%d" % found["step"]))
@@ -326,8 +331,8 @@ def cut_evaluations(folder, last_step):
 @pytest.mark.parametrize("last_step", [3, 6])
 def test_an_earlier_best_checkpoint_json(last_step, copy):
   cut_evaluations(copy, last_step)
-  for function in (model_dir.prediction_checkpoint, checkpoint_recovery.recover,
-                   predict_session.SessionPredictor):
+  for function in (checkpoint_choice.prediction_checkpoint,
+                   checkpoint_choice.recover, predict_session.SessionPredictor):
     assert error_of(function, copy) == (
         "%s is an earlier state of that file: its last evaluation is of step "
         "%d, but model.ckpt-9 knows of one of step 9; bring back what was "
@@ -335,7 +340,7 @@ def test_an_earlier_best_checkpoint_json(last_step, copy):
         % (os.path.join(copy, "best_checkpoint.json"), last_step))
   # Without it the newest is taken.
   os.remove(os.path.join(copy, "best_checkpoint.json"))
-  assert model_dir.prediction_checkpoint(copy).endswith("model.ckpt-9")
+  assert checkpoint_choice.prediction_checkpoint(copy).endswith("model.ckpt-9")
 
 
 def test_killed_between_an_evaluation_and_its_note(copy, calm):
@@ -344,21 +349,21 @@ def test_killed_between_an_evaluation_and_its_note(copy, calm):
   before = dict(identity["run_state"], last_evaluation=6)
   checkpoint_files.write_identity(prefix, identity["fingerprint"], before)
   # And before best_checkpoint.json was written: the evaluation will be made.
-  assert model_dir.read_best(copy)["evaluations"][-1]["step"] == 9
-  assert checkpoint_recovery.recover(copy) == prefix
+  assert checkpoint_choice.read_best(copy)["evaluations"][-1]["step"] == 9
+  assert checkpoint_choice.recover(copy) == prefix
   assert tiny_bert.read_text(prefix + IDENTITY) == tiny_bert.read_text(
       os.path.join(calm, "model.ckpt-9" + IDENTITY))
   checkpoint_files.write_identity(prefix, identity["fingerprint"], before)
   cut_evaluations(copy, 6)
-  assert model_dir.read_best(copy)["evaluations"][-1]["step"] == 6
-  assert checkpoint_recovery.recover(copy) == prefix
+  assert checkpoint_choice.read_best(copy)["evaluations"][-1]["step"] == 6
+  assert checkpoint_choice.recover(copy) == prefix
   assert checkpoint_files.read_run_state(prefix) == before
 
 
 def test_an_edited_threshold(copy):
   change(os.path.join(copy, "model_settings.json"), lambda x: x.replace(
       b'"threshold": 0.5', b'"threshold": 0.4'))
-  message = error_of(model_dir.read, copy)
+  message = error_of(trained_model.read, copy)
   assert "model_settings.json has been changed" in message
   assert "Thresholds are changed by --threshold" in message
 
@@ -380,8 +385,9 @@ def test_an_older_directory_loads_unchecked(copy):
     tiny_bert.write_text(path, json.dumps(value))
   best = json.loads(tiny_bert.read_text(
       os.path.join(copy, "best_checkpoint.json")))["checkpoint"]
-  assert model_dir.prediction_checkpoint(copy) == os.path.join(copy, best)
-  assert checkpoint_recovery.recover(copy).endswith("model.ckpt-9")
+  assert checkpoint_choice.prediction_checkpoint(copy) == os.path.join(
+      copy, best)
+  assert checkpoint_choice.recover(copy).endswith("model.ckpt-9")
 
 
 # As a whole.
@@ -441,11 +447,11 @@ def test_the_predictor_refuses_unless_told(newest, copy):
     predict_session.SessionPredictor(copy, checkpoint="model.ckpt-6")
 
 
-@pytest.mark.parametrize("name", ["export_saved_model", "serving.serve"])
+@pytest.mark.parametrize("name", ["export_saved_model", "serve_http"])
 def test_export_and_server_hand_the_flag_on(name, copy, tmp_path, monkeypatch):
   script = importlib.import_module(name)
   arguments = ["--model_dir=" + copy, "--export_dir=%s" % tmp_path]
-  if name == "serving.serve":
+  if name == "serve_http":
     pytest.importorskip("uvicorn")
     arguments[1] = "--port=0"
 
@@ -461,7 +467,7 @@ def test_out_of_time_then_out_of_room(bert, data, calm, tmp_path, monkeypatch):
   folder = str(tmp_path / "o")
   asked = []
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(run_multilabel_classifier, "time_limit", lambda flags: (
+    patch.setattr(finetuning, "time_limit", lambda flags: (
         lambda: asked.append(1) or len(asked) > 9))
     status, _, stderr, _ = call(bert, data, folder)
   assert status == 75 and stderr.count("\n") == 1
@@ -497,12 +503,13 @@ def test_out_of_time_then_out_of_room(bert, data, calm, tmp_path, monkeypatch):
 def test_every_start_gets_further(bert, data, calm, tmp_path, monkeypatch):
   """However short --max_runtime is; and the results are the same."""
   folder, ended = str(tmp_path / "o"), []
-  monkeypatch.setattr(run_multilabel_classifier, "time_limit", lambda flags: (
+  monkeypatch.setattr(finetuning, "time_limit", lambda flags: (
       lambda: bool(ended)))
-  evaluate = best_checkpoint.DevEvaluation.evaluate
+  evaluate = dev_evaluation.DevEvaluation.evaluate
 
   def stop_in(step, before):
     """The time ends in the evaluation of a step: before it, or when made."""
+
     def evaluate_and_stop(self, now, should_stop):
       if now == step and before:
         ended.append(step)
@@ -511,12 +518,12 @@ def test_every_start_gets_further(bert, data, calm, tmp_path, monkeypatch):
         ended.append(step)
       return made
     del ended[:]
-    monkeypatch.setattr(best_checkpoint.DevEvaluation, "evaluate",
+    monkeypatch.setattr(dev_evaluation.DevEvaluation, "evaluate",
                         evaluate_and_stop)
 
   def start():
     status, _, stderr, _ = call(bert, data, folder)
-    known = model_dir.read_best(folder)
+    known = checkpoint_choice.read_best(folder)
     return status, steps_of(folder)[-1:], [
         v["step"] for v in known["evaluations"]] if known else [], stderr
 
@@ -533,11 +540,11 @@ def test_every_start_gets_further(bert, data, calm, tmp_path, monkeypatch):
 
 
 def test_force_keeps_the_checkpoints_that_were_there(copy, bert, data):
-  there = model_dir.run_identity(copy)
+  there = checkpoint_choice.run_identity(copy)
   status, _, stderr, _ = call(bert, data, copy, learning_rate=0.001,
                               num_train_epochs=4, resume="force")
   assert (status, stderr) == (0, "")
-  run = model_dir.run_identity(copy)
+  run = checkpoint_choice.run_identity(copy)
   assert run.earlier == [{"fingerprint": there.fingerprint, "last_step": 9}]
   for step in steps_of(copy):
     prefix = os.path.join(copy, "model.ckpt-%d" % step)
@@ -564,10 +571,10 @@ def test_never_refuses_a_start_that_was_cut_short(bert, data, tmp_path):
     (None, None), ("90", 90), ("90s", 90), ("1.5m", 90), ("2h", 7200),
     ("1d", 86400)])
 def test_runtime(text, seconds):
-  assert run_multilabel_classifier.parse_runtime(text) == seconds
+  assert flag_checks.parse_runtime(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "0", "-3", "1w", "nan", "5 m", "h"])
 def test_no_runtime(text):
   assert "--max_runtime is " in error_of(
-      run_multilabel_classifier.parse_runtime, text)
+      flag_checks.parse_runtime, text)

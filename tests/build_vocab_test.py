@@ -8,10 +8,11 @@ import subprocess
 import sys
 
 import pytest
+import tiny_bert
 
 from experiments import build_vocab
-import tiny_bert
 import tokenization
+
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 

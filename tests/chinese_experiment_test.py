@@ -8,9 +8,10 @@ import os
 import re
 
 import pytest
+import tiny_bert
 
 import modeling
-import tiny_bert
+
 
 chinese = importlib.import_module("experiments.chinese.__main__")
 

@@ -14,14 +14,16 @@ import time
 
 import numpy as np
 import pytest
-
-import cluster_members
-import cluster_training
-import input_pipeline
-import model_dir
-import run_multilabel_classifier
 import tiny_bert
+
+from multilabel.features import input_pipeline
+from multilabel.features import record_file as record_file_module
+from multilabel.storage import checkpoint_choice
+from multilabel.training import cluster_graph
+from multilabel.training import cluster_members
+import run_multilabel_classifier
 from scale.launch import local
+
 
 CLUSTER = {"chief": ["a:1"], "worker": ["b:1", "c:1"], "ps": ["d:1"]}
 
@@ -166,7 +168,7 @@ def record_file(tmp_path_factory):
       row["id"], row["text"], labels=row["labels"])
               for row in tiny_bert.make_rows(37, 5)]
   path = str(folder / "train.tf_record")
-  input_pipeline.file_based_convert_examples_to_features(
+  record_file_module.file_based_convert_examples_to_features(
       examples, list(tiny_bert.LABELS), 32,
       tokenization.FullTokenizer(vocab), path)
   return path
@@ -174,8 +176,8 @@ def record_file(tmp_path_factory):
 
 @pytest.mark.parametrize("num_replicas", [1, 3, 11])
 def test_no_example_is_left_out_or_there_twice(record_file, num_replicas):
-  shards = cluster_training.Shards(record_file, 8, 7, 3, num_replicas)
-  records = input_pipeline.RecordFile(record_file)
+  shards = cluster_graph.Shards(record_file, 8, 7, 3, num_replicas)
+  records = record_file_module.RecordFile(record_file)
   for epoch in range(2):
     seen = []
     one_process = input_pipeline.epoch_batches(records.lengths, 8, 7, epoch)
@@ -222,7 +224,7 @@ sys.exit(7)
 
 
 def step_of(output_dir):
-  found = input_pipeline and model_dir.latest_checkpoint(output_dir)
+  found = input_pipeline and checkpoint_choice.latest_checkpoint(output_dir)
   return int(found.rpartition("-")[2]) if found else -1
 
 

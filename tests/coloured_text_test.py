@@ -4,9 +4,9 @@
 import re
 import unicodedata
 
-from reporting import attribution
-from reporting import coloured_text
-from reporting import words
+from multilabel.reporting import attribution
+from multilabel.reporting import coloured_text
+from multilabel.reporting import words
 
 
 def explained(texts, weights, label=u"fruit", is_predicted=True):

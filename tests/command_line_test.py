@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 SCRIPT = u'''
@@ -16,7 +17,7 @@ SCRIPT = u'''
 import os
 import signal
 import sys
-import command_line
+from multilabel.common import command_line
 from absl import flags
 from absl import logging
 
@@ -227,7 +228,7 @@ def python(code, **options):
 
 def test_tensorflow_comes_without_keras_and_without_a_line():
   status, out, err = python(
-      "import command_line\n"
+      "from multilabel.common import command_line\n"
       "command_line.quiet_tensorflow()\n"
       "print('tensorflow' in sys.modules, 'keras' in sys.modules)\n"
       "import tensorflow\n"
@@ -235,26 +236,27 @@ def test_tensorflow_comes_without_keras_and_without_a_line():
   assert (status, out) == (0, "True False\nDense\n")
   assert "oneDNN" not in err and "InitializeLog" not in err
   # As long as nobody asks for Keras nothing at all is said.
-  status, out, err = python("import command_line\n"
+  status, out, err = python("from multilabel.common import command_line\n"
                             "command_line.quiet_tensorflow()")
   assert (status, out, err) == (0, "", "")
 
 
 def test_other_lines_and_a_closed_stderr():
-  code = ("import os, command_line\n"
+  code = ("import os; from multilabel.common import command_line\n"
           "with command_line._without_lines((b'unwanted',)):\n"
           "  os.write(2, b'one\\nsome unwanted thing\\n')\n"
           "  sys.stderr.write('two')\n"
           "sys.stdout.write('after')")
   assert python(code) == (0, "after", "one\ntwo")
-  assert python("import os, command_line; os.close(2)\n"
+  assert python("import os; from multilabel.common import command_line\n"
+                "os.close(2)\n"
                 "with command_line._without_lines((b'unwanted',)):\n"
                 "  sys.stdout.write('inside')") == (0, "inside", "")
 
 
 def test_what_an_import_says_is_told_when_it_fails():
   status, _, err = python(
-      "import os, command_line\n"
+      "import os; from multilabel.common import command_line\n"
       "with command_line._without_lines((b'unwanted',)):\n"
       "  os.write(2, b'the reason\\n')\n"
       "  raise ImportError('no')")

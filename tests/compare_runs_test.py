@@ -8,9 +8,10 @@ import sys
 
 import numpy as np
 import pytest
+import tiny_bert
 
 from experiments import compare_runs
-import tiny_bert
+
 
 LABELS = ("a", u"\u732b")
 

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 from tensorflow.core.protobuf import saved_model_pb2
-
-from serving import conformance
-from serving import warmup_requests
 import tiny_bert
+
+from multilabel.export import conformance
+from multilabel.export import warmup_requests
+
 
 PREDICT = "tensorflow/serving/predict"
 
@@ -270,7 +271,7 @@ def test_warmup_requests(export):
 def test_script(good, export):
   os.remove(os.path.join(export, "saved_model.pb"))
   process = subprocess.Popen(
-      [sys.executable, "-m", "serving.conformance", good, export],
+      [sys.executable, "-m", "multilabel.export.conformance", good, export],
       cwd=tiny_bert.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
   stdout, stderr = process.communicate()
   assert process.returncode == 2

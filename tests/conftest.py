@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+
 # A shell lets what it starts in the background ignore Ctrl-C, and so would
 # all that tests start; some of them send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

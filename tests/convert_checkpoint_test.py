@@ -5,10 +5,6 @@ The names are spelled out here once more, so that a slip in the module's own
 tables shows.
 """
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
-
 import argparse
 import importlib
 import json
@@ -19,14 +15,14 @@ from absl import flags
 from absl import logging
 import numpy as np
 import pytest
+from safetensors_reader_test import save
 import tensorflow.compat.v1 as tf
+import tiny_bert
 
 import convert_checkpoint
 import modeling
 from multilabel.storage import hf_config
 from multilabel.storage import hf_conversion
-from safetensors_reader_test import save
-import tiny_bert
 
 
 CONFIG = {
@@ -76,6 +72,7 @@ for _n in ("0", "1"):
   ]:
     NAMES.append(("bert/encoder/layer_%s/%s" % (_n, _tf),
                   "encoder.layer.%s.%s" % (_n, _hf), _shape))
+
 
 def random_tensors():
   """dict of Hugging Face name -> float32 array, no two values alike."""

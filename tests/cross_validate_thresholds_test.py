@@ -15,6 +15,7 @@ import pytest
 
 from experiments import cross_validate_thresholds
 
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 NAMES = ["0.5", "tune", "per label, unshrunk", "tune_per_label"]
 

@@ -9,17 +9,19 @@ import signal
 
 import numpy as np
 import pytest
-
-import atomic_files
-import best_checkpoint
-import checkpoint_files
-import evaluation
-import model_dir
-import predict_session
-import run_multilabel_classifier
 import tiny_bert
 import tiny_model
-import training
+
+from multilabel.common import atomic_files
+from multilabel.storage import checkpoint_choice
+from multilabel.storage import checkpoint_files
+from multilabel.training import dev_evaluation
+from multilabel.training import evaluation
+from multilabel.training import loop
+from multilabel.training import scoring
+import predict_session
+import run_multilabel_classifier
+
 
 # 40 texts in batches of 8: 5 steps an epoch, 25 in all.
 FLAGS = dict(num_train_epochs=5, do_eval=True, do_predict=True, log_steps=3,
@@ -80,7 +82,7 @@ def read_results(output_dir):
 
 
 def steps_of(output_dir):
-  return sorted(training.checkpoint_step(path[:-len(".index")])
+  return sorted(checkpoint_files.checkpoint_step(path[:-len(".index")])
                 for path in glob.glob(os.path.join(str(output_dir),
                                                    "*.index")))
 
@@ -128,7 +130,8 @@ def numpy_probabilities(checkpoint, path):
 
 def test_a_sample_of_train_is_its_first_texts(calm, data):
   scores, rows = numpy_probabilities(
-      model_dir.latest_checkpoint(calm[0]), os.path.join(data, "train.jsonl"))
+      checkpoint_choice.latest_checkpoint(calm[0]),
+      os.path.join(data, "train.jsonl"))
   truth = np.array([[label in row["labels"] for label in tiny_bert.LABELS]
                     for row in rows])[:16]
   scores = scores[:16]
@@ -233,12 +236,12 @@ def test_the_best_checkpoint_predicts(bert, data, tmp_path, monkeypatch):
   # Kept beside the one checkpoint that --keep_checkpoint_max allows.
   assert steps_of(output_dir) == [10, 25]
   chosen = os.path.join(output_dir, "model.ckpt-10")
-  assert model_dir.prediction_checkpoint(output_dir) == chosen
+  assert checkpoint_choice.prediction_checkpoint(output_dir) == chosen
   assert read_results(output_dir)["global_step"] == "10"
 
   test_file = os.path.join(data, "test.jsonl")
   expected, rows = numpy_probabilities(chosen, test_file)
-  last, _ = numpy_probabilities(model_dir.latest_checkpoint(output_dir),
+  last, _ = numpy_probabilities(checkpoint_choice.latest_checkpoint(output_dir),
                                 test_file)
   assert np.abs(expected - last).max() > 0.05
   table = os.path.join(output_dir, "test_results.tsv")
@@ -264,7 +267,7 @@ def test_patience_stops_and_stays_stopped(bert, data, tmp_path, monkeypatch):
   assert ("Stopped early at step 20 of 25: micro_f1 has not been better since "
           "step 15.") in log
   assert steps_of(output_dir) == [15, 20]
-  assert model_dir.latest_checkpoint(output_dir).endswith("-20")
+  assert checkpoint_choice.latest_checkpoint(output_dir).endswith("-20")
   assert read_best(output_dir)["step"] == 15  # of equal ones the latest
   before = {name: tiny_bert.read_text(os.path.join(output_dir, name))
             for name in RESULTS}
@@ -309,7 +312,7 @@ def kill_in_rename(temporary, path):
 
 def at_second_batch(action):
   """Does something within an evaluation."""
-  feed_dict = training.feed_dict
+  feed_dict = scoring.feed_dict
   batches = []
 
   def feed(inference, batch):
@@ -328,16 +331,16 @@ def send_sigterm():
 # What goes wrong, in the order of the starts: (object, name, replacement,
 # steps of the checkpoints after it).
 DISASTERS = [
-    (best_checkpoint.DevEvaluation, "evaluate", kill, []),
-    (training.Run, "save", kill, []),
-    (best_checkpoint.DevEvaluation, "commit", kill, [5]),
+    (dev_evaluation.DevEvaluation, "evaluate", kill, []),
+    (loop.Run, "save", kill, []),
+    (dev_evaluation.DevEvaluation, "commit", kill, [5]),
     (atomic_files, "replace_file", kill_in_rename, [5]),
-    (best_checkpoint.DevEvaluation, "commit",
-     after(best_checkpoint.DevEvaluation.commit), [5]),
-    (training, "feed_dict", lambda: at_second_batch(kill), [5, 7]),
-    (training, "feed_dict", lambda: at_second_batch(send_sigterm), [5, 10]),
-    (training, "feed_dict", lambda: at_second_batch(send_sigterm), [5, 10]),
-    (training.Run, "use_best_checkpoint", kill, None),
+    (dev_evaluation.DevEvaluation, "commit",
+     after(dev_evaluation.DevEvaluation.commit), [5]),
+    (loop, "feed_dict", lambda: at_second_batch(kill), [5, 7]),
+    (loop, "feed_dict", lambda: at_second_batch(send_sigterm), [5, 10]),
+    (loop, "feed_dict", lambda: at_second_batch(send_sigterm), [5, 10]),
+    (loop.Run, "use_best_checkpoint", kill, None),
     (evaluation, "write_results", kill, None),
     (evaluation.PredictionWriter, "write", kill, None),
 ]
@@ -363,8 +366,8 @@ def test_a_stormy_run_ends_as_a_calm_one(calm, bert, data, tmp_path):
     if expected is not None:
       assert steps_of(stormy) == expected, number
   run(bert, data, stormy, **flags)
-  first = tiny_bert.read_weights(model_dir.latest_checkpoint(calm[0]))
-  second = tiny_bert.read_weights(model_dir.latest_checkpoint(stormy))
+  first = tiny_bert.read_weights(checkpoint_choice.latest_checkpoint(calm[0]))
+  second = tiny_bert.read_weights(checkpoint_choice.latest_checkpoint(stormy))
   assert sorted(first) == sorted(second)
   for name in first:
     assert first[name].tobytes() == second[name].tobytes(), name

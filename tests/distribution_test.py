@@ -11,13 +11,15 @@ import re
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-
-import distribution
-import gradient_accumulation
-import model_dir
-import run_multilabel_classifier
 import tiny_bert
-import training
+
+from multilabel.features import batch_parts
+from multilabel.storage import checkpoint_choice
+from multilabel.training import loop
+from multilabel.training import mirrored
+from multilabel.training import progress
+import run_multilabel_classifier
+
 
 NO_DROPOUT = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
                   num_hidden_layers=1)
@@ -39,9 +41,9 @@ def plain_bert(tmp_path_factory):
 def values(monkeypatch):
   """The list of what each step of a run fetched."""
   fetched = []
-  update = training.Progress.update
+  update = progress.Progress.update
   monkeypatch.setattr(
-      training.Progress, "update", lambda self, step, now: (
+      progress.Progress, "update", lambda self, step, now: (
           fetched.append(now), update(self, step, now)))
   return fetched
 
@@ -49,7 +51,7 @@ def values(monkeypatch):
 @pytest.fixture
 def no_dropout(monkeypatch):
   """Without the dropout of the head, which no configuration switches off."""
-  monkeypatch.setattr(training.modeling, "dropout",
+  monkeypatch.setattr(loop.modeling, "dropout",
                       lambda tensor, *unused_args, **unused_kwargs: tensor)
 
 
@@ -68,7 +70,8 @@ def checked(*args, **flags):
 
 
 def weights_of(output_dir):
-  return tiny_bert.read_weights(model_dir.latest_checkpoint(str(output_dir)))
+  return tiny_bert.read_weights(
+      checkpoint_choice.latest_checkpoint(str(output_dir)))
 
 
 def check_close(first, second, tolerance):
@@ -153,11 +156,11 @@ def test_parts_on_several_devices_have_masks_of_their_own(bert, data, tmp_path):
   step = 2 ** 31 - 1  # the last one that may be, and the last part
   keys = set()
   for part in (0, 1, 2 ** 21 - 1):
-    (_, told), = gradient_accumulation.split([0], 1, step)
-    dropout_step = int(told[gradient_accumulation.DROPOUT_STEP]) + (part << 31)
+    (_, told), = batch_parts.split([0], 1, step)
+    dropout_step = int(told[batch_parts.DROPOUT_STEP]) + (part << 31)
     for replica in (0, 1, 7):
       with tf.Graph().as_default(), tf.Session() as session:
-        keys.add(int(session.run(distribution.replica_dropout_seed(
+        keys.add(int(session.run(mirrored.replica_dropout_seed(
             (0, tf.constant(dropout_step, tf.int64)), replica)[1])))
   assert len(keys) == 9
 
@@ -172,7 +175,7 @@ def test_a_stopped_run_goes_on_with_the_same_bits(bert, data, tmp_path,
                num_train_epochs=2, do_predict=True)
   calm, stormy = str(tmp_path / "calm"), str(tmp_path / "stormy")
   checked(bert, data, calm, **flags)
-  update = training.Progress.update
+  update = progress.Progress.update
 
   def update_and_stop(self, step, values):
     update(self, step, values)
@@ -180,7 +183,7 @@ def test_a_stopped_run_goes_on_with_the_same_bits(bert, data, tmp_path,
       raise KeyboardInterrupt
 
   with monkeypatch.context() as context:
-    context.setattr(training.Progress, "update", update_and_stop)
+    context.setattr(progress.Progress, "update", update_and_stop)
     assert call(bert, data, stormy, save_checkpoints_steps=3, **flags)[0] == 130
   log = checked(bert, data, stormy, save_checkpoints_steps=3, **flags)
   assert any("going on from step 3 of 8" in line for line in log)
@@ -224,7 +227,7 @@ def test_a_stopped_run_goes_on_with_the_same_bits(bert, data, tmp_path,
 ])
 def test_flags_that_cannot_be(bert, data, tmp_path, monkeypatch, flags,
                               message):
-  monkeypatch.setattr(distribution, "_num_gpus", lambda: 0)
+  monkeypatch.setattr(mirrored, "_num_gpus", lambda: 0)
   status, _, stderr, _ = tiny_bert.call(
       run_multilabel_classifier,
       tiny_bert.arguments(bert, data, tmp_path / "o", **flags))
@@ -235,7 +238,7 @@ def test_flags_that_cannot_be(bert, data, tmp_path, monkeypatch, flags,
 
 
 def test_more_gpus_than_there_are(bert, data, tmp_path, monkeypatch):
-  monkeypatch.setattr(distribution, "_num_gpus", lambda: 2)
+  monkeypatch.setattr(mirrored, "_num_gpus", lambda: 2)
   status, _, stderr, _ = call(bert, data, tmp_path / "o", num_devices=3)
   assert status == 2
   assert "--num_devices is 3, but this machine has 2 GPUs." in stderr
@@ -250,7 +253,7 @@ def test_rows_are_dealt_out(rows, expected):
   with tf.Graph().as_default(), tf.Session() as session:
     features = {"input_ids": tf.constant(np.arange(2 * rows).reshape(rows, 2)),
                 "label_ids": tf.constant(np.arange(rows))}
-    parts = session.run([distribution.rows_of_replica(features, replica, 3)
+    parts = session.run([mirrored.rows_of_replica(features, replica, 3)
                          for replica in range(3)])
   assert sorted(len(part["label_ids"]) for part in parts) == sorted(expected)
   for key, full in (("label_ids", np.arange(rows)),
@@ -261,12 +264,12 @@ def test_rows_are_dealt_out(rows, expected):
 def test_each_replica_has_masks_of_its_own():
   with tf.Graph().as_default(), tf.Session() as session:
     def mask(replica, step):
-      return training.modeling.dropout(
-          tf.ones([8, 8]), 0.5, distribution.replica_dropout_seed(
+      return loop.modeling.dropout(
+          tf.ones([8, 8]), 0.5, mirrored.replica_dropout_seed(
               (7, tf.constant(step, tf.int64)), replica))
 
     masks = session.run([mask(0, 3), mask(1, 3), mask(2, 3), mask(1, 4),
-                         training.modeling.dropout(
+                         loop.modeling.dropout(
                              tf.ones([8, 8]), 0.5,
                              (7, tf.constant(3, tf.int64)))])
   assert np.array_equal(masks[0], masks[4])  # one device's

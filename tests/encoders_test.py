@@ -7,19 +7,20 @@ import shutil
 import subprocess
 import sys
 
-import pytest
-
-from convert_checkpoint_test import check_checkpoint
 from convert_checkpoint_test import CONFIG
+from convert_checkpoint_test import check_checkpoint
 from convert_checkpoint_test import make_hf_dir
 from convert_checkpoint_test import random_tensors
 import fake_hub
-from multilabel.storage import encoders
-from multilabel.storage import hf_conversion
-from multilabel.storage import hub
+import pytest
 from safetensors_reader_test import save
 import tiny_bert
 import tiny_model
+
+from multilabel.storage import encoders
+from multilabel.storage import hf_conversion
+from multilabel.storage import hub
+
 
 VOCAB = b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nhello\nworld\n"
 

@@ -8,16 +8,18 @@ import os
 from absl import logging
 import numpy as np
 import pytest
-
-import evaluation
-import multilabel_metrics
-import multilabel_thresholds
-import processors
 import tiny_bert
-from reporting import report
+
+from multilabel import bootstrap
+from multilabel import decisions
+from multilabel.reporting import report
+from multilabel.training import evaluation
+import processors
+import run_multilabel_classifier
+
 
 LABELS = ["a", u"\u4e8c", "c d"]
-RULE = multilabel_thresholds.DecisionRule
+RULE = decisions.DecisionRule
 
 
 def make_outputs(size=60, seed=1, labels=3):
@@ -164,7 +166,7 @@ def test_undefined_scores_are_named():
 
 
 def test_large_results_have_no_intervals(monkeypatch):
-  monkeypatch.setattr(multilabel_metrics, "bootstrap_intervals", None)
+  monkeypatch.setattr(bootstrap, "bootstrap_intervals", None)
   outputs = make_outputs(size=evaluation.MAX_BOOTSTRAP_CELLS // 3 + 1)
   found = evaluation.results(outputs, RULE(0.5), LABELS)
   assert sorted(found) == sorted(SCORES + ["threshold"])
@@ -423,7 +425,7 @@ def no_matplotlib(monkeypatch):
     (None, logging.INFO), (True, logging.WARNING)])
 def test_report_without_matplotlib(tmp_path, log, no_matplotlib, wanted,
                                    level):
-  evaluation.write_report(str(tmp_path), wanted)
+  run_multilabel_classifier.write_report(str(tmp_path), wanted)
   (found, line), = log
   assert found == level
   assert line.startswith("No report.html: ") and "pip install" in line
@@ -436,6 +438,6 @@ def test_whether_a_report_is_written(tmp_path, log, monkeypatch, wanted,
                                      count):
   monkeypatch.setattr(report, "write",
                       lambda folder, *unused_args: folder + "/report.html")
-  evaluation.write_report(str(tmp_path), wanted)
+  run_multilabel_classifier.write_report(str(tmp_path), wanted)
   assert log == [(logging.INFO, "***** Report: %s/report.html *****" %
                   tmp_path)] * count

@@ -5,10 +5,9 @@ import os
 
 import pytest
 import tensorflow.compat.v1 as tf
-
-import event_files
-from reporting import events
 import tiny_bert
+
+from multilabel.storage import event_files
 
 
 def add(writer, step, **values):
@@ -44,7 +43,7 @@ WANTED = {"loss": [(1, 1), (2, 2), (3, 30), (4, 40), (5, 50)],
 
 def test_each_point_counts_once(resumed):
   assert tiny_bert.event_points(resumed) == WANTED
-  assert events.read_scalars(resumed, ("loss", "dev")).values == WANTED
+  assert event_files.read_scalars(resumed, ("loss", "dev")).values == WANTED
 
 
 def test_tensorboard_purges_what_is_made_again(resumed):

@@ -10,8 +10,8 @@ import subprocess
 import sys
 
 import pytest
-
 import tiny_bert
+
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FOLDER = os.path.join(ROOT, "experiments")

@@ -18,14 +18,16 @@ import types
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-
-from reporting import attribution
-from reporting import coloured_text
-from reporting import explain
-import run_multilabel_classifier
-import model_dir
 import tiny_bert
 import tiny_model
+
+import explain_labels
+from multilabel.reporting import attribution
+from multilabel.reporting import coloured_text
+from multilabel.reporting import words as text_words
+from multilabel.storage import trained_model
+import run_multilabel_classifier
+
 
 CAT, DOG = u"\u732b", u"\u72d7"
 ANIMAL = u"\u52a8\u7269"
@@ -52,7 +54,7 @@ def models(tmp_path_factory):
     if pooling not in made:
       folder = str(tmp_path_factory.mktemp(pooling) / "model")
       weights = tiny_model.make(folder, seed=6, pooling=pooling)
-      made[pooling] = (explain.Explainer(folder), weights, folder)
+      made[pooling] = (attribution.Explainer(folder), weights, folder)
     return made[pooling]
 
   yield get
@@ -192,7 +194,7 @@ def windows_model(folder, target, **settings):
     changed = json.load(reader)
   changed.update({"max_seq_length": 10, "long_text": "windows", "stride": 5},
                  **settings)
-  model_dir.write_settings(target, changed)
+  trained_model.write_settings(target, changed)
   return target
 
 
@@ -214,7 +216,7 @@ def test_windows(mean_model, tmp_path, pooling):
         TWELVE[i] for i in range(start, start + 8) if i != without))
                                    for start in STARTS]), axis=0)
 
-  with explain.Explainer(copy) as explainer:
+  with attribution.Explainer(copy) as explainer:
     found = {method: explainer.explain(u" ".join(TWELVE), labels, method=method)
              for method in attribution.METHODS}
   np.testing.assert_allclose(
@@ -273,7 +275,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def taught(trained):
-  with explain.Explainer(trained) as explainer:
+  with attribution.Explainer(trained) as explainer:
     yield explainer
 
 
@@ -298,7 +300,7 @@ def test_clue_word_in_a_later_window(trained, taught, tmp_path):
   assert not label.is_predicted
   assert [word.weight for word in label.words if word.word == "Plum"] == [None]
   copy = windows_model(trained, str(tmp_path / "windows"))
-  with explain.Explainer(copy) as explainer:
+  with attribution.Explainer(copy) as explainer:
     for method in attribution.METHODS:
       label, = explainer.explain(text, ["fruit"], method=method)
       assert label.is_predicted
@@ -336,8 +338,8 @@ def test_the_directory_decides_until_it_is_closed(trained, tmp_path):
     settings = json.load(reader)
   settings.update(threshold=[0.0, 0.0, 1.0], top_k=1,
                   threshold_kind="tune_per_label")
-  model_dir.write_settings(copy, settings)
-  with explain.Explainer(copy) as explainer:
+  trained_model.write_settings(copy, settings)
+  with attribution.Explainer(copy) as explainer:
     label, = explainer.explain(u"the apple")
     assert label.label == "fruit" and label.is_predicted
   explainer.close()
@@ -354,7 +356,7 @@ def test_refusals(mean_model):
       explainer.explain, u"a", method="lime")
   for text in (None, 3, [], (u"a", None), (u"a", u"b", u"c"), b"a"):
     assert "(str, str)" in error_of(explainer.explain, text)
-  assert "batch_size is 0" in error_of(explain.Explainer, mean_model[2], 0)
+  assert "batch_size is 0" in error_of(attribution.Explainer, mean_model[2], 0)
 
 
 def test_many_labels_are_not_all_listed():
@@ -367,16 +369,16 @@ def test_many_labels_are_not_all_listed():
 
 def test_broken_directories(mean_model, tmp_path):
   assert "is not a directory" in error_of(
-      explain.Explainer, str(tmp_path / "none"))
+      attribution.Explainer, str(tmp_path / "none"))
   copy = str(tmp_path / "copy")
   shutil.copytree(mean_model[2], copy)
   tiny_model.write_checkpoint(copy, tiny_model.random_weights(4, seed=1))
-  message = error_of(explain.Explainer, copy)
+  message = error_of(attribution.Explainer, copy)
   assert "model.ckpt-7" in message
   for name in os.listdir(copy):
     if name.startswith(("model.ckpt", "checkpoint")):
       os.remove(os.path.join(copy, name))
-  assert "has no checkpoint" in error_of(explain.Explainer, copy)
+  assert "has no checkpoint" in error_of(attribution.Explainer, copy)
 
 
 def test_weights_that_are_no_numbers(mean_model, tmp_path):
@@ -385,7 +387,7 @@ def test_weights_that_are_no_numbers(mean_model, tmp_path):
   weights = tiny_model.random_weights(3, seed=1)
   weights["output_bias"][1] = np.nan
   tiny_model.write_checkpoint(copy, weights)
-  with explain.Explainer(copy) as explainer:
+  with attribution.Explainer(copy) as explainer:
     with pytest.raises(FloatingPointError) as raised:
       explainer.explain(u"the apple")
   assert "not finite" in str(raised.value)
@@ -421,7 +423,7 @@ def test_occlusion_with_a_predictor(mean_model):
     return tiny_model.probabilities(weights, [
         tiny_model.encode(part.lower().replace(",", " , ")) for part in texts])
 
-  found = explain.occlusion_weights(predict, text)
+  found = text_words.occlusion_weights(predict, text)
   assert [tuple(word[:3]) + (word.part,) for word in found] == [
       ("THE", 0, 3, 0), ("apple", 4, 9, 0), (",", 9, 10, 0),
       ("is", 12, 14, 0), (CAT, 15, 16, 0)]
@@ -443,7 +445,7 @@ def flag_values(folder, **changes):
 def test_script_writes_lines_and_page(trained, tmp_path):
   page = str(tmp_path / "page.html")
   written = []
-  explain.explain_all(
+  explain_labels.explain_all(
       flag_values(trained, output_html=page),
       [u"the Apple", u"<script> " + CAT], False, written.append)
   lines = u"".join(written).split(u"\n")
@@ -460,7 +462,7 @@ def test_script_writes_lines_and_page(trained, tmp_path):
 
 def test_script_colours_and_pairs(trained):
   written = []
-  explain.explain_all(
+  explain_labels.explain_all(
       flag_values(trained, label=["fruit"], text_pair=u"plum",
                   method="occlusion"),
       [u"the"], True, written.append)
@@ -479,7 +481,7 @@ def test_script_colours_and_pairs(trained):
     ("never", True, {}, False),
 ])
 def test_when_to_colour(color, is_terminal, environment, expected):
-  assert explain.wants_color(color, is_terminal, environment) is expected
+  assert explain_labels.wants_color(color, is_terminal, environment) is expected
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -498,7 +500,8 @@ def test_when_to_colour(color, is_terminal, environment, expected):
 ])
 def test_mistakes_end_in_a_sentence(mean_model, arguments, message):
   status, stdout, stderr, _ = tiny_bert.call(
-      explain, [part.replace(u"MODEL", mean_model[2]) for part in arguments])
+      explain_labels,
+      [part.replace(u"MODEL", mean_model[2]) for part in arguments])
   assert status == 2
   assert message in stderr and stderr.count(u"\n") == 1
   assert stdout == u""
@@ -506,7 +509,7 @@ def test_mistakes_end_in_a_sentence(mean_model, arguments, message):
 
 def test_script_in_a_process_of_its_own(mean_model):
   done = subprocess.run(
-      [sys.executable, "-m", "reporting.explain",
+      [sys.executable, "explain_labels.py",
        "--model_dir=" + mean_model[2], "--label=fruit", u"\x1b[1m " + CAT],
       cwd=tiny_bert.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
       stdin=subprocess.DEVNULL, env=dict(os.environ, PYTHONIOENCODING="ascii"),

@@ -6,14 +6,15 @@ import re
 
 import numpy as np
 import pytest
-
-import export_saved_model
-import multilabel_thresholds
-import predict_session
-from serving import export_check
 import tiny_model
 
-RULE = multilabel_thresholds.DecisionRule(0.5)
+import export_saved_model
+from multilabel import decisions
+from multilabel.export import export_check
+import predict_session
+
+
+RULE = decisions.DecisionRule(0.5)
 
 
 def test_export_that_differs_is_not_published(tmp_path, monkeypatch):
@@ -67,11 +68,11 @@ def test_named_answers_that_are_wrong(changes, message):
 
 
 @pytest.mark.parametrize("rule, above", [
-    (multilabel_thresholds.DecisionRule([0.25, 0.8]),
+    (decisions.DecisionRule([0.25, 0.8]),
      [[False, True], [True, False]]),
-    (multilabel_thresholds.DecisionRule(0.1, top_k=1),
+    (decisions.DecisionRule(0.1, top_k=1),
      [[True, False], [True, False]]),
-    (multilabel_thresholds.DecisionRule(0.6, always_one_label=True),
+    (decisions.DecisionRule(0.6, always_one_label=True),
      [[True, False], [True, False]]),
 ])
 def test_decisions(rule, above):

@@ -7,14 +7,14 @@ import sys
 import time
 
 import pytest
-
-import export_saved_model
-from serving import conformance
-from serving import export_check
-from serving import export_folder
 import tiny_bert
 import tiny_export
 import tiny_model
+
+import export_saved_model
+from multilabel.export import conformance
+from multilabel.export import export_check
+from multilabel.export import export_folder
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,8 @@ import os, signal, sys
 sys.path[:0] = sys.argv[1:3]
 import export_saved_model
 import tiny_export
-from serving import conformance, export_check, export_folder, warmup_requests
+from multilabel.export import conformance, export_check
+from multilabel.export import export_folder, warmup_requests
 builder = export_saved_model.tf.saved_model.Builder
 checker = export_check.Checker
 export_check.Checker = tiny_export.Unchecked
@@ -163,7 +164,7 @@ import os, sys
 sys.path[:0] = sys.argv[1:3]
 import export_saved_model
 import tiny_export
-from serving import export_check
+from multilabel.export import export_check
 export_check.Checker = tiny_export.Unchecked
 children = []
 for _ in range(2):

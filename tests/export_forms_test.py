@@ -11,22 +11,24 @@ import os
 import sys
 
 import numpy as np
+import parity_texts
 import pytest
 import tensorflow.compat.v1 as tf
-
-import export_saved_model
-import input_pipeline
-import multilabel_thresholds
-import parity_texts
-import predict_session
-from serving import conformance
-from serving import export_check
-from serving import graph_tokenizer
-from serving import run_export
-from serving import signatures
 import tiny_bert
 import tiny_export
 import tiny_model
+
+import export_saved_model
+from multilabel import decisions
+from multilabel.export import conformance
+from multilabel.export import export_check
+from multilabel.export import graph_tokenizer
+from multilabel.export import run_export
+from multilabel.export import signatures
+from multilabel.features import encoding
+from multilabel.features import feature_rows
+import predict_session
+
 
 IDS = tiny_export.IDS
 WORDS = [word for word in tiny_bert.vocabulary()[5:]
@@ -68,7 +70,7 @@ def test_decision_rule(kind, always_one_label, top_k):
       rng.uniform(size=[500, 5]), np.full([1, 5], 0.7), np.zeros([1, 5])]
                           ).astype(np.float32)
   threshold = 0.7 if kind == "one" else [0.7, 0.3, 0.1, 0.9, 0.5]
-  rule = multilabel_thresholds.DecisionRule(threshold, top_k, always_one_label)
+  rule = decisions.DecisionRule(threshold, top_k, always_one_label)
   labels = [u"a", u"b", u"\u732b", u"d", u"e"]
   builder = signatures.SignatureBuilder(
       FakeTrained(labels, rule), signatures.Weights(), IDS)
@@ -92,7 +94,7 @@ class FakeTrained(object):
 
   bert_config = None
   settings = {}
-  long_text = input_pipeline.TRUNCATE_HEAD
+  long_text = encoding.TRUNCATE_HEAD
 
   def __init__(self, labels, decision):
     self.labels = labels
@@ -280,7 +282,7 @@ def test_onnx(made, predictor, tmp_path, unchecked):
       os.path.join(result.path, "assets.extra", "model.onnx"),
       providers=["CPUExecutionProvider"])
   texts = parity_texts.make()
-  batch = input_pipeline.make_batch(
+  batch = feature_rows.make_batch(
       [row for row, in predictor.encode(texts)])
   answer, = session.run(None, {
       value.name: batch[value.name.split(":")[0]]

@@ -10,12 +10,13 @@ import sys
 
 import numpy as np
 import pytest
-
-import export_saved_model
-from serving import conformance
-from serving import export_check
 import tiny_export
 import tiny_model
+
+import export_saved_model
+from multilabel.export import conformance
+from multilabel.export import export_check
+
 
 TEXTS = tiny_export.TEXTS
 batch_of = tiny_export.batch_of

@@ -8,7 +8,8 @@ import shutil
 
 import pytest
 
-from serving import export_manifest
+from multilabel.export import export_manifest
+
 
 FILES = {"saved_model.pb": b"graph", "variables/variables.index": b"index",
          "variables/variables.data-00000-of-00001": b"\0\1\2\3",

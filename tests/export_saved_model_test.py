@@ -12,19 +12,20 @@ import shutil
 import stat
 
 import numpy as np
+import parity_texts
 import pytest
 import tensorflow.compat.v1 as tf
-
-import export_saved_model
-import input_pipeline
-import parity_texts
-import predict_session
-from serving import conformance
-from serving import export_check
-from serving import run_export
 import tiny_bert
 import tiny_export
 import tiny_model
+
+import export_saved_model
+from multilabel.export import conformance
+from multilabel.export import export_check
+from multilabel.export import run_export
+from multilabel.features import feature_rows
+import predict_session
+
 
 IDS = tiny_export.IDS
 NUM_LABELS = tiny_export.NUM_LABELS
@@ -174,7 +175,7 @@ def test_every_signature_on_500_texts(form, served, frozen, predictor):
   features = [row for row, in predictor.encode(texts)]
   for start in range(0, 500, 50):
     rows = features[start:start + 50]
-    batch = input_pipeline.make_batch(rows)
+    batch = feature_rows.make_batch(rows)
     answers = {
         "serving_default": export.run("serving_default", batch)[
             "probabilities"],

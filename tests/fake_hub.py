@@ -13,6 +13,7 @@ import os
 import threading
 import urllib.parse
 
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 

@@ -26,7 +26,8 @@ import time
 
 import numpy as np
 
-import written_probabilities
+from multilabel import decisions
+
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -83,7 +84,7 @@ class Predictor(object):
     self.checkpoint = "model.ckpt-7"
 
   def encode(self, texts):
-    from serving import http_requests
+    from multilabel.serving import http_requests
     return [[http_requests.Features(ids, [1] * len(ids), segments, [])]
             for ids, segments in map(encode, texts)]
 
@@ -91,7 +92,7 @@ class Predictor(object):
     return [[row] for row in features]
 
   def describe(self, rows, threshold=None, top_k=None, always_one_label=None,
-               which=written_probabilities.ALL):
+               which=decisions.ALL):
     thresholds = np.broadcast_to(
         np.float32(THRESHOLDS if threshold is None else threshold), [3])
     results = []
@@ -104,7 +105,7 @@ class Predictor(object):
           [(LABELS[i], float(row[i])) for i in chosen],
           collections.OrderedDict(
               (LABELS[i], float(row[i])) for i in
-              written_probabilities.columns(row, np.isin(range(3), chosen),
+              decisions.columns(row, np.isin(range(3), chosen),
                                             which))))
     return results
 
@@ -249,11 +250,12 @@ def start(command=None, tls=None, **options):
 def main(options, as_worker=None):
   """Serves until a signal; returns the exit status."""
   from absl import logging
-  from serving import http_app
-  from serving import http_requests
-  from serving import http_server
-  from serving import http_workers
-  from serving import word_importance
+
+  from multilabel.serving import http_app
+  from multilabel.serving import http_requests
+  from multilabel.serving import http_server
+  from multilabel.serving import http_workers
+  from multilabel.serving import word_importance
   logging.use_absl_handler()
   logging.set_verbosity(logging.INFO)
   chosen = dict(

@@ -9,6 +9,7 @@ import pytest
 from robustness.faults import corrupt
 from robustness.faults import zygote
 
+
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "fork"), reason="runs are forked; there is no fork here.")
 

@@ -15,6 +15,7 @@ from robustness.faults import compare_folders
 from robustness.faults import file_layer
 from robustness.faults import lost_power
 
+
 pytestmark = pytest.mark.skipif(
     file_layer.missing() is not None, reason=str(file_layer.missing()))
 

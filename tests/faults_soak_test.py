@@ -8,6 +8,7 @@ import pytest
 
 from robustness.faults import soak
 
+
 pytestmark = pytest.mark.skipif(
     not os.path.isdir("/proc/self"), reason="looks at Linux's /proc")
 

@@ -7,8 +7,9 @@ import re
 import pytest
 
 from robustness.faults import file_layer
-from robustness.faults import storm as storms
+from robustness.faults import storm as storm_module
 from robustness.faults import zygote
+
 
 pytestmark = pytest.mark.skipif(
     file_layer.missing() is not None, reason=str(file_layer.missing()))
@@ -16,24 +17,24 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def one_storm(tmp_path_factory):
-  with storms.Storm(str(tmp_path_factory.mktemp("storm")), seed=5) as one:
+  with storm_module.Storm(str(tmp_path_factory.mktemp("storm")), seed=5) as one:
     yield one
 
 
 @pytest.fixture
 def storm(one_storm):
-  one_storm.counts = storms.Counts()
+  one_storm.counts = storm_module.Counts()
   return one_storm
 
 
 def operation(storm, kind, name, last=False):
-  found = [op for op in storm.operations[storms.TRAIN]
+  found = [op for op in storm.operations[storm_module.TRAIN]
            if op.kind == kind and name in op.name]
   return found[-1 if last else 0]
 
 
 def test_what_a_run_writes(storm):
-  train = [op.name for op in storm.operations[storms.TRAIN]]
+  train = [op.name for op in storm.operations[storm_module.TRAIN]]
   assert any(re.match(r"out/\.train\.tf_record\.\w+\.tmp$", name)
              for name in train)
   for name in ("out/model.ckpt-10.index",
@@ -41,7 +42,9 @@ def test_what_a_run_writes(storm):
                "out/eval_results.txt", "out/test_results.tsv"):
     assert name in train, name
   assert any("events.out" in name for name in train)
-  assert "exports/1" in [op.name for op in storm.operations[storms.EXPORT]]
+  assert "exports/1" in [
+      op.name for op in storm.operations[storm_module.EXPORT]
+  ]
 
 
 def test_kills_end_with_the_same_bytes(storm):
@@ -56,15 +59,18 @@ def test_kills_end_with_the_same_bytes(storm):
     ("rename", "out/checkpoint", ("failing rename", "fail", errno.EIO)),
 ])
 def test_a_call_fails(storm, kind, name, fault):
-  storm.fault_round(storms.TRAIN, operation(storm, kind, name), *fault)
+  storm.fault_round(storm_module.TRAIN, operation(storm, kind, name), *fault)
   assert storm.counts.faults == {fault[0]: 1}
   assert storm.counts.is_clean, storm.counts.findings
 
 
 def test_a_full_disk(storm):
-  storm.fault_round(
-      storms.TRAIN, operation(storm, "open", "model.ckpt-10.data"), "ENOSPC",
-      "fail", errno.ENOSPC, lasting=True)
+  storm.fault_round(storm_module.TRAIN,
+                    operation(storm, "open", "model.ckpt-10.data"),
+                    "ENOSPC",
+                    "fail",
+                    errno.ENOSPC,
+                    lasting=True)
   assert storm.counts.faults == {"full disk": 1} and not storm.counts.passed
   assert storm.counts.is_clean, storm.counts.findings
 
@@ -78,16 +84,16 @@ def test_lost_power(storm):
 def test_what_is_wrong_is_counted(storm):
   ended = zygote.Ended(0, 0.0, "", "")
   storm._begin("kill", 5)  # a folder with a trained model
-  storm._judge(storms.TRAIN, ended, ["as it was"])
+  storm._judge(storm_module.TRAIN, ended, ["as it was"])
   assert storm.counts.is_clean
   for path in ("eval_results.txt", "model.ckpt-12.data-00000-of-00001"):
     with open("%s/out/%s" % (storm.layer.root, path), "rb+") as both:
       first = bytearray(both.read(1))
       both.seek(0)
       both.write(bytes([first[0] ^ 1]))
-  storm._judge(storms.TRAIN, ended, ["changed"])
+  storm._judge(storm_module.TRAIN, ended, ["changed"])
   assert storm.counts.differing_bytes == 2
-  storm._judge(storms.TRAIN, ended._replace(status=2), ["refused"])
+  storm._judge(storm_module.TRAIN, ended._replace(status=2), ["refused"])
   storm._note(ended._replace(status=1, stderr="Traceback (most"), [], "failed")
   assert (storm.counts.stuck, storm.counts.tracebacks) == (1, 1)
   assert len(storm.counts.findings) == 3 and not storm.counts.is_clean

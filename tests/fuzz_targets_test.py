@@ -8,6 +8,7 @@ import pytest
 from robustness.fuzz import checks
 from robustness.fuzz import targets
 
+
 # Found by fuzzing, and mended.
 FOUND = [
     # Half a byte order mark was read as an empty file.
@@ -98,7 +99,7 @@ def test_an_error_without_a_line_is_found(monkeypatch):
 
 
 def test_a_weight_that_is_not_the_files_is_found(monkeypatch):
-  import safetensors_reader
+  from multilabel.storage import safetensors_reader
   real = safetensors_reader.SafetensorsFile.read
   monkeypatch.setattr(safetensors_reader.SafetensorsFile, "read",
                       lambda self, name: real(self, name) * 2)

@@ -7,10 +7,11 @@
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-
-import model_dir
-import run_multilabel_classifier
 import tiny_bert
+
+from multilabel.storage import checkpoint_choice
+import run_multilabel_classifier
+
 
 NUM_GPUS = len(tf.config.experimental.list_physical_devices("GPU"))
 
@@ -26,7 +27,8 @@ def train(folder, output_dir, **flags):
       run_multilabel_classifier, tiny_bert.arguments(
           bert, data, output_dir, do_predict=True, learning_rate=1e-3, **flags))
   assert (status, stderr) == (0, "")
-  return (tiny_bert.read_weights(model_dir.latest_checkpoint(str(output_dir))),
+  return (tiny_bert.read_weights(
+      checkpoint_choice.latest_checkpoint(str(output_dir))),
           np.loadtxt(str(output_dir / "test_results.tsv")))
 
 

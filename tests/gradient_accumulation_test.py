@@ -7,14 +7,15 @@ import os
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-
-import gradient_accumulation
-import input_pipeline
-import model_dir
-import optimization
-import run_multilabel_classifier
 import tiny_bert
-import training
+
+from multilabel.features import batch_parts
+from multilabel.features import encoding
+from multilabel.features import input_pipeline
+from multilabel.storage import checkpoint_choice
+from multilabel.training import loop
+from multilabel.training import train_op
+import run_multilabel_classifier
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,8 @@ def train(bert, data, output_dir, **flags):
           bert, data, output_dir, **dict(
               {"learning_rate": 1e-3, "log_steps": 1}, **flags)))
   assert (status, stderr) == (0, "")
-  return tiny_bert.read_weights(model_dir.latest_checkpoint(str(output_dir)))
+  return tiny_bert.read_weights(
+      checkpoint_choice.latest_checkpoint(str(output_dir)))
 
 
 def curves(output_dir):
@@ -109,7 +111,7 @@ def test_an_update_equals_one_gradient_of_all_rows(use_resource):
       share = tf.placeholder(tf.float32, [])
       loss = tf.reduce_mean(tf.squared_difference(
           tf.reduce_sum(tf.gather(rows, fed), axis=1) + bias, wanted))
-      step = optimization.create_train_op(
+      step = train_op.create_train_op(
           loss, 0.1, 10, 0, share=None if cuts is None else share)
       session.run([tf.global_variables_initializer(),
                    tf.local_variables_initializer()])
@@ -141,7 +143,7 @@ def test_a_run_in_parts_goes_on_as_if_never_stopped(berts, data, tmp_path,
                keep_checkpoint_max=0)
   calm = train(berts[True], data, tmp_path / "calm", **flags)
 
-  run_update, calls = gradient_accumulation.run_update, []
+  run_update, calls = train_op.run_update, []
 
   def lost_in_the_middle(session, accumulate_fetches, update_fetches):
     calls.append(1)
@@ -150,10 +152,10 @@ def test_a_run_in_parts_goes_on_as_if_never_stopped(berts, data, tmp_path,
       raise MemoryError("lost in the middle")
     return run_update(session, accumulate_fetches, update_fetches)
 
-  monkeypatch.setattr(gradient_accumulation, "run_update", lost_in_the_middle)
+  monkeypatch.setattr(train_op, "run_update", lost_in_the_middle)
   with pytest.raises(AssertionError, match="he middle"):
     train(berts[True], data, tmp_path / "stormy", **flags)
-  assert model_dir.latest_checkpoint(
+  assert checkpoint_choice.latest_checkpoint(
       str(tmp_path / "stormy")).endswith("model.ckpt-3")
   monkeypatch.undo()
   stormy = train(berts[True], data, tmp_path / "stormy", **flags)
@@ -175,7 +177,7 @@ def test_a_run_in_parts_goes_on_as_if_never_stopped(berts, data, tmp_path,
 
 def test_one_part_is_held_at_a_time(berts, data, tmp_path, monkeypatch):
   shapes, updates = [], []
-  run_update = gradient_accumulation.run_update
+  run_update = train_op.run_update
 
   class Watched(object):
     def __init__(self, session):
@@ -188,7 +190,7 @@ def test_one_part_is_held_at_a_time(berts, data, tmp_path, monkeypatch):
       return values
 
   monkeypatch.setattr(
-      gradient_accumulation, "run_update", lambda session, parts, update: (
+      train_op, "run_update", lambda session, parts, update: (
           updates.append(run_update(Watched(session), parts, update)),
           updates[-1])[1])
   train(berts[True], data, tmp_path / "o", gradient_accumulation_steps=2)
@@ -199,7 +201,7 @@ def test_one_part_is_held_at_a_time(berts, data, tmp_path, monkeypatch):
 
 
 def test_parts_hold_each_example_once_and_have_masks_of_their_own():
-  parts = gradient_accumulation.split(np.arange(10, 17), 3, 5)
+  parts = batch_parts.split(np.arange(10, 17), 3, 5)
   assert [list(numbers) for numbers, _ in parts] == [
       [10, 11, 12], [13, 14, 15], [16]]
   assert [bool(place["is_last_part"]) for _, place in parts] == [
@@ -212,7 +214,7 @@ def test_parts_hold_each_example_once_and_have_masks_of_their_own():
 
 def test_train_batches_in_parts_are_the_same_batches():
   records = input_pipeline._FeatureList([  # pylint: disable=protected-access
-      input_pipeline.InputFeatures([i] * (1 + i % 3), [1] * (1 + i % 3),
+      encoding.InputFeatures([i] * (1 + i % 3), [1] * (1 + i % 3),
                                    [0] * (1 + i % 3), [0])
       for i in range(1, 12)])
   whole = list(input_pipeline.train_batches(records, 4, 1, 1, 5, 2))
@@ -251,7 +253,7 @@ def test_a_whole_batch_needs_no_sums(berts):
   """Without parts the graph has no local variable, and one run is a step."""
   with tf.Graph().as_default():
     loss = tf.square(tf.get_variable("w", []))
-    step = optimization.create_train_op(loss, 0.1, 10, 0)
+    step = train_op.create_train_op(loss, 0.1, 10, 0)
     assert not hasattr(step, "accumulate_op")
     assert not tf.local_variables()
-  assert training.ModelSpec(*[None] * 6).accumulate_op is None
+  assert loop.ModelSpec(*[None] * 6).accumulate_op is None

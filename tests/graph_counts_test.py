@@ -13,20 +13,21 @@ import tracemalloc
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-
-from benchmarks import growth
-import feature_rows
-import input_pipeline
-import modeling
-import multilabel_losses
-import multilabel_metrics
-import multilabel_model
-import optimization
-import predict_session
-import run_multilabel_classifier
 import tiny_bert
 import tiny_model
-import training
+
+from benchmarks import growth
+import modeling
+from multilabel import head
+from multilabel import losses
+from multilabel import metrics
+from multilabel.features import feature_rows
+from multilabel.features import input_pipeline
+from multilabel.training import loop
+from multilabel.training import train_op
+import predict_session
+import run_multilabel_classifier
+
 
 LABELS = 5
 PRODUCTS = ("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3")
@@ -68,14 +69,14 @@ def count(operations):
 @functools.lru_cache(maxsize=None)
 def predict_counts(layers, pooling):
   with tf.Graph().as_default():
-    inference = multilabel_model.create_inference_graph(
+    inference = head.create_inference_graph(
         config(layers), LABELS, pooling)
     return count(needed(inference.probabilities))
 
 
 def eval_counts(layers, pooling):
   with tf.Graph().as_default():
-    inference = multilabel_model.create_inference_graph(
+    inference = head.create_inference_graph(
         config(layers), LABELS, pooling, with_labels=True)
     return count(needed(inference.per_example_loss, inference.probabilities))
 
@@ -91,7 +92,7 @@ def train_tower(layers):
     model_fn = run_multilabel_classifier.model_fn_builder(
         config(layers), LABELS, None, 1e-3, 10, 1, False, False,
         random_seed=1, adam_bias_correction=True)
-    spec = model_fn(features, training.TRAIN, {})
+    spec = model_fn(features, loop.TRAIN, {})
     return graph, needed(spec.train_op, spec.loss, spec.grad_norm)
 
 
@@ -147,7 +148,7 @@ def test_flops_of_a_prediction_are_those_that_are_read(pooling):
   batch, tokens, width, inner, layers = 3, 7, 16, 32, 2
   with tf.Graph().as_default():
     ids = tf.zeros([batch, tokens], tf.int32)
-    _, _, _, probabilities = multilabel_model.create_model(
+    _, _, _, probabilities = head.create_model(
         config(layers), False, ids, ids, ids, None, LABELS, False,
         pooling=pooling)
     found = static_flops(needed(probabilities))
@@ -171,12 +172,12 @@ def test_flops_of_training_are_three_times_a_prediction():
   for is_training in (False, True):
     with tf.Graph().as_default():
       ids = tf.zeros([3, 7], tf.int32)
-      loss, _, _, _ = multilabel_model.create_model(
+      loss, _, _, _ = head.create_model(
           config(1), is_training, ids, ids, ids, tf.zeros([3, LABELS]),
           LABELS, False, dropout_seed=(1, tf.constant(0, tf.int64)))
       fetched = [loss]
       if is_training:
-        fetched.append(optimization.create_train_op(loss, 1e-3, 10, 1).train_op)
+        fetched.append(train_op.create_train_op(loss, 1e-3, 10, 1).train_op)
       found[is_training] = static_flops(needed(*fetched))
   segments = 3 * 7 * 2 * 2 * 16
   assert found[True] == 3 * found[False] - segments
@@ -186,13 +187,13 @@ def test_variables_are_there_once_and_slots_twice():
   shapes = len(tiny_bert.variable_shapes(50, dict(
       tiny_bert.CONFIG, num_hidden_layers=2))) - 1 + 2  # no LM head; ours
   with tf.Graph().as_default():
-    multilabel_model.create_inference_graph(config(2), LABELS, "pooler")
+    head.create_inference_graph(config(2), LABELS, "pooler")
     assert len(tf.global_variables()) == shapes
   with train_tower(2)[0].as_default():
     # Evaluation while training shares them.
     before = len(tf.global_variables())
     with tf.variable_scope("", reuse=True):
-      multilabel_model.create_inference_graph(config(2), LABELS, "pooler")
+      head.create_inference_graph(config(2), LABELS, "pooler")
     assert len(tf.global_variables()) == before
     assert len(tf.trainable_variables()) == shapes
     # Two moments of each, and the step.
@@ -280,7 +281,7 @@ def test_metrics_of_30000_labels_make_no_wide_copies():
   truth = rng.uniform(size=(texts, labels)) < 1e-3
   values = rng.uniform(size=(texts, labels)).astype(np.float32)
   peak = traced_bytes(
-      lambda: multilabel_metrics.threshold_metrics(truth, values, 0.5))
+      lambda: metrics.threshold_metrics(truth, values, 0.5))
   # One [N, L] of float64 would be 8 bytes a cell.
   assert peak < 8 * texts * labels
 
@@ -290,7 +291,7 @@ def test_losses_of_30000_labels_are_a_few_operations():
   for labels in (3, 30000):
     with tf.Graph().as_default():
       shape = [None, labels]
-      loss = multilabel_losses.make_loss("asymmetric")(
+      loss = losses.make_loss("asymmetric")(
           labels=tf.placeholder(tf.float32, shape),
           logits=tf.placeholder(tf.float32, shape))
       counts.append(len(needed(loss)))

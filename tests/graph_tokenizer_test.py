@@ -5,10 +5,11 @@ import random
 
 import pytest
 import tensorflow.compat.v1 as tf
-
-from serving import graph_tokenizer
-import text_features
 import tokenization_test
+
+from multilabel.export import graph_tokenizer
+from multilabel.features import encoding
+
 
 try:
   import tensorflow_text  # noqa: F401  pylint: disable=unused-import
@@ -20,7 +21,7 @@ class Encoder(object):
   """`GraphTokenizer` and `FullTokenizer` of one vocabulary."""
 
   def __init__(self, folder, lower, max_seq_length,
-               long_text=text_features.TRUNCATE_HEAD):
+               long_text=encoding.TRUNCATE_HEAD):
     tokens = tokenization_test.telling_vocab(seed=1)
     self.tokens = tokens
     self.full = tokenization_test.make_tokenizer(folder, lower, tokens)
@@ -123,7 +124,7 @@ def test_long_words_and_texts(tmp_path):
     ("windows", 1), ("windows", 7), ("windows", 14)])
 def test_long_texts(form, stride, tmp_path):
   """The rows of `encode_windows`, and which text each is of."""
-  long_text = text_features.LongText(form, stride, "max")
+  long_text = encoding.LongText(form, stride, "max")
   encoder = Encoder(tmp_path, True, 16, long_text)
   rng = random.Random(5)
   texts = [tokenization_test.random_text(rng) for _ in range(300)]
@@ -131,7 +132,7 @@ def test_long_texts(form, stride, tmp_path):
   texts = [text.encode("utf-8", "ignore") for text in texts]
   want = []
   for number, text in enumerate(texts):
-    windows, _ = text_features.encode_windows(
+    windows, _ = encoding.encode_windows(
         encoder.full, text.decode("utf-8"), None, 16, long_text)
     want += [(number, ids) for ids, _ in windows]
   ids, mask, text_numbers = encoder.session.run(

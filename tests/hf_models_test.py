@@ -12,7 +12,9 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import modeling
+from multilabel.storage import checkpoint_restore
 from multilabel.storage import hf_conversion
+
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -108,7 +110,7 @@ def our_states(folder, ids, mask, segments, has_pooler):
     model = modeling.BertModel(config, False, tf.constant(ids),
                                tf.constant(mask), tf.constant(segments))
     variables = tf.trainable_variables()
-    modeling.initialize_from_checkpoint(
+    checkpoint_restore.initialize_from_checkpoint(
         variables, os.path.join(folder, "bert_model.ckpt"),
         not_needed=() if has_pooler else ("bert/pooler/",))
     session.run(tf.global_variables_initializer())

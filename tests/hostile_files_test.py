@@ -4,10 +4,6 @@
 Broken safetensors files are in safetensors_reader_test.py.
 """
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
-
 import gzip
 import json
 import os
@@ -15,18 +11,19 @@ import sys
 import tracemalloc
 
 import pytest
+import tiny_bert
 
-import atomic_files
 import modeling
+from multilabel import losses
+from multilabel.common import atomic_files
 from multilabel.storage import hf_conversion
-import model_dir
-import multilabel_losses
+from multilabel.storage import trained_model
 import processors
 from processors import base
 from processors import text_lines
 from processors import unlabelled
-import tiny_bert
 import tokenization
+
 
 DEEP = b"[" * 200000
 LONG_NUMBER = b"9" * 200000
@@ -149,7 +146,7 @@ def test_hostile_json_of_a_trained_directory(tmp_path, content):
   assert path in sentence_of(atomic_files.read_json, path)
   for name in ("bert_config.json", "vocab.txt", "labels.txt"):
     write(tmp_path / name, b"")
-  assert path in sentence_of(model_dir.read, str(tmp_path))
+  assert path in sentence_of(trained_model.read, str(tmp_path))
 
 
 # vocab.txt.
@@ -255,11 +252,11 @@ def test_hostile_labels(tmp_path, content):
 def test_hostile_weights_of_labels(tmp_path, content):
   path = write(tmp_path / "weights", content)
   assert path in sentence_of(
-      multilabel_losses.read_pos_weight_file, path, ["a"])
+      losses.read_pos_weight_file, path, ["a"])
 
 
 def test_weights_of_labels_without_end(tmp_path, monkeypatch):
-  monkeypatch.setattr(multilabel_losses, "_MAX_WEIGHT_FILE", 1000)
+  monkeypatch.setattr(losses, "_MAX_WEIGHT_FILE", 1000)
   path = write(tmp_path / "weights", b"a\t1\n" * 300)
   assert "is longer than 1000" in sentence_of(
-      multilabel_losses.read_pos_weight_file, path, ["a"])
+      losses.read_pos_weight_file, path, ["a"])

@@ -5,15 +5,12 @@ No pickle is loaded, nothing is evaluated, no shell gets a text, no archive is
 unpacked as a whole. The rules are looked up in the syntax tree of each file.
 """
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
-
 import ast
 import io
 import os
 
 import pytest
+
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 

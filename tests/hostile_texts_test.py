@@ -1,10 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Strange texts and names of labels, from the data to what is predicted."""
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
-
 import csv
 import io
 import json
@@ -15,15 +11,16 @@ import unicodedata
 
 import numpy as np
 import pytest
+import tiny_bert
 
-import model_dir
-import predict_files
+from multilabel.inference import predict_files
+from multilabel.storage import trained_model
 import predict_session
 import processors
 from processors import text_lines
 import run_multilabel_classifier
-import tiny_bert
 import tokenization
+
 
 STRANGE = [
     u"tab\tinside", u'"quoted" \'twice\'', u"../../../escaped", u"/absolute",
@@ -154,7 +151,7 @@ def read_jsonl(path):
 def test_ten_thousand_labels_end_to_end(run):
   output_dir = run[1]
   assert len(LABELS) == NUM_LABELS
-  assert model_dir.read(output_dir).labels == LABELS
+  assert trained_model.read(output_dir).labels == LABELS
   table = np.loadtxt(os.path.join(output_dir, "test_results.tsv"))
   assert table.shape == (5, NUM_LABELS)
   rows = read_jsonl(os.path.join(output_dir, "test_predictions.jsonl"))

@@ -8,16 +8,19 @@ import types
 import numpy as np
 import pytest
 
+
 pytest.importorskip("uvicorn")
 pytest.importorskip("starlette")
 
 # pylint: disable=g-import-not-at-top
 import fake_server
-import multilabel_thresholds
+
+from multilabel import decisions
+from multilabel.serving import http_answers
+from multilabel.serving import http_app
+from multilabel.serving import http_requests
 import predict_session
-from serving import http_answers
-from serving import http_app
-from serving import http_requests
+
 
 PREDICT = "/v1/models/multilabel:predict"
 CLASSIFY = "/v1/models/multilabel:classify"
@@ -214,7 +217,7 @@ def test_label_with_few_probabilities(server):
 def test_very_many_labels_are_not_all_answered(num_labels, expected_size):
   names = ["label %d" % i for i in range(num_labels)]
   predictor = types.SimpleNamespace(
-      labels=names, decision=multilabel_thresholds.DecisionRule(0.999),
+      labels=names, decision=decisions.DecisionRule(0.999),
       step=7)
   predictor.decision_for = lambda *unused_args: predictor.decision
   predictor.describe = functools.partial(
@@ -374,7 +377,7 @@ def test_above_threshold_is_the_whole_decision():
   """As in the export: at most `top_k` labels, the best where none passes."""
   asked = types.SimpleNamespace(signature="predict_labels", rows=True)
   rows = np.array([[.9, .8, .7], [.1, .3, .2]], np.float32)
-  decision = multilabel_thresholds.DecisionRule([.5, .5, .5], 2, True)
+  decision = decisions.DecisionRule([.5, .5, .5], 2, True)
   answer = http_answers.predict(asked, rows, ["a", "b", "c"], decision)
   assert [row["labels"] for row in answer["predictions"]] == [
       ["a", "b", "c"], ["b", "c", "a"]]

@@ -10,13 +10,15 @@ import subprocess
 
 import pytest
 
+
 pytest.importorskip("uvicorn")
 pytest.importorskip("starlette")
 
 # pylint: disable=g-import-not-at-top
 import fake_server
-from serving import serve
 import tiny_bert
+
+import serve_http
 
 
 def document():
@@ -39,7 +41,7 @@ def test_the_requests_run_as_they_stand_there():
 
 
 def test_flags_exist():
-  status, help_text, _, _ = tiny_bert.call(serve, ["--help"])
+  status, help_text, _, _ = tiny_bert.call(serve_http, ["--help"])
   assert status == 0
   known = set(re.findall(r"^  --(?:\[no\])?(\w+)", help_text, re.M))
   used = set(re.findall(r"--([a-z]\w+)", document())) - {"output_dir"}

@@ -3,13 +3,15 @@
 
 import pytest
 
+
 pytest.importorskip("uvicorn")
 pytest.importorskip("starlette")
 pytest.importorskip("hypothesis")
 
 # pylint: disable=g-import-not-at-top
-from benchmarks import http_fuzz
 import fake_server
+
+from benchmarks import http_fuzz
 
 
 def test_a_few_hundred_requests():

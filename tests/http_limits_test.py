@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+
 pytest.importorskip("uvicorn")
 pytest.importorskip("starlette")
 
@@ -37,7 +38,6 @@ def server():
 def is_served(server):
   """Whether another client is served."""
   return server.call("POST", "/v1/label", {"texts": ["abc"]})[0] == 200
-
 
 
 # Slow clients.

@@ -8,15 +8,17 @@ import re
 
 import pytest
 
+
 pytest.importorskip("uvicorn")
 pytest.importorskip("starlette")
 
 # pylint: disable=g-import-not-at-top
 import fake_server
-from serving import http_metrics
-from serving import http_requests
-from serving import openapi
-from serving import page
+
+from multilabel.serving import http_metrics
+from multilabel.serving import http_requests
+from multilabel.serving import openapi
+from multilabel.serving import page
 
 
 @pytest.fixture(scope="module")

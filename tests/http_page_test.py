@@ -11,12 +11,14 @@ import subprocess
 
 import pytest
 
+
 pytest.importorskip("uvicorn")
 pytest.importorskip("starlette")
 
 # pylint: disable=g-import-not-at-top
 import fake_server
 import web_driver
+
 
 pytestmark = [
     pytest.mark.slow,

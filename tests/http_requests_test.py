@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
-from serving import http_errors
-from serving import http_json
-from serving import http_requests
+from multilabel.serving import http_errors
+from multilabel.serving import http_json
+from multilabel.serving import http_requests
+
 
 LIMITS = http_requests.Limits(
     vocab_size=100, type_vocab_size=2, max_position_embeddings=6, cls_id=2,

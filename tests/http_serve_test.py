@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m serving.serve` with a real model, as a user starts it."""
+"""`python serve_http.py` with a real model, as a user starts it."""
 
 import os
 import signal
@@ -10,32 +10,34 @@ import time
 import numpy as np
 import pytest
 
+
 pytest.importorskip("uvicorn")
 pytest.importorskip("starlette")
 
 # pylint: disable=g-import-not-at-top
-from google.protobuf import json_format
-import tensorflow.compat.v1 as tf
-
 import fake_server
-import model_dir
+from google.protobuf import json_format
 import parity_texts
-import predict_session
 from raw_http import in_thread
 from raw_http import wait_until
-from serving import http_requests
-from serving import serve
-from serving import signatures
+import tensorflow.compat.v1 as tf
 import tiny_bert
 import tiny_model
+
+from multilabel.export import signatures
+from multilabel.serving import http_requests
+from multilabel.storage import trained_model
+import predict_session
+import serve_http
 import tokenization
+
 
 PREDICT = "/v1/models/multilabel:predict"
 LABELS = list(tiny_bert.LABELS)
 
 
 def command(folder, *flags):
-  return [sys.executable, "-m", "serving.serve", "--model_dir=%s" % folder,
+  return [sys.executable, "serve_http.py", "--model_dir=%s" % folder,
           "--port=0"] + list(flags)
 
 
@@ -133,7 +135,7 @@ def test_who_asks_at_the_same_time_does_not_change_an_answer(server):
 
 def test_metadata_is_that_of_an_export(made, server):
   """Types, shapes and methods are those of the signatures' own tensors."""
-  trained = model_dir.read(made[0])
+  trained = trained_model.read(made[0])
   with tf.Graph().as_default():
     wanted = signatures.SignatureBuilder(
         trained, signatures.Weights(),
@@ -237,13 +239,13 @@ def test_two_workers_beyond_loopback_without_a_key(made):
 def test_flags_that_cannot_be(made, flags, sentence):
   if flags and flags[0] != "--model_dir=nowhere":
     flags = ["--model_dir=" + made[0]] + flags
-  status, _, stderr, _ = tiny_bert.call(serve, flags)
-  assert (status, stderr.strip()) == (2, "serving.serve.py: " + sentence)
+  status, _, stderr, _ = tiny_bert.call(serve_http, flags)
+  assert (status, stderr.strip()) == (2, "serve_http.py: " + sentence)
 
 
 def test_a_port_that_is_taken(made, server):
   status, _, stderr, _ = tiny_bert.call(
-      serve, ["--model_dir=" + made[0], "--port=%d" % server.port])
+      serve_http, ["--model_dir=" + made[0], "--port=%d" % server.port])
   assert status == 2
   assert stderr.strip().endswith(
       "port %d of 127.0.0.1 cannot be had: Address already in use." %
@@ -255,11 +257,11 @@ def test_a_directory_that_is_broken(tmp_path):
   tiny_model.make(folder)
   os.remove(os.path.join(folder, "labels.txt"))
   flags = ["--model_dir=" + folder, "--port=0"]
-  status, _, stderr, _ = tiny_bert.call(serve, flags)
+  status, _, stderr, _ = tiny_bert.call(serve_http, flags)
   assert status == 2
   assert "has no labels.txt" in stderr
   process = subprocess.run(
-      [sys.executable, "-m", "serving.serve", "--workers=2"] + flags,
+      [sys.executable, "serve_http.py", "--workers=2"] + flags,
       cwd=fake_server.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
       timeout=300, check=False)
   stderr = process.stderr.decode("utf-8")
@@ -279,25 +281,27 @@ def test_files_of_keys_that_cannot_be(tmp_path, content, sentence):
   if content is not None:
     path.write_bytes(content)
   with pytest.raises(ValueError) as caught:
-    serve.read_keys(str(path))
+    serve_http.read_keys(str(path))
   assert str(caught.value) == "--api_key_file %s %s" % (path, sentence)
 
 
 def test_a_file_of_keys(tmp_path):
   path = tmp_path / "keys"
   path.write_bytes(b"0123456789abcdef\r\nfedcba9876543210\n")
-  assert serve.read_keys(str(path)) == [b"0123456789abcdef",
+  assert serve_http.read_keys(str(path)) == [b"0123456789abcdef",
                                         b"fedcba9876543210"]
-  assert serve.read_keys(None) == []
+  assert serve_http.read_keys(None) == []
 
 
 def test_without_the_extra(monkeypatch):
   monkeypatch.setitem(sys.modules, "uvicorn", None)
-  monkeypatch.delitem(sys.modules, "serving.http_server", raising=False)
+  monkeypatch.delitem(sys.modules,
+                      "multilabel.serving.http_server",
+                      raising=False)
   import serving
   monkeypatch.delattr(serving, "http_server", raising=False)
   with pytest.raises(ValueError) as caught:
-    serve._import_server()
+    serve_http._import_server()
   assert str(caught.value) == (
       "the server needs uvicorn, which is not installed: pip install "
       "'bert-multilabel[serve]'.")

@@ -13,6 +13,7 @@ import time
 
 import pytest
 
+
 pytest.importorskip("uvicorn")
 pytest.importorskip("starlette")
 
@@ -35,7 +36,6 @@ def server():
 def is_served(server):
   """Whether another client is served."""
   return server.call("POST", "/v1/label", {"texts": ["abc"]})[0] == 200
-
 
 
 # Broken HTTP.

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+
 pytest.importorskip("uvicorn")
 pytest.importorskip("starlette")
 

@@ -9,16 +9,17 @@ import os
 
 import numpy as np
 import pytest
+import tiny_bert
+import tiny_model
 
 import convert_checkpoint
 from multilabel.export import hugging_face
 from multilabel.export import model_card
+from multilabel.storage import safetensors_reader
 from multilabel.storage import safetensors_writer
-import model_dir
+from multilabel.storage import trained_model
 import predict_session
-import safetensors_reader
-import tiny_bert
-import tiny_model
+
 
 TEXTS = [u"the apple is a caf\xe9, unable!", u"\u732b\u72d7 \U0001f600 plum",
          u"", u"The HORSE and the pear" + u" apple cat" * 40]
@@ -116,7 +117,7 @@ def test_a_card(tmp_path):
                  LABELS[1])
   tiny_bert.write_text(os.path.join(folder, "train.tf_record.json"),
                        u'{"num_examples": 4000}')
-  card = model_card.make(model_dir.read(folder))
+  card = model_card.make(trained_model.read(folder))
   for line in (
       u"# trained",
       u"| label | threshold | F1 on test |",
@@ -134,7 +135,7 @@ def test_a_card(tmp_path):
 
 
 def test_a_card_of_a_model_that_was_not_evaluated(tmp_path):
-  card = model_card.make(model_dir.read(make(
+  card = model_card.make(trained_model.read(make(
       tmp_path / "trained", long_text="windows", stride=8)))
   assert "The model was not evaluated." in card
   assert "read in windows" in card
@@ -153,7 +154,6 @@ def test_script(tmp_path):
 
 
 # By their code.
-
 
 
 @pytest.mark.slow

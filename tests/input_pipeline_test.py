@@ -7,9 +7,6 @@ import os
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-
-import input_pipeline
-import text_features
 from word_records import CLS
 from word_records import LABELS
 from word_records import SEP
@@ -17,6 +14,11 @@ from word_records import TOKENIZER
 from word_records import example
 from word_records import words
 from word_records import write
+
+from multilabel.features import encoding
+from multilabel.features import feature_rows
+from multilabel.features import input_pipeline
+from multilabel.features import record_file
 
 
 # Batches for the graph.
@@ -35,7 +37,7 @@ def read_dataset(input_fn, **params):
 
 
 def test_input_fn_builder_reads_once_in_order():
-  features = input_pipeline.convert_examples_to_features(
+  features = encoding.convert_examples_to_features(
       [example(i, labels=("b",) * (i % 2)) for i in range(5)], LABELS, 16,
       TOKENIZER)
   read = functools.partial(input_pipeline.input_fn_builder, features, 16)
@@ -159,7 +161,7 @@ def test_records_whose_labels_may_be_anything(tmp_path, rows, num_labels):
 
 def test_own_records_are_label_numbers(tmp_path):
   path = str(tmp_path / "r")
-  input_pipeline.file_based_convert_examples_to_features(
+  record_file.file_based_convert_examples_to_features(
       [example(i, labels=("x", "y")) for i in range(2)], ["x", "y"], 8,
       TOKENIZER, path)
   assert read_labels(path, 2) == [[1, 1]] * 2
@@ -173,9 +175,9 @@ def test_own_records_are_label_numbers(tmp_path):
 
 
 def test_make_batch():
-  rows = [input_pipeline.InputFeatures([2, 9, 3], [1, 1, 1], [0, 1, 1], [2, 0]),
-          input_pipeline.InputFeatures([2, 3], [1, 1], [0, 0], [])]
-  batch = input_pipeline.make_batch(rows, 4)
+  rows = [encoding.InputFeatures([2, 9, 3], [1, 1, 1], [0, 1, 1], [2, 0]),
+          encoding.InputFeatures([2, 3], [1, 1], [0, 0], [])]
+  batch = feature_rows.make_batch(rows, 4)
   assert {key: value.tolist() for key, value in batch.items()} == {
       "input_ids": [[2, 9, 3], [2, 3, 0]],
       "input_mask": [[1, 1, 1], [1, 1, 0]],
@@ -185,14 +187,14 @@ def test_make_batch():
   assert {key: value.dtype.name for key, value in batch.items()} == {
       "input_ids": "int32", "input_mask": "int32", "segment_ids": "int32",
       "is_real_example": "int32", "label_ids": "float32"}
-  assert sorted(input_pipeline.make_batch(rows)) == [
+  assert sorted(feature_rows.make_batch(rows)) == [
       "input_ids", "input_mask", "segment_ids"]
 
 
 def test_batches_by_length():
-  batches = input_pipeline.batches_by_length([3, 9, 1, 9, 5], 2)
+  batches = feature_rows.batches_by_length([3, 9, 1, 9, 5], 2)
   assert [batch.tolist() for batch in batches] == [[1, 3], [4, 0], [2]]
-  assert [batch.tolist() for batch in input_pipeline.batches_by_length(
+  assert [batch.tolist() for batch in feature_rows.batches_by_length(
       [3, 9], 100)] == [[1, 0]]
 
 
@@ -243,7 +245,7 @@ def test_a_batch_has_texts_of_like_length():
 @pytest.mark.parametrize("first_step", [0, 1, 2, 3, 7, 8])
 def test_train_batches_go_on_where_they_stopped(tmp_path, first_step):
   write(tmp_path / "r", [example(i, LABELS[:i % 4]) for i in range(10)])
-  records = input_pipeline.RecordFile(str(tmp_path / "r"))
+  records = record_file.RecordFile(str(tmp_path / "r"))
   everything = list(input_pipeline.train_batches(records, 4, 1, 0, 8, 3))
   assert [len(batch["input_ids"]) for batch in everything].count(2) >= 2
   tail = list(input_pipeline.train_batches(records, 4, 1, first_step, 8, 3))
@@ -256,7 +258,7 @@ def test_train_batches_go_on_where_they_stopped(tmp_path, first_step):
 
 def test_drop_remainder_leaves_out_the_smaller_batch(tmp_path):
   write(tmp_path / "r", [example(i) for i in range(10)])
-  records = input_pipeline.RecordFile(str(tmp_path / "r"))
+  records = record_file.RecordFile(str(tmp_path / "r"))
   batches = list(input_pipeline.train_batches(
       records, 4, 1, 0, 9, None, drop_remainder=True))
   assert [len(batch["input_ids"]) for batch in batches] == [4] * 9
@@ -273,7 +275,7 @@ def test_drop_remainder_leaves_out_the_smaller_batch(tmp_path):
     (1, 4), (3, 4), (100, 4), (2, 99)])
 def test_predict_windows_hold_all_in_order(tmp_path, batch_size, window):
   write(tmp_path / "r", [example(i, LABELS[:i % 4]) for i in range(10)])
-  records = input_pipeline.RecordFile(str(tmp_path / "r"))
+  records = record_file.RecordFile(str(tmp_path / "r"))
   found = {}
   starts = []
   for part in input_pipeline.predict_windows(records, batch_size, 3, window):
@@ -295,11 +297,11 @@ def test_predict_windows_hold_all_in_order(tmp_path, batch_size, window):
 def test_predict_windows_keep_the_rows_of_a_text_together(
     tmp_path, batch_size, window):
   counts = [1, 30, 7, 6, 2, 13, 8, 31]  # words of each text, 6 fit
-  long_text = text_features.LongText("windows", 5, "max")
+  long_text = encoding.LongText("windows", 5, "max")
   write(tmp_path / "r", [example(i, LABELS[:i % 4], words(count, 100 * i))
                          for i, count in enumerate(counts)],
         length=8, long_text=long_text)
-  records = input_pipeline.RecordFile(str(tmp_path / "r"))
+  records = record_file.RecordFile(str(tmp_path / "r"))
   texts = []
   for part in input_pipeline.predict_windows(records, batch_size, 3, window):
     assert part.start == len(texts)
@@ -320,7 +322,7 @@ def test_predict_windows_keep_the_rows_of_a_text_together(
     for first, end in zip(part.first_rows, ends):
       texts.append([rows[i] for i in range(first, end)])
   assert texts == [
-      [row for row, _ in text_features.encode_windows(
+      [row for row, _ in encoding.encode_windows(
           TOKENIZER, words(count, 100 * i), None, 8, long_text)[0]]
       for i, count in enumerate(counts)]
   assert [len(text) for text in texts] == [1, 6, 2, 1, 1, 3, 2, 6]
@@ -331,8 +333,8 @@ def test_a_training_step_takes_windows(tmp_path):
   """A window is an example: steps and epochs count windows."""
   write(tmp_path / "r", [example(0, ("b",), words(30)),
                          example(1, (), words(2))], length=8,
-        long_text=text_features.LongText("windows", 6, "max"))
-  records = input_pipeline.RecordFile(str(tmp_path / "r"))
+        long_text=encoding.LongText("windows", 6, "max"))
+  records = record_file.RecordFile(str(tmp_path / "r"))
   batches = list(input_pipeline.train_batches(records, 4, 1, 0, 2, 3))
   assert [len(batch["input_ids"]) for batch in batches] in ([4, 2], [2, 4])
   labels = np.concatenate([batch["label_ids"] for batch in batches])

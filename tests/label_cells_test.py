@@ -15,6 +15,7 @@ import pytest
 import processors
 from processors import label_cells
 
+
 CSV_HEAD = "text,labels\n"
 
 

@@ -5,11 +5,11 @@ import os
 
 import numpy as np
 import pytest
-
-import layer_rates
-import model_dir
-import run_multilabel_classifier
 import tiny_bert
+
+from multilabel.storage import checkpoint_choice
+from multilabel.training import layer_training
+import run_multilabel_classifier
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,8 @@ def train(bert, data, output_dir, **flags):
           bert, data, output_dir, **dict(
               {"num_train_epochs": 1, "pooling": "pooler"}, **flags)))
   assert (status, stderr) == (0, "")
-  return tiny_bert.read_weights(model_dir.latest_checkpoint(str(output_dir)))
+  return tiny_bert.read_weights(
+      checkpoint_choice.latest_checkpoint(str(output_dir)))
 
 
 def start_of(bert):
@@ -37,7 +38,7 @@ def start_of(bert):
 
 def test_the_scale_is_electras():
   # configure_finetuning's rates for 12 layers: decay^(n + 2 - depth).
-  scale = layer_rates.make_scale(12, 0.9, 4.0)
+  scale = layer_training.make_scale(12, 0.9, 4.0)
   for name, power in (("bert/embeddings/word_embeddings", 14),
                       ("bert/embeddings/LayerNorm/beta", 14),
                       ("bert/embeddings_project/kernel", 14),
@@ -47,8 +48,8 @@ def test_the_scale_is_electras():
                       ("bert/pooler/dense/kernel", 1)):
     assert scale(name) == pytest.approx(0.9 ** power)
   assert scale("output_weights") == scale("output_bias") == 4.0
-  assert layer_rates.make_scale(12, 0.9)("output_bias") == 1.0
-  assert layer_rates.make_scale(12) is None
+  assert layer_training.make_scale(12, 0.9)("output_bias") == 1.0
+  assert layer_training.make_scale(12) is None
 
 
 def test_frozen_layers_keep_their_bits_and_have_no_moments(

@@ -9,13 +9,15 @@ import shutil
 
 import numpy as np
 import pytest
-
-import input_pipeline
-import model_dir
-import predict_session
-import run_multilabel_classifier
 import tiny_bert
 import tiny_model
+
+from multilabel.features import input_pipeline
+from multilabel.storage import checkpoint_choice
+from multilabel.storage import trained_model
+import predict_session
+import run_multilabel_classifier
+
 
 NUM_WORDS = 660
 # The words that tell a label stand in these places only, one token a word.
@@ -117,7 +119,7 @@ def test_truncation_finds_what_it_leaves(bert, data, tmp_path, form, finds):
   assert score > 0.9 if finds else score < 0.4
   assert ("  372 texts; 12 of them are longer than 32 tokens and cut; 0 empty"
           in log)
-  assert model_dir.read(str(tmp_path / "o")).long_text == (form, 0, "max")
+  assert trained_model.read(str(tmp_path / "o")).long_text == (form, 0, "max")
 
 
 def test_windows_are_logged_and_stored(windows):
@@ -130,12 +132,13 @@ def test_windows_are_logged_and_stored(windows):
       os.path.join(windows[0], "model_settings.json")))
   assert (settings["long_text"], settings["stride"],
           settings["window_pooling"]) == ("windows", 30, "max")
-  assert model_dir.read(windows[0]).long_text == ("windows", 30, "max")
+  assert trained_model.read(windows[0]).long_text == ("windows", 30, "max")
 
 
 def numpy_probabilities(output_dir, rows, pooling):
   """float64 probabilities of long texts, a window at a time."""
-  weights = tiny_bert.read_weights(model_dir.latest_checkpoint(output_dir))
+  weights = tiny_bert.read_weights(
+      checkpoint_choice.latest_checkpoint(output_dir))
   fits = MAX_SEQ_LENGTH - 2
   found = []
   for row in rows:
@@ -179,8 +182,8 @@ def copy(windows, tmp_path):
 
 
 def test_pooling_by_the_mean(copy, data):
-  settings = model_dir.read(copy).settings
-  model_dir.write_settings(copy, dict(settings, window_pooling="mean"))
+  settings = trained_model.read(copy).settings
+  trained_model.write_settings(copy, dict(settings, window_pooling="mean"))
   assert again(data, copy, do_predict=True) == (0, "")
   rows = read_rows(os.path.join(data, "test.jsonl"))
   ids, found = read_predictions(copy)
@@ -221,7 +224,8 @@ def test_the_session_predictor_finds_it_too(windows, data):
     found = predictor.predict(texts)
   assert found.shape == (80, 3)
   np.testing.assert_allclose(found[::2], expected, atol=1e-5)
-  weights = tiny_bert.read_weights(model_dir.latest_checkpoint(windows[0]))
+  weights = tiny_bert.read_weights(
+      checkpoint_choice.latest_checkpoint(windows[0]))
   np.testing.assert_allclose(found[1::2], np.repeat(
       tiny_model.probabilities(weights, [tiny_model.encode(short)]), 40,
       axis=0), atol=1e-4)
@@ -248,8 +252,8 @@ def test_another_reading_is_refused(windows, data, flags, words):
 
 def test_windows_over_a_directory_of_heads_are_refused_by_name(
     copy, data):
-  settings = model_dir.read(copy).settings
-  model_dir.write_settings(copy, dict(settings, long_text="truncate_head",
+  settings = trained_model.read(copy).settings
+  trained_model.write_settings(copy, dict(settings, long_text="truncate_head",
                                       stride=0))
   status, stderr = again(data, copy, do_predict=True, long_text="windows")
   assert status == 2

@@ -6,9 +6,10 @@ import os
 
 import numpy as np
 import pytest
+import tiny_bert
 
 import run_multilabel_classifier
-import tiny_bert
+
 
 # Of 40 texts; all three labels are on in some, none in others.
 TRAIN_SIZE = 40

@@ -13,14 +13,16 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
+
 pytest.importorskip("apache_beam", reason="needs the extra beam")
 
 # pylint: disable=g-import-not-at-top
-import atomic_files
+import tiny_bert
+
+from multilabel.common import atomic_files
 import run_multilabel_classifier
 from scale import beam_features
 from scale import make_features
-import tiny_bert
 
 
 def run(module, *arguments):

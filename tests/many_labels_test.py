@@ -8,20 +8,22 @@ import tracemalloc
 
 import numpy as np
 import pytest
-
-import evaluation
-import input_pipeline
-import multilabel_metrics
-import multilabel_thresholds
-import predict_files
-import run_multilabel_classifier
 import tiny_bert
-from reporting import pr_curves
-from serving import http_requests
-from serving import openapi
-import written_probabilities
 
-RULE = multilabel_thresholds.DecisionRule
+from multilabel import decisions
+from multilabel import metrics
+from multilabel import score_curves
+from multilabel.features import encoding
+from multilabel.features import input_pipeline
+from multilabel.inference import predict_files
+from multilabel.serving import http_requests
+from multilabel.serving import openapi
+from multilabel.training import evaluation
+from multilabel.training import pr_curves
+import run_multilabel_classifier
+
+
+RULE = decisions.DecisionRule
 
 
 def random_arrays(num_examples, num_labels, dtype=np.float32):
@@ -40,9 +42,9 @@ def everything(labels, probabilities, decided):
       evaluation.Outputs(0.5, labels, probabilities),
       RULE(0.3, top_k=4), ["label %d" % i for i in range(labels.shape[1])])
   scores.update(("given/" + key, value) for key, value in
-                multilabel_metrics.evaluate(
+                metrics.evaluate(
                     labels, probabilities, decided=decided).items())
-  scores.update(multilabel_thresholds.find_global_threshold(
+  scores.update(decisions.find_global_threshold(
       labels, probabilities))
   return scores
 
@@ -53,10 +55,10 @@ def test_sorting_by_ranges_changes_no_score(monkeypatch, dtype):
   decided = probabilities > 0.4
   expected = everything(labels, probabilities, decided.astype(np.float64))
   for cells in (200, 1000):
-    monkeypatch.setattr(multilabel_thresholds, "POOLED_CELLS", cells)
-    parts = list(multilabel_thresholds.sorted_keys(labels, probabilities))
+    monkeypatch.setattr(score_curves, "POOLED_CELLS", cells)
+    parts = list(score_curves.sorted_keys(labels, probabilities))
     assert len(parts) > 3
-    scores = multilabel_thresholds.key_scores(np.concatenate(parts))
+    scores = score_curves.key_scores(np.concatenate(parts))
     assert (scores == np.sort(probabilities.ravel())).all()
     found = everything(labels, probabilities, decided)
     assert list(found) == list(expected)
@@ -65,23 +67,23 @@ def test_sorting_by_ranges_changes_no_score(monkeypatch, dtype):
 
 
 def test_one_score_alone_is_one_part(monkeypatch):
-  monkeypatch.setattr(multilabel_thresholds, "POOLED_CELLS", 10)
+  monkeypatch.setattr(score_curves, "POOLED_CELLS", 10)
   labels = np.eye(8, dtype=bool)
-  scores = multilabel_metrics.evaluate(labels, np.full([8, 8], 0.5))
+  scores = metrics.evaluate(labels, np.full([8, 8], 0.5))
   assert scores["micro_average_precision"] == 1 / 8.
   assert scores["micro_roc_auc"] == 0.5
 
 
 def test_metrics_make_no_copy_of_all_cells(monkeypatch):
   """Beside its input a score needs blocks; 2 bytes a cell would be a copy."""
-  monkeypatch.setattr(multilabel_thresholds, "BLOCK_CELLS", 1 << 12)
-  monkeypatch.setattr(multilabel_thresholds, "POOLED_CELLS", 1 << 14)
+  monkeypatch.setattr(score_curves, "BLOCK_CELLS", 1 << 12)
+  monkeypatch.setattr(score_curves, "POOLED_CELLS", 1 << 14)
   labels, probabilities = random_arrays(12, 30000)
   decided = probabilities > 0.4
   for measure in (
-      lambda: multilabel_metrics.threshold_metrics(labels, probabilities),
-      lambda: multilabel_metrics.ranking_metrics(labels, probabilities),
-      lambda: multilabel_metrics._bin_totals(  # pylint: disable=protected-access
+      lambda: metrics.threshold_metrics(labels, probabilities),
+      lambda: metrics.ranking_metrics(labels, probabilities),
+      lambda: metrics._bin_totals(  # pylint: disable=protected-access
           labels, probabilities, 5, True, pooled=True)):
     tracemalloc.start()
     try:
@@ -93,7 +95,7 @@ def test_metrics_make_no_copy_of_all_cells(monkeypatch):
     assert peak < 24 * 30000 * 8
   tracemalloc.start()
   try:
-    multilabel_metrics._decision_metrics(  # pylint: disable=protected-access
+    metrics._decision_metrics(  # pylint: disable=protected-access
         labels, lambda block: decided[block])
     peak = tracemalloc.get_traced_memory()[1]
   finally:
@@ -103,7 +105,7 @@ def test_metrics_make_no_copy_of_all_cells(monkeypatch):
 
 def test_windows_are_smaller_with_many_outputs(monkeypatch):
   records = input_pipeline._FeatureList([  # pylint: disable=protected-access
-      input_pipeline.InputFeatures([i], [1], [0], [i % 3]) for i in range(10)])
+      encoding.InputFeatures([i], [1], [0], [i % 3]) for i in range(10)])
   monkeypatch.setattr(input_pipeline, "PREDICT_WINDOW_CELLS", 12)
 
   def sizes(num_outputs):
@@ -123,7 +125,7 @@ def test_windows_are_smaller_with_many_outputs(monkeypatch):
 def test_columns_to_write():
   row = np.array([0.1, 0.7, 0.3, 0.7, 0.9, 0.0], np.float32)
   chosen = row > 0.2
-  columns = written_probabilities.columns
+  columns = decisions.columns
   assert list(columns(row, chosen, "all")) == [0, 1, 2, 3, 4, 5]
   assert columns(row, chosen, "labels") == [4, 1, 3, 2]
   assert columns(row, ~chosen, "labels") == [0, 5]
@@ -138,11 +140,11 @@ def test_columns_to_write():
                                   "9" * 30])
 def test_what_is_no_choice_of_probabilities(text):
   with pytest.raises(ValueError, match="must be all, labels, or a number"):
-    written_probabilities.parse(text)
+    decisions.parse(text)
 
 
 def test_choices_of_probabilities():
-  assert [written_probabilities.parse(text)
+  assert [decisions.parse(text)
           for text in ("all", "labels", "1", "010")] == ["all", "labels", 1, 10]
 
 

@@ -9,11 +9,12 @@ import time
 
 import numpy as np
 import pytest
-
-import predict_session
-from serving import micro_batching
 import tiny_bert
 import tiny_model
+
+from multilabel.inference import micro_batching
+import predict_session
+
 
 SECONDS = 60  # Nothing takes so long, unless it hangs.
 

@@ -6,14 +6,14 @@ import os
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-
-import command_line
-import mixed_precision
-import model_dir
-import modeling
-import run_directory
-import run_multilabel_classifier
 import tiny_bert
+
+import modeling
+from multilabel.common import command_line
+from multilabel.storage import checkpoint_choice
+from multilabel.training import mixed_precision
+from multilabel.training import run_setup
+import run_multilabel_classifier
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def call(bert, data, output_dir, **flags):
 
 def weights_of(folder, step=None):
   return tiny_bert.read_weights(
-      model_dir.latest_checkpoint(str(folder)) if step is None else
+      checkpoint_choice.latest_checkpoint(str(folder)) if step is None else
       os.path.join(str(folder), "model.ckpt-%d" % step))
 
 
@@ -85,9 +85,9 @@ def test_an_overflow_moves_nothing_and_halves_the_scale(bert, data, tmp_path,
                                                         monkeypatch):
   # Gradients above 2 overflow at first.
   pretend_float16(monkeypatch, 2.0 ** 127)
-  make_loss = run_directory.make_loss
+  make_loss = run_setup.make_loss
   monkeypatch.setattr(
-      run_directory, "make_loss", lambda *args: (
+      run_setup, "make_loss", lambda *args: (
           lambda labels, logits: 50 * make_loss(*args)(
               labels=labels, logits=logits)))
   status, _, stderr, log = call(bert, data, tmp_path / "o", amp=True)

@@ -7,12 +7,15 @@ import shutil
 
 import numpy as np
 import pytest
-
-import atomic_files
-import model_dir
-import modeling
-import multilabel_thresholds
 import tiny_bert
+
+import modeling
+from multilabel import decisions
+from multilabel.common import atomic_files
+from multilabel.storage import checkpoint_choice
+from multilabel.storage import run_lock
+from multilabel.storage import trained_model
+
 
 SETTINGS = {"do_lower_case": True, "max_seq_length": 32, "pooling": "mean",
             "loss": "sigmoid", "threshold": 0.5, "run": {"learning_rate": 0.1}}
@@ -40,7 +43,7 @@ def bert(tmp_path):
 def trained(tmp_path, bert):
   folder = tmp_path / "trained"
   folder.mkdir()
-  model_dir.write(str(folder), bert[0], bert[1], LABELS, SETTINGS)
+  trained_model.write(str(folder), bert[0], bert[1], LABELS, SETTINGS)
   return folder
 
 
@@ -55,7 +58,7 @@ def change_settings(folder, **changes):
     settings.pop("sha256", None)
     tiny_bert.write_text(path, json.dumps(settings))
   else:
-    model_dir.write_settings(str(folder), settings)
+    trained_model.write_settings(str(folder), settings)
 
 
 def error_of(function, *args):
@@ -67,7 +70,7 @@ def error_of(function, *args):
 
 
 def test_what_is_written_is_read(trained, bert):
-  found = model_dir.read(str(trained))
+  found = trained_model.read(str(trained))
   assert found.path == str(trained)
   assert found.labels == LABELS
   assert found.vocab_file == str(trained / "vocab.txt")
@@ -95,10 +98,10 @@ def test_the_files_as_others_read_them(trained, bert):
 
 def test_written_again_over_its_own_vocabulary(trained, bert):
   before = tiny_bert.read_text(trained / "vocab.txt")
-  model_dir.write(str(trained), bert[0], str(trained / "vocab.txt"), ["x"],
+  trained_model.write(str(trained), bert[0], str(trained / "vocab.txt"), ["x"],
                   SETTINGS)
   assert tiny_bert.read_text(trained / "vocab.txt") == before
-  assert model_dir.read(str(trained)).labels == ["x"]
+  assert trained_model.read(str(trained)).labels == ["x"]
 
 
 def test_settings_come_last(tmp_path, bert, monkeypatch):
@@ -108,7 +111,7 @@ def test_settings_come_last(tmp_path, bert, monkeypatch):
   replace = os.replace
   monkeypatch.setattr(os, "replace", lambda a, b: (
       order.append(os.path.basename(str(b))), replace(a, b)))
-  model_dir.write(str(folder), bert[0], bert[1], LABELS, SETTINGS)
+  trained_model.write(str(folder), bert[0], bert[1], LABELS, SETTINGS)
   assert sorted(order) == ["bert_config.json", "labels.txt",
                            "model_settings.json", "vocab.txt"]
   assert order[-1] == "model_settings.json"
@@ -118,7 +121,7 @@ def test_settings_come_last(tmp_path, bert, monkeypatch):
                                   "labels.txt", "model_settings.json"])
 def test_a_missing_file_is_named(trained, name):
   os.remove(str(trained / name))
-  message = error_of(model_dir.read, str(trained))
+  message = error_of(trained_model.read, str(trained))
   assert "has no " + name in message and str(trained) in message
 
 
@@ -126,7 +129,7 @@ def test_no_directory(tmp_path):
   (tmp_path / "file").write_text(u"")
   for name in ("nothing", "file"):
     assert name + " is not a directory" in error_of(
-        model_dir.read, str(tmp_path / name))
+        trained_model.read, str(tmp_path / name))
 
 
 @pytest.mark.parametrize("changes,words", [
@@ -160,22 +163,22 @@ def test_no_directory(tmp_path):
 ])
 def test_settings_that_do_not_fit(trained, changes, words):
   change_settings(trained, **changes)
-  assert words in error_of(model_dir.read, str(trained))
+  assert words in error_of(trained_model.read, str(trained))
 
 
 def test_defaults_of_what_was_not_said(trained):
-  found = model_dir.read(str(trained))
+  found = trained_model.read(str(trained))
   assert found.decision == (0.5, None, False)
   assert found.long_text == ("truncate_head", 0, "max")
   assert found.settings["threshold_kind"] == "fixed"
 
 
 def test_what_is_said_is_kept(trained, bert):
-  model_dir.write(str(trained), bert[0], bert[1], LABELS, dict(
+  trained_model.write(str(trained), bert[0], bert[1], LABELS, dict(
       SETTINGS, threshold=[0, 1, 0.25, 0.5], threshold_kind="tune_per_label",
       top_k=2, always_one_label=True, long_text="windows", stride=30,
       window_pooling="mean"))
-  found = model_dir.read(str(trained))
+  found = trained_model.read(str(trained))
   assert found.decision == ([0, 1, 0.25, 0.5], 2, True)
   assert found.long_text == ("windows", 30, "mean")
 
@@ -185,37 +188,37 @@ def test_version_1_had_one_threshold_and_cut_texts(trained):
       key: "absent" for key in (
           "threshold_kind", "top_k", "always_one_label", "long_text", "stride",
           "window_pooling")})
-  found = model_dir.read(str(trained))
+  found = trained_model.read(str(trained))
   assert found.decision == (0.25, None, False)
   assert found.long_text == ("truncate_head", 0, "max")
   assert found.settings["format_version"] == 1
   change_settings(trained, format_version=2)
   assert "is missing or of the wrong type" in error_of(
-      model_dir.read, str(trained))
+      trained_model.read, str(trained))
 
 
 def test_update_decision(trained):
-  before = model_dir.read(str(trained)).settings
-  rule = multilabel_thresholds.DecisionRule([0.1, 0.2, 0.3, 1], 3, True)
-  model_dir.update_decision(str(trained), "tune_per_label", rule)
-  found = model_dir.read(str(trained))
+  before = trained_model.read(str(trained)).settings
+  rule = decisions.DecisionRule([0.1, 0.2, 0.3, 1], 3, True)
+  trained_model.update_decision(str(trained), "tune_per_label", rule)
+  found = trained_model.read(str(trained))
   assert found.decision == rule
   assert found.settings == dict(
       before, threshold=[0.1, 0.2, 0.3, 1.0], top_k=3, always_one_label=True,
       threshold_kind="tune_per_label")
   path = trained / "model_settings.json"
   times = os.stat(str(path)).st_mtime_ns
-  model_dir.update_decision(str(trained), "tune_per_label", rule)
+  trained_model.update_decision(str(trained), "tune_per_label", rule)
   assert os.stat(str(path)).st_mtime_ns == times
-  model_dir.update_decision(str(trained), "fixed",
-                            multilabel_thresholds.DecisionRule(0.5))
-  assert model_dir.read(str(trained)).settings == before
+  trained_model.update_decision(str(trained), "fixed",
+                            decisions.DecisionRule(0.5))
+  assert trained_model.read(str(trained)).settings == before
 
 
 def test_update_decision_makes_version_1_to_3(trained):
   change_settings(trained, format_version=1, stride="absent")
-  rule = multilabel_thresholds.DecisionRule(np.float64(0.3))
-  model_dir.update_decision(str(trained), "fixed", rule)
+  rule = decisions.DecisionRule(np.float64(0.3))
+  trained_model.update_decision(str(trained), "fixed", rule)
   settings = json.loads(tiny_bert.read_text(trained / "model_settings.json"))
   assert (settings["format_version"], settings["threshold"],
           settings["stride"]) == (3, 0.3, 0)
@@ -226,7 +229,7 @@ def test_update_decision_makes_version_1_to_3(trained):
     (b"\xff{}", "is not JSON"), (b"null", "no JSON object")])
 def test_settings_that_are_none(trained, content, words):
   (trained / "model_settings.json").write_bytes(content)
-  message = error_of(model_dir.read, str(trained))
+  message = error_of(trained_model.read, str(trained))
   assert words in message and "model_settings.json" in message
 
 
@@ -234,12 +237,12 @@ def test_settings_that_are_none(trained, content, words):
     b"", b"\n", b"a\n\nb\n", b"a\nb\na\n", b"a\xff\n"])
 def test_broken_labels(trained, content):
   (trained / "labels.txt").write_bytes(content)
-  assert "labels.txt" in error_of(model_dir.read, str(trained))
+  assert "labels.txt" in error_of(trained_model.read, str(trained))
 
 
 def test_labels_without_a_last_line_feed(tmp_path):
   (tmp_path / "labels.txt").write_bytes(b"a\n b\xe2\x80\xa8c ")
-  assert model_dir.read_labels(str(tmp_path / "labels.txt")) == [
+  assert trained_model.read_labels(str(tmp_path / "labels.txt")) == [
       "a", u" b\u2028c "]
 
 
@@ -247,11 +250,11 @@ def test_a_changed_vocabulary_is_refused(trained):
   path = trained / "vocab.txt"
   path.write_bytes(path.read_bytes().replace(b"pear", b"bear"))
   assert "vocab.txt is not the file that the model was trained" in error_of(
-      model_dir.read, str(trained))
+      trained_model.read, str(trained))
 
 
 def test_no_difference(trained, bert):
-  assert model_dir.differences(
+  assert trained_model.differences(
       str(trained), bert[0], bert[1], LABELS, {"pooling": "mean"}) == []
 
 
@@ -260,7 +263,7 @@ def test_every_difference_is_named(trained, bert, tmp_path):
       bert[0].to_dict(), hidden_size=32, num_hidden_layers=3))
   other = tmp_path / "other.txt"
   other.write_text(u"[PAD]\n")
-  found = model_dir.differences(
+  found = trained_model.differences(
       str(trained), config, str(other), ["new", "a = b"],
       {"pooling": "cls", "max_seq_length": 32, "do_lower_case": False})
   assert found == [
@@ -274,7 +277,7 @@ def test_every_difference_is_named(trained, bert, tmp_path):
 
 
 def test_labels_in_another_order_differ(trained, bert):
-  assert model_dir.differences(
+  assert trained_model.differences(
       str(trained), bert[0], bert[1], LABELS[::-1], {}) == [
           "labels (the same, in another order)"]
 
@@ -290,7 +293,7 @@ def test_new_and_own_directories_are_accepted(trained, tmp_path):
   for folder in (tmp_path / "empty", tmp_path / "new" / "and" / "deep", begun,
                  trained, tmp_path / u"mit Leer \u76ee\u5f55"):
     existed = folder.exists()
-    model_dir.check_output_dir(str(folder))
+    run_lock.check_output_dir(str(folder))
     assert folder.exists() == existed
 
 
@@ -300,21 +303,21 @@ def test_foreign_directories_are_refused(tmp_path):
   for name in ("thesis.docx", "thesis.tmp", "vocab.txt",
                "model.ckpt-3.index"):
     (folder / name).write_text(u"")
-  message = error_of(model_dir.check_output_dir, str(folder))
+  message = error_of(run_lock.check_output_dir, str(folder))
   assert "is not empty" in message and "model.ckpt-3.index" in message
   assert "thesis.docx" in message and "vocab" not in message
   assert "is a file" in error_of(
-      model_dir.check_output_dir, str(folder / "thesis.docx"))
+      run_lock.check_output_dir, str(folder / "thesis.docx"))
   assert "cannot be written" in error_of(
-      model_dir.check_output_dir, str(folder / "thesis.docx" / "below"))
+      run_lock.check_output_dir, str(folder / "thesis.docx" / "below"))
   os.symlink(str(tmp_path / "gone"), str(tmp_path / "link"))
   assert "link is a file" in error_of(
-      model_dir.check_output_dir, str(tmp_path / "link"))
+      run_lock.check_output_dir, str(tmp_path / "link"))
 
 
 def test_a_single_file_of_somebody_s(tmp_path):
   (tmp_path / "thesis.tmp").write_text(u"years")
-  assert "thesis.tmp" in error_of(model_dir.check_output_dir, str(tmp_path))
+  assert "thesis.tmp" in error_of(run_lock.check_output_dir, str(tmp_path))
 
 
 def test_only_what_a_run_began_to_write_is_removed(trained):
@@ -323,14 +326,14 @@ def test_only_what_a_run_began_to_write_is_removed(trained):
     (trained / name).write_text(u"")
   (trained / ".folder.0123456789ab.tmp").mkdir()
   before = set(os.listdir(str(trained)))
-  model_dir.remove_temporary_files(str(trained))
+  run_lock.remove_temporary_files(str(trained))
   assert before - set(os.listdir(str(trained))) == {
       ".vocab.txt.0123456789ab.tmp"}
 
 
 @pytest.mark.parametrize("name", ["run[1]", "what?", "all*", "back\\slash"])
 def test_names_that_are_patterns_are_refused(tmp_path, name):
-  message = error_of(model_dir.check_output_dir, str(tmp_path / name))
+  message = error_of(run_lock.check_output_dir, str(tmp_path / name))
   assert "takes for a pattern" in message and name in message
 
 
@@ -341,7 +344,7 @@ def test_a_directory_without_the_right_to_write(tmp_path):
   folder.mkdir()
   folder.chmod(0o500)
   assert "cannot be written" in error_of(
-      model_dir.check_output_dir, str(folder / "new"))
+      run_lock.check_output_dir, str(folder / "new"))
 
 
 def put_checkpoint(bert_folder, folder, step):
@@ -356,25 +359,25 @@ def write_state(folder, text):
 
 
 def test_newest_checkpoint(checkpoint, tmp_path):
-  assert model_dir.latest_checkpoint(str(tmp_path)) is None
-  assert model_dir.latest_checkpoint(str(tmp_path / "nothing")) is None
+  assert checkpoint_choice.latest_checkpoint(str(tmp_path)) is None
+  assert checkpoint_choice.latest_checkpoint(str(tmp_path / "nothing")) is None
   put_checkpoint(checkpoint, tmp_path, 9)
   put_checkpoint(checkpoint, tmp_path, 10)
   write_state(tmp_path, u'model_checkpoint_path: "model.ckpt-9"\n')
-  assert model_dir.latest_checkpoint(str(tmp_path)) == str(
+  assert checkpoint_choice.latest_checkpoint(str(tmp_path)) == str(
       tmp_path / "model.ckpt-9")
 
 
 def test_newest_checkpoint_without_the_state_file(checkpoint, tmp_path):
   put_checkpoint(checkpoint, tmp_path, 9)
   put_checkpoint(checkpoint, tmp_path, 10)
-  assert model_dir.latest_checkpoint(str(tmp_path)) == str(
+  assert checkpoint_choice.latest_checkpoint(str(tmp_path)) == str(
       tmp_path / "model.ckpt-10")
   (tmp_path / "model.ckpt-10.index").write_bytes(b"cut")
-  assert model_dir.latest_checkpoint(str(tmp_path)) == str(
+  assert checkpoint_choice.latest_checkpoint(str(tmp_path)) == str(
       tmp_path / "model.ckpt-9")
   os.remove(str(tmp_path / "model.ckpt-9.data-00000-of-00001"))
-  assert model_dir.latest_checkpoint(str(tmp_path)) is None
+  assert checkpoint_choice.latest_checkpoint(str(tmp_path)) is None
 
 
 @pytest.mark.parametrize("suffix", [".index", ".data-00000-of-00001"])
@@ -383,7 +386,7 @@ def test_a_checkpoint_that_is_gone_is_no_new_beginning(
   put_checkpoint(checkpoint, tmp_path, 9)
   write_state(tmp_path, u'model_checkpoint_path: "model.ckpt-9"\n')
   os.remove(str(tmp_path / ("model.ckpt-9" + suffix)))
-  message = error_of(model_dir.latest_checkpoint, str(tmp_path))
+  message = error_of(checkpoint_choice.latest_checkpoint, str(tmp_path))
   assert "model.ckpt-9" + suffix + " is missing" in message
 
 
@@ -391,7 +394,7 @@ def test_a_checkpoint_that_is_gone_is_no_new_beginning(
 def test_a_broken_state_file_is_no_new_beginning(tmp_path, content):
   (tmp_path / "checkpoint").write_bytes(content)
   assert "checkpoint is broken" in error_of(
-      model_dir.latest_checkpoint, str(tmp_path))
+      checkpoint_choice.latest_checkpoint, str(tmp_path))
 
 
 # The checkpoint to predict with.
@@ -408,19 +411,19 @@ def write_best(folder, **changes):
 
 
 def test_best_checkpoint(checkpoint, tmp_path):
-  assert model_dir.best_checkpoint(str(tmp_path)) is None
-  assert model_dir.prediction_checkpoint(str(tmp_path)) is None
+  assert checkpoint_choice.best_checkpoint(str(tmp_path)) is None
+  assert checkpoint_choice.prediction_checkpoint(str(tmp_path)) is None
   put_checkpoint(checkpoint, tmp_path, 9)
   put_checkpoint(checkpoint, tmp_path, 10)
   newest = str(tmp_path / "model.ckpt-10")
-  assert model_dir.prediction_checkpoint(str(tmp_path)) == newest
+  assert checkpoint_choice.prediction_checkpoint(str(tmp_path)) == newest
   write_best(tmp_path)
-  assert model_dir.best_checkpoint(str(tmp_path)) == BEST
-  assert model_dir.prediction_checkpoint(str(tmp_path)) == str(
+  assert checkpoint_choice.best_checkpoint(str(tmp_path)) == BEST
+  assert checkpoint_choice.prediction_checkpoint(str(tmp_path)) == str(
       tmp_path / "model.ckpt-9")
-  assert model_dir.latest_checkpoint(str(tmp_path)) == newest
+  assert checkpoint_choice.latest_checkpoint(str(tmp_path)) == newest
   write_best(tmp_path, value=None)  # an undefined metric
-  assert model_dir.best_checkpoint(str(tmp_path))["value"] is None
+  assert checkpoint_choice.best_checkpoint(str(tmp_path))["value"] is None
 
 
 @pytest.mark.parametrize("suffix", [".index", ".data-00000-of-00001"])
@@ -429,10 +432,10 @@ def test_a_best_checkpoint_that_is_gone(checkpoint, tmp_path, suffix):
   put_checkpoint(checkpoint, tmp_path, 10)
   write_best(tmp_path)
   os.remove(str(tmp_path / ("model.ckpt-9" + suffix)))
-  message = error_of(model_dir.prediction_checkpoint, str(tmp_path))
+  message = error_of(checkpoint_choice.prediction_checkpoint, str(tmp_path))
   assert "model.ckpt-9%s is missing" % suffix in message
   assert "remove best_checkpoint.json to use the newest" in message
-  assert model_dir.prediction_checkpoint(
+  assert checkpoint_choice.prediction_checkpoint(
       str(tmp_path), allow_older=True) == str(tmp_path / "model.ckpt-10")
 
 
@@ -449,7 +452,7 @@ def test_a_best_checkpoint_that_is_gone(checkpoint, tmp_path, suffix):
 def test_a_broken_best_checkpoint_file(checkpoint, tmp_path, changes, words):
   put_checkpoint(checkpoint, tmp_path, 9)
   write_best(tmp_path, **changes)
-  message = error_of(model_dir.best_checkpoint, str(tmp_path))
+  message = error_of(checkpoint_choice.best_checkpoint, str(tmp_path))
   assert words in message and "best_checkpoint.json" in message
 
 
@@ -457,28 +460,28 @@ def test_a_broken_best_checkpoint_file(checkpoint, tmp_path, changes, words):
 def test_a_best_checkpoint_file_that_is_none(tmp_path, content):
   (tmp_path / "best_checkpoint.json").write_bytes(content)
   assert "best_checkpoint.json" in error_of(
-      model_dir.best_checkpoint, str(tmp_path))
+      checkpoint_choice.best_checkpoint, str(tmp_path))
 
 
 def test_list_checkpoints(checkpoint, tmp_path):
-  assert model_dir.list_checkpoints(str(tmp_path / "nothing")) == []
+  assert trained_model.list_checkpoints(str(tmp_path / "nothing")) == []
   for step in (100, 9, 20):
     put_checkpoint(checkpoint, tmp_path, step)
   put_checkpoint(checkpoint, tmp_path, 7)
   os.remove(str(tmp_path / "model.ckpt-7.data-00000-of-00001"))
-  assert model_dir.list_checkpoints(str(tmp_path)) == [
+  assert trained_model.list_checkpoints(str(tmp_path)) == [
       str(tmp_path / ("model.ckpt-%d" % step)) for step in (9, 20, 100)]
 
 
 def test_lock_keeps_a_second_run_out(tmp_path):
   folder = str(tmp_path / "new")
-  with model_dir.lock(folder):
+  with run_lock.lock(folder):
     with pytest.raises(ValueError) as raised:
-      with model_dir.lock(folder):
+      with run_lock.lock(folder):
         pass
     assert "in use by another run (pid %d on " % os.getpid() in str(
         raised.value)
-  with model_dir.lock(folder):
+  with run_lock.lock(folder):
     pass
 
 
@@ -488,11 +491,11 @@ def test_swapped_bytes_of_a_trained_directory_are_noticed(name, tmp_path):
   folder = tiny_bert.make_bert(str(tmp_path / "bert"))
   config = modeling.BertConfig.from_json_file(
       os.path.join(folder, "bert_config.json"))
-  model_dir.write(
+  trained_model.write(
       str(tmp_path), config, os.path.join(folder, "vocab.txt"), ["a", "b"],
       {"do_lower_case": True, "max_seq_length": 8, "pooling": "cls",
        "loss": "sigmoid", "threshold": 0.5})
-  assert model_dir.read(str(tmp_path)).labels == ["a", "b"]
+  assert trained_model.read(str(tmp_path)).labels == ["a", "b"]
   path = tmp_path / name
   data = path.read_bytes()
   changed = {"labels.txt": b"b\na\n",
@@ -501,6 +504,6 @@ def test_swapped_bytes_of_a_trained_directory_are_noticed(name, tmp_path):
   assert changed != data
   path.write_bytes(changed)
   with pytest.raises(ValueError) as raised:
-    model_dir.read(str(tmp_path))
+    trained_model.read(str(tmp_path))
   assert "%s is not the file that the model was trained with" % path in str(
       raised.value)

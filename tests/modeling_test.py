@@ -19,7 +19,9 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import modeling
+from multilabel.storage import checkpoint_restore
 import tokenization
+
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BATCH, LENGTH, WIDTH, HEADS, LAYERS = 3, 5, 12, 3, 2
@@ -962,7 +964,8 @@ def load_checkpoint(prefix, **arguments):
   with tf.Graph().as_default():
     tvars = [tf.get_variable(name, shape, initializer=tf.zeros_initializer())
              for name, shape in SOME + [("output_bias", [4])]]
-    return modeling.initialize_from_checkpoint(tvars, prefix, **arguments)
+    return checkpoint_restore.initialize_from_checkpoint(
+        tvars, prefix, **arguments)
 
 
 EXTRA = [("cls/predictions/output_bias", [23]), ("strange", [2]),
@@ -982,7 +985,7 @@ def test_initialize_from_checkpoint(whole_checkpoint, use_resource):
       "", use_resource=use_resource), tf.Session() as session:
     modeling.BertModel(make_config(), False, tf.constant(IDS))
     tf.get_variable("output_bias", [4], initializer=tf.zeros_initializer())
-    report = modeling.initialize_from_checkpoint(
+    report = checkpoint_restore.initialize_from_checkpoint(
         tf.trainable_variables(), whole_checkpoint)
     session.run(tf.global_variables_initializer())
     values = session.run({var.name: var for var in tf.global_variables()})
@@ -994,12 +997,13 @@ def test_initialize_from_checkpoint(whole_checkpoint, use_resource):
   for name, shape in VARIABLES:
     close(values[name + ":0"], random_values(name, shape), 0)
   assert (values["output_bias:0"] == 0).all()
-  assert modeling.format_checkpoint_report(report, "some/model.ckpt") == (
-      "Variables and the checkpoint some/model.ckpt:\n"
-      "    39 from the checkpoint\n"
-      "     1 newly initialised: output_bias\n"
-      "     5 tensors of the checkpoint not used: 3 optimizer slots; "
-      "1 pre-training heads (cls/*); 1 other: strange")
+  assert checkpoint_restore.format_checkpoint_report(
+      report, "some/model.ckpt") == (
+          "Variables and the checkpoint some/model.ckpt:\n"
+          "    39 from the checkpoint\n"
+          "     1 newly initialised: output_bias\n"
+          "     5 tensors of the checkpoint not used: 3 optimizer slots; "
+          "1 pre-training heads (cls/*); 1 other: strange")
 
 
 def test_a_folder_stands_for_its_latest_checkpoint(tmp_path):
@@ -1008,15 +1012,17 @@ def test_a_folder_stands_for_its_latest_checkpoint(tmp_path):
 
 
 def test_format_checkpoint_report_of_nothing_and_of_much():
-  report = modeling.CheckpointReport(
+  report = checkpoint_restore.CheckpointReport(
       ["a"], [], ["x%d" % number for number in range(8)])
-  assert modeling.format_checkpoint_report(report, "c").split("\n")[1:] == [
-      "     1 from the checkpoint",
-      "     0 newly initialised",
+  assert checkpoint_restore.format_checkpoint_report(
+      report, "c"
+  ).split("\n")[1:] == [
+      "     1 from the checkpoint", "     0 newly initialised",
       "     8 tensors of the checkpoint not used: 8 other: x0, x1, x2, x3, x4, "
-      "x5, and 2 more"]
-  report = modeling.CheckpointReport(["a"], [], [])
-  assert modeling.format_checkpoint_report(report, "c").endswith(
+      "x5, and 2 more"
+  ]
+  report = checkpoint_restore.CheckpointReport(["a"], [], [])
+  assert checkpoint_restore.format_checkpoint_report(report, "c").endswith(
       "     0 tensors of the checkpoint not used")
 
 
@@ -1135,7 +1141,7 @@ def test_checkpoint_of_another_type(tmp_path):
   with tf.Graph().as_default():
     var = tf.get_variable("bert/w", [2])
     with pytest.raises(ValueError) as error:
-      modeling.initialize_from_checkpoint([var], prefix)
+      checkpoint_restore.initialize_from_checkpoint([var], prefix)
   assert str(error.value) == (
       "init_checkpoint %s has bert/w as float16, but float32 is asked for." %
       prefix)

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-import multilabel_losses
+from multilabel import losses as multilabel_losses
+
 
 # More digits than the float64 of the code under test has where it matters.
 WIDE = np.longdouble

@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of multilabel_metrics: hand-computed cases, loops, scikit-learn."""
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
-
 import warnings
 
 import numpy as np
 import pytest
 
-import multilabel_metrics as metrics
-import multilabel_thresholds
+from multilabel import bootstrap
+from multilabel import metrics
+from multilabel import score_curves
+
 
 NAN = float("nan")
 
@@ -61,7 +59,7 @@ def case(request):
 @pytest.fixture
 def small_blocks(monkeypatch):
   """Makes every loop over blocks take several turns."""
-  monkeypatch.setattr(multilabel_thresholds, "BLOCK_CELLS", 37)
+  monkeypatch.setattr(score_curves, "BLOCK_CELLS", 37)
 
 
 def _equal(actual, expected):
@@ -282,7 +280,7 @@ def test_inputs_are_not_changed():
   metrics.evaluate(labels, probabilities)
   metrics.example_ranking_metrics(labels, probabilities)
   metrics.calibration_metrics(labels, probabilities)
-  metrics.bootstrap_intervals(labels, probabilities, num_resamples=2)
+  bootstrap.bootstrap_intervals(labels, probabilities, num_resamples=2)
   assert labels.tolist() == LABELS
   assert probabilities.tolist() == PROBABILITIES
 
@@ -309,12 +307,12 @@ def test_invalid_arrays(labels, probabilities, message):
       metrics.threshold_metrics, metrics.ranking_metrics,
       metrics.example_ranking_metrics, metrics.calibration_metrics,
       metrics.reliability_curve, metrics.evaluate,
-      metrics.bootstrap_intervals]:
+      bootstrap.bootstrap_intervals]:
     with pytest.raises(ValueError, match=message) as error:
       function(labels, probabilities)
     assert "\n" not in str(error.value)
   with pytest.raises(ValueError, match=message):
-    metrics.paired_bootstrap(labels, probabilities, probabilities)
+    bootstrap.paired_bootstrap(labels, probabilities, probabilities)
 
 
 @pytest.mark.parametrize("thresholds, message", [
@@ -324,7 +322,7 @@ def test_invalid_arrays(labels, probabilities, message):
 ])
 def test_invalid_thresholds(thresholds, message):
   for function in [metrics.threshold_metrics, metrics.evaluate,
-                   metrics.bootstrap_intervals]:
+                   bootstrap.bootstrap_intervals]:
     with pytest.raises(ValueError, match=message):
       function(LABELS, PROBABILITIES, thresholds)
 
@@ -339,9 +337,9 @@ def test_other_invalid_arguments():
   with pytest.raises(ValueError, match=r"k is \[0\]"):
     metrics.example_ranking_metrics(LABELS, PROBABILITIES, ks=[0])
   with pytest.raises(ValueError, match="num_resamples is 0"):
-    metrics.bootstrap_intervals(LABELS, PROBABILITIES, num_resamples=0)
+    bootstrap.bootstrap_intervals(LABELS, PROBABILITIES, num_resamples=0)
   with pytest.raises(ValueError, match="confidence is 95"):
-    metrics.bootstrap_intervals(LABELS, PROBABILITIES, num_resamples=1,
+    bootstrap.bootstrap_intervals(LABELS, PROBABILITIES, num_resamples=1,
                                 confidence=95)
 
 
@@ -520,8 +518,8 @@ def test_precision_at_k_equals_loop():
 def test_bootstrap_equals_scoring_the_drawn_rows(name, monkeypatch):
   labels, probabilities = CASES[name]
   # Three resamples at once, to go through the loop several times.
-  monkeypatch.setattr(metrics, "_BOOTSTRAP_CELLS", 3 * len(labels))
-  out = metrics.bootstrap_intervals(labels, probabilities, 0.4,
+  monkeypatch.setattr(bootstrap, "_BOOTSTRAP_CELLS", 3 * len(labels))
+  out = bootstrap.bootstrap_intervals(labels, probabilities, 0.4,
                                     num_resamples=10, seed=5, confidence=0.8)
   rng = np.random.RandomState(5)
   scores = []
@@ -539,7 +537,7 @@ def test_bootstrap_equals_scoring_the_drawn_rows(name, monkeypatch):
 def test_bootstrap_is_seeded():
   labels, probabilities = CASES["random"]
   one, two, other = [
-      metrics.bootstrap_intervals(labels, probabilities, num_resamples=20,
+      bootstrap.bootstrap_intervals(labels, probabilities, num_resamples=20,
                                   seed=seed) for seed in (1, 1, 2)]
   assert one == two
   assert one["micro_f1"]["low"] != other["micro_f1"]["low"]
@@ -553,7 +551,7 @@ def test_interval_covers_the_truth():
   covered = 0
   for seed in range(60):
     labels = rng.randint(2, size=(100, 1))
-    out = metrics.bootstrap_intervals(labels, np.ones((100, 1)),
+    out = bootstrap.bootstrap_intervals(labels, np.ones((100, 1)),
                                       num_resamples=100, seed=seed)["micro_f1"]
     covered += out["low"] <= 2 / 3 <= out["high"]
   assert covered >= 50
@@ -562,7 +560,7 @@ def test_interval_covers_the_truth():
 def test_paired_bootstrap():
   labels, good = _random(40, 200, 4)
   bad = np.random.RandomState(41).rand(200, 4)
-  out = metrics.paired_bootstrap(labels, bad, good, 0.5, 0.6,
+  out = bootstrap.paired_bootstrap(labels, bad, good, 0.5, 0.6,
                                  num_resamples=50)
   for key, value in out.items():
     _equal(value["a"], metrics.evaluate(labels, bad, 0.5)[key])
@@ -570,7 +568,7 @@ def test_paired_bootstrap():
     _equal(value["difference"], value["b"] - value["a"])
     assert 0 < value["low"] < value["difference"] < value["high"]
     assert value["p_value"] == 0
-  turned = metrics.paired_bootstrap(labels, good, bad, 0.6, 0.5,
+  turned = bootstrap.paired_bootstrap(labels, good, bad, 0.6, 0.5,
                                     num_resamples=50)
   for key, value in turned.items():
     _equal([value["low"], value["high"]], [-out[key]["high"],
@@ -579,7 +577,7 @@ def test_paired_bootstrap():
 
 def test_paired_bootstrap_of_the_same_is_no_difference():
   labels, probabilities = CASES["random"]
-  out = metrics.paired_bootstrap(labels, probabilities, probabilities,
+  out = bootstrap.paired_bootstrap(labels, probabilities, probabilities,
                                  num_resamples=10)
   for value in out.values():
     assert value["difference"] == value["low"] == value["high"] == 0
@@ -587,7 +585,7 @@ def test_paired_bootstrap_of_the_same_is_no_difference():
 
 
 def test_paired_bootstrap_without_positive():
-  out = metrics.paired_bootstrap([[0], [0]], [[0.1], [0.2]], [[0.3], [0.1]],
+  out = bootstrap.paired_bootstrap([[0], [0]], [[0.1], [0.2]], [[0.3], [0.1]],
                                  num_resamples=5)
   assert np.isnan(out["macro_average_precision"]["p_value"])
   assert np.isnan(out["macro_average_precision"]["low"])

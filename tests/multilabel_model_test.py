@@ -14,7 +14,8 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 import modeling
-import multilabel_model
+from multilabel import head
+
 
 WIDTH, NUM_LABELS = 8, 4
 IDS = np.array([[5, 1, 9, 4], [3, 3, 0, 0], [2, 7, 6, 0]], np.int32)
@@ -49,7 +50,7 @@ def set_variables(session, changes=None):
 
 def create(is_training=False, labels=LABELS, mask=MASK, config=None,
            one_hot=False, **options):
-  return multilabel_model.create_model(
+  return head.create_model(
       config or make_config(), is_training, tf.constant(IDS),
       tf.constant(mask), tf.constant(TYPES),
       None if labels is None else tf.constant(labels), NUM_LABELS, one_hot,
@@ -145,7 +146,7 @@ def test_another_loss(encoder):
   expected = (per_example.sum() / 3, per_example, logits, probabilities)
   check(run(pooling="mean", loss_fn=loss_of_numbers), expected, 1e-4)
   with tf.Graph().as_default(), tf.Session() as session:
-    graph = multilabel_model.create_inference_graph(
+    graph = head.create_inference_graph(
         make_config(), NUM_LABELS, "mean", with_labels=True,
         loss_fn=loss_of_numbers)
     set_variables(session)
@@ -160,7 +161,7 @@ def test_logits_that_are_fed_are_what_the_rest_is_made_of():
   """How the pooled logits of windows become probabilities and a loss."""
   logits = np.array([[0.0, math.log(3.0), -200.0, 200.0]], np.float32)
   with tf.Graph().as_default(), tf.Session() as session:
-    graph = multilabel_model.create_inference_graph(
+    graph = head.create_inference_graph(
         make_config(), NUM_LABELS, "mean", with_labels=True)
     probabilities, losses = session.run(
         [graph.probabilities, graph.per_example_loss],
@@ -184,7 +185,7 @@ def test_gradient_of_the_logits():
 
 def test_text_without_any_token_stays_finite():
   mask = MASK * [[1], [0], [1]]
-  for pooling in multilabel_model.POOLINGS:
+  for pooling in head.POOLINGS:
     assert all(np.isfinite(x).all() for x in run(
         mask=mask.astype(np.int32), pooling=pooling))
 
@@ -219,7 +220,7 @@ def test_variables(use_resource):
 
 
 def test_output_bias_initializer():
-  prior = multilabel_model.log_odds([1, 2, 3, 4], 8)
+  prior = head.log_odds([1, 2, 3, 4], 8)
   with tf.Graph().as_default(), tf.Session() as session:
     create(output_bias_initializer=tf.constant_initializer(prior))
     session.run(tf.global_variables_initializer())
@@ -295,7 +296,7 @@ def test_dropout_without_seed_differs_from_run_to_run(encoder):
 @pytest.mark.parametrize("with_labels", [False, True])
 def test_create_inference_graph(encoder, with_labels):
   with tf.Graph().as_default(), tf.Session() as session:
-    graph = multilabel_model.create_inference_graph(
+    graph = head.create_inference_graph(
         make_config(), NUM_LABELS, "mean", with_labels=with_labels)
     set_variables(session)
     feed = {graph.input_ids: IDS, graph.input_mask: MASK,
@@ -320,17 +321,17 @@ def test_create_inference_graph(encoder, with_labels):
 
 
 def test_log_odds():
-  odds = multilabel_model.log_odds(np.array([5, 0, 10, 1]), 10)
+  odds = head.log_odds(np.array([5, 0, 10, 1]), 10)
   assert isinstance(odds, list) and {type(x) for x in odds} == {float}
   np.testing.assert_allclose(
       odds, [0.0, math.log(0.5 / 9.5), math.log(9.5 / 0.5),
              math.log(1.0 / 9.0)], rtol=1e-12)
-  assert multilabel_model.log_odds([0, 1], 1) == [0.0, 0.0]
+  assert head.log_odds([0, 1], 1) == [0.0, 0.0]
 
 
 def test_arguments():
   parameters = [str(x).replace(" ", "") for x in inspect.signature(
-      multilabel_model.create_model).parameters.values()]
+      head.create_model).parameters.values()]
   assert parameters[:8] == [
       "bert_config", "is_training", "input_ids", "input_mask", "segment_ids",
       "labels", "num_labels", "use_one_hot_embeddings"]

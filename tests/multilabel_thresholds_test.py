@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of multilabel_thresholds: brute force, hand-computed cases."""
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
-
 import json
 
 import numpy as np
 import pytest
 
-import multilabel_thresholds as thresholds
+from multilabel import decisions
+from multilabel import score_curves
+
 
 NAN = float("nan")
 
@@ -45,7 +43,7 @@ def case(request):
 
 @pytest.fixture(params=[7, 1 << 20])
 def blocks(request, monkeypatch):
-  monkeypatch.setattr(thresholds, "BLOCK_CELLS", request.param)
+  monkeypatch.setattr(score_curves, "BLOCK_CELLS", request.param)
 
 
 def _scores_at(labels, probabilities, cut):
@@ -67,7 +65,7 @@ def _best_by_brute_force(labels, probabilities, min_precision=0.):
 
 def test_global_threshold_equals_brute_force(case, blocks):
   labels, probabilities = case
-  out = thresholds.find_global_threshold(labels, probabilities)
+  out = decisions.find_global_threshold(labels, probabilities)
   f1, decided = _best_by_brute_force(labels, probabilities)
   cut = probabilities.dtype.type(out["threshold"])
   np.testing.assert_array_equal(probabilities >= cut, decided)
@@ -79,8 +77,8 @@ def test_global_threshold_equals_brute_force(case, blocks):
 
 def test_label_thresholds_equal_brute_force(case, blocks):
   labels, probabilities = case
-  out = thresholds.find_label_thresholds(labels, probabilities, shrinkage=0)
-  decided = thresholds.apply_thresholds(probabilities, out["thresholds"])
+  out = decisions.find_label_thresholds(labels, probabilities, shrinkage=0)
+  decided = decisions.apply_thresholds(probabilities, out["thresholds"])
   for i in range(labels.shape[1]):
     if labels[:, i].any():
       expected = _best_by_brute_force(labels[:, i], probabilities[:, i])[1]
@@ -92,16 +90,16 @@ def test_label_thresholds_equal_brute_force(case, blocks):
 @pytest.mark.parametrize("seed", range(5))
 def test_min_precision_equals_brute_force(seed, blocks):
   labels, probabilities = _random(seed, decimals=2)
-  out = thresholds.find_global_threshold(labels, probabilities, 0.85)
+  out = decisions.find_global_threshold(labels, probabilities, 0.85)
   f1, decided = _best_by_brute_force(labels, probabilities, 0.85)
   assert out["micro_f1"] == f1
   assert out["micro_precision"] >= 0.85
   np.testing.assert_array_equal(
       probabilities >= np.float32(out["threshold"]), decided)
   wanted = np.linspace(0.5, 1, 5)
-  out = thresholds.find_label_thresholds(
+  out = decisions.find_label_thresholds(
       labels, probabilities, shrinkage=0, min_precision=wanted)
-  decided = thresholds.apply_thresholds(probabilities, out["thresholds"])
+  decided = decisions.apply_thresholds(probabilities, out["thresholds"])
   for i in range(5):
     best = _best_by_brute_force(labels[:, i], probabilities[:, i], wanted[i])
     assert (str(i) in out["precision_not_reached"]) == (best is None)
@@ -113,19 +111,19 @@ def test_midpoint_and_draw():
   labels = [[1], [0], [1], [0], [0], [0]]
   probabilities = [[0.75], [0.5], [0.25], [0.2], [0.1], [0.]]
   # Cutting above 0.5 and above 0.2: F1 2/3 against 4/5.
-  out = thresholds.find_global_threshold(labels, probabilities)
+  out = decisions.find_global_threshold(labels, probabilities)
   assert out["threshold"] == float(np.float32((0.25 + 0.2) / 2))
   assert out["micro_f1"] == 0.8
   # 1/1 and 2/4 positives found: F1 2/3 both, the higher cut is taken.
-  out = thresholds.find_global_threshold([[1], [0], [0], [1]],
+  out = decisions.find_global_threshold([[1], [0], [0], [1]],
                                          [[0.75], [0.5], [0.4], [0.25]])
   assert out["threshold"] == 0.625
 
 
 def test_lowest_cut_lies_between_zero_and_the_lowest_score():
-  assert thresholds.find_global_threshold(
+  assert decisions.find_global_threshold(
       [[1, 1]], [[0.5, 0.75]])["threshold"] == 0.25
-  assert thresholds.find_global_threshold(
+  assert decisions.find_global_threshold(
       [[1, 1]], [[0., 0.75]])["threshold"] == 0
 
 
@@ -139,7 +137,7 @@ def test_neighbours_in_float32_are_told_apart(below_one):
     high = np.nextafter(low, np.float32(1))
   probabilities = np.array([[low], [high]], dtype=np.float32)
   for kind in [np.float32, np.float64]:
-    out = thresholds.find_global_threshold([[0], [1]],
+    out = decisions.find_global_threshold([[0], [1]],
                                            probabilities.astype(kind))
     assert out["threshold"] == float(high)
     assert out["micro_f1"] == 1
@@ -149,10 +147,10 @@ def test_float64_scores_no_float32_separates():
   # The three upper scores round to the same float32 number, 0.5.
   probabilities = np.array([[0.1], [0.5], [0.5 + 1e-12], [0.5 + 2e-12]])
   labels = [[0], [0], [0], [1]]
-  out = thresholds.find_global_threshold(labels, probabilities)
+  out = decisions.find_global_threshold(labels, probabilities)
   assert out["threshold"] == float(np.float32(0.3))
   assert out["micro_f1"] == 0.5
-  out = thresholds.find_label_thresholds(labels, probabilities, shrinkage=0)
+  out = decisions.find_label_thresholds(labels, probabilities, shrinkage=0)
   assert out["thresholds"].tolist() == [float(np.float32(0.3))]
 
 
@@ -163,7 +161,7 @@ def test_thresholds_survive_json_and_float32(seed):
   probabilities = (np.float32(0.9) + np.float32(2e-7) * rng.randint(
       5, size=(30, 3))).astype(np.float32)
   labels = rng.randint(2, size=(30, 3))
-  out = thresholds.find_label_thresholds(labels, probabilities)
+  out = decisions.find_label_thresholds(labels, probabilities)
   stored = json.loads(json.dumps(out["thresholds"].tolist()))
   short = json.loads(json.dumps(
       [float(str(np.float32(t))) for t in out["thresholds"]]))
@@ -172,7 +170,7 @@ def test_thresholds_survive_json_and_float32(seed):
       if read is short and kind is np.float64:
         continue
       np.testing.assert_array_equal(
-          thresholds.apply_thresholds(probabilities.astype(kind), read),
+          decisions.apply_thresholds(probabilities.astype(kind), read),
           probabilities >= out["thresholds"].astype(np.float32))
 
 
@@ -180,17 +178,17 @@ def test_shrinkage_by_hand():
   # Label 0: one positive, own cut (0.6 + 0.8) / 2. Global: all above 0.3.
   labels = [[0, 1], [1, 1], [0, 1], [0, 1]]
   probabilities = np.array([[0.6, 0.7], [0.8, 0.9], [0.2, 0.65], [0.1, 0.4]])
-  middle = thresholds.find_global_threshold(labels, probabilities)["threshold"]
+  middle = decisions.find_global_threshold(labels, probabilities)["threshold"]
   assert middle == pytest.approx(0.3)
-  out = thresholds.find_label_thresholds(labels, probabilities, shrinkage=3)
+  out = decisions.find_label_thresholds(labels, probabilities, shrinkage=3)
   assert out["global_threshold"] == middle
   assert out["own_thresholds"] == pytest.approx([0.7, 0.2])
   assert out["thresholds"] == pytest.approx(
       [(1 * 0.7 + 3 * 0.3) / 4, (4 * 0.2 + 3 * 0.3) / 7])
-  huge = thresholds.find_label_thresholds(labels, probabilities, 1e12)
+  huge = decisions.find_label_thresholds(labels, probabilities, 1e12)
   assert huge["thresholds"] == pytest.approx([0.3, 0.3])
   # Shrunk to 0.4, label 0 would take the negative at 0.6 as well.
-  out = thresholds.find_label_thresholds(labels, probabilities, shrinkage=3,
+  out = decisions.find_label_thresholds(labels, probabilities, shrinkage=3,
                                          min_precision=0.9)
   assert out["thresholds"] == pytest.approx([0.7, (4 * 0.2 + 3 * 0.3) / 7])
 
@@ -198,7 +196,7 @@ def test_shrinkage_by_hand():
 def test_labels_without_positive_fall_back():
   labels = [[1, 0], [0, 0], [1, 0]]
   probabilities = [[0.8, 0.9], [0.2, 0.1], [0.6, 0.3]]
-  out = thresholds.find_label_thresholds(labels, probabilities,
+  out = decisions.find_label_thresholds(labels, probabilities,
                                          label_names=["seen", "un=seen"])
   assert out["fallback_labels"] == ["un=seen"]
   assert out["thresholds"][1] == out["global_threshold"]
@@ -206,10 +204,10 @@ def test_labels_without_positive_fall_back():
 
 
 def test_no_positive_at_all_takes_the_default():
-  out = thresholds.find_global_threshold([[0, 0]], [[0.2, 0.3]], default=0.25)
+  out = decisions.find_global_threshold([[0, 0]], [[0.2, 0.3]], default=0.25)
   assert out["threshold"] == 0.25
   assert out["fell_back"] is True
-  out = thresholds.find_label_thresholds([[0, 0]], [[0.2, 0.3]])
+  out = decisions.find_label_thresholds([[0, 0]], [[0.2, 0.3]])
   assert out["thresholds"].tolist() == [0.5, 0.5]
   assert out["fallback_labels"] == ["0", "1"]
 
@@ -218,11 +216,11 @@ def test_precision_that_no_cut_reaches():
   labels = [[0], [1], [0], [1], [1]]
   probabilities = [[0.9], [0.7], [0.5], [0.3], [0.2]]
   # Precisions from the top: 0, 1/2, 1/3, 2/4, 3/5.
-  out = thresholds.find_global_threshold(labels, probabilities, 0.8)
+  out = decisions.find_global_threshold(labels, probabilities, 0.8)
   assert out["precision_reached"] is False
   assert out["micro_precision"] == 0.6
   assert out["threshold"] == float(np.float32(0.1))
-  out = thresholds.find_label_thresholds(labels, probabilities, 0, 0.8, ["x"])
+  out = decisions.find_label_thresholds(labels, probabilities, 0, 0.8, ["x"])
   assert out["precision_not_reached"] == ["x"]
   assert out["thresholds"].tolist() == [float(np.float32(0.1))]
 
@@ -230,7 +228,7 @@ def test_precision_that_no_cut_reaches():
 def test_apply_thresholds_by_hand():
   probabilities = [[0.9, 0.5, 0.7], [0.1, 0.3, 0.2], [0.6, 0.6, 0.6]]
   def apply(*args, **kwargs):
-    return thresholds.apply_thresholds(
+    return decisions.apply_thresholds(
         probabilities, *args, **kwargs).astype(int).tolist()
   assert apply(0.5) == [[1, 1, 1], [0, 0, 0], [1, 1, 1]]
   assert apply([0.95, 0.5, 0.7]) == [[0, 1, 1], [0, 0, 0], [0, 1, 0]]
@@ -245,14 +243,14 @@ def test_apply_thresholds_by_hand():
 
 
 def test_apply_thresholds_to_no_example():
-  out = thresholds.apply_thresholds(np.zeros((0, 3)), 0.5, 1, True)
+  out = decisions.apply_thresholds(np.zeros((0, 3)), 0.5, 1, True)
   assert out.shape == (0, 3)
   assert out.dtype == bool
 
 
 def test_apply_thresholds_in_blocks(blocks):
   _, probabilities = _random(9, 60, 6)
-  out = thresholds.apply_thresholds(probabilities, 0.5, top_k=2,
+  out = decisions.apply_thresholds(probabilities, 0.5, top_k=2,
                                     always_one_label=True)
   for row, decided in zip(probabilities, out):
     order = [i for i in np.argsort(-row) if row[i] >= 0.5][:2]
@@ -270,13 +268,13 @@ def test_apply_thresholds_in_blocks(blocks):
 ])
 def test_invalid_arguments(arguments, message):
   with pytest.raises(ValueError, match=message) as error:
-    thresholds.find_label_thresholds([[0, 1]], [[0.5, 0.5]], **arguments)
+    decisions.find_label_thresholds([[0, 1]], [[0.5, 0.5]], **arguments)
   assert "\n" not in str(error.value)
 
 
 def test_invalid_arrays():
-  for function in [thresholds.find_global_threshold,
-                   thresholds.find_label_thresholds]:
+  for function in [decisions.find_global_threshold,
+                   decisions.find_label_thresholds]:
     with pytest.raises(ValueError, match=r"labels\[0, 0\] is 3"):
       function([[3]], [[0.5]])
     with pytest.raises(ValueError, match=r"probabilities\[0, 0\] is nan"):
@@ -284,7 +282,7 @@ def test_invalid_arrays():
     with pytest.raises(ValueError, match="labels have shape"):
       function([[1]], [[0.5, 0.5]])
   with pytest.raises(ValueError, match=r"min_precision has shape \(1,\)"):
-    thresholds.find_global_threshold([[1]], [[0.5]], [0.5])
+    decisions.find_global_threshold([[1]], [[0.5]], [0.5])
 
 
 def test_invalid_arguments_of_apply():
@@ -295,4 +293,4 @@ def test_invalid_arguments_of_apply():
       (([[0.5, 0.5]], [0.5]), r"thresholds have shape \(1,\) for 2 labels"),
       (([[0.5, 0.5]], 0.5, 0), "top_k is 0")]:
     with pytest.raises(ValueError, match=message):
-      thresholds.apply_thresholds(*arguments)
+      decisions.apply_thresholds(*arguments)

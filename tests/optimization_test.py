@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
+from multilabel.training import train_op as train_op_module
 import optimization
+
 
 NO_DECAY = ["LayerNorm", "layer_norm", "bias"]
 
@@ -331,7 +333,7 @@ def test_create_train_op_equals_numpy(use_resource, bias_correction):
     error = tf.matmul(
         tf.gather(tvars[0], IDS), tvars[1]) * tvars[2] - TARGET
     loss = tf.reduce_sum(error ** 2) / 2
-    step = optimization.create_train_op(
+    step = train_op_module.create_train_op(
         loss, 0.03, 40, 4,
         learning_rate_scale=lambda name: 3.0 if name == "kernel" else 1.0,
         bias_correction=bias_correction)
@@ -364,7 +366,7 @@ def test_clipping(target, clipped):
   """The first moment after a step is a tenth of the clipped gradient."""
   with tf.Graph().as_default(), tf.Session() as session:
     var = get_variable("w", np.zeros([1], np.float32))
-    train_op, _, norm = optimization.create_train_op(
+    train_op, _, norm = train_op_module.create_train_op(
         tf.reduce_sum(tf.square(var - target)) / 2, 0.1, 10, None)
     session.run(tf.global_variables_initializer())
     assert session.run([norm, train_op])[0] == target
@@ -396,7 +398,7 @@ def test_create_optimizer(use_resource):
 def test_create_optimizer_goes_on_from_the_global_step():
   with tf.Graph().as_default(), tf.Session() as session:
     var = get_variable("w", np.ones([2], np.float32))
-    step = optimization.create_train_op(tf.reduce_sum(var), 0.5, 10, 2)
+    step = train_op_module.create_train_op(tf.reduce_sum(var), 0.5, 10, 2)
     global_step = tf.train.get_global_step()
     session.run(tf.global_variables_initializer())
     session.run(tf.assign(global_step, 6))

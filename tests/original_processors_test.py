@@ -10,6 +10,7 @@ import pytest
 
 import processors
 
+
 MRPC_SHAPE = u'''
 import os
 import tokenization

@@ -9,6 +9,7 @@ import random
 
 import tiny_bert
 
+
 _PIECES = (u"caf\u00e9", u"APPLE", u"\u732b\u72d7", u"\U0001f600",
            u"\U0001f469\u200d\U0001f680", u"\u4f60\u597d\uff0c",
            u"Stra\u00dfe", u"\u0391\u03a3", u"pear,plum", u"\t", u"x" * 210,

@@ -1,10 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of reporting.pr_curves: counts by hand, the file, TensorBoard's own."""
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
-
 import glob
 import os
 
@@ -12,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from reporting import pr_curves
+from multilabel.training import pr_curves
 
 
 def _tensor(summary):

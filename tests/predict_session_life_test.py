@@ -12,12 +12,13 @@ import weakref
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-
-import inference_session
-import model_dir
-import predict_session
 import tiny_bert
 import tiny_model
+
+from multilabel.inference import loaded_model
+from multilabel.storage import trained_model
+import predict_session
+
 
 TEXTS = [u"the apple", u"plum , pear and \u732b", u"", u"un see one"]
 SECONDS = 60  # Nothing takes so long, unless it hangs.
@@ -175,8 +176,8 @@ def test_reload_of_a_checkpoint_written_anew(loaded, folder):
 
 def test_reload_takes_new_thresholds(loaded, folder):
   before = loaded._served._loaded
-  model_dir.update_decision(
-      folder, "tune", model_dir.multilabel_thresholds.DecisionRule(
+  trained_model.update_decision(
+      folder, "tune", trained_model.multilabel_thresholds.DecisionRule(
           0.375, top_k=2))
   assert loaded.reload() is True
   assert loaded.decision == (0.375, 2, False)
@@ -315,7 +316,7 @@ def test_timeout_inside_a_run(predictor):
   rows = np.ones([6000, 64], np.int32)
   feed = {inference.input_ids: rows, inference.input_mask: rows,
           inference.segment_ids: 0 * rows}
-  deadline = inference_session.Deadline(0.02)
+  deadline = loaded_model.Deadline(0.02)
   with pytest.raises(TimeoutError, match="timeout of 0.02 seconds"):
     weights._run([inference.probabilities], feed, deadline)
   assert is_near(predictor.predict(TEXTS), tiny_model.random_weights(3, 3))

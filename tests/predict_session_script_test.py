@@ -21,13 +21,14 @@ import time
 
 import numpy as np
 import pytest
-
-import model_dir
-import multilabel_thresholds
-import predict_files
-import predict_session
 import tiny_bert
 import tiny_model
+
+from multilabel import decisions
+from multilabel.inference import predict_files
+from multilabel.storage import trained_model
+import predict_session
+
 
 SCRIPT = os.path.join(tiny_bert.ROOT, "predict_session.py")
 
@@ -35,7 +36,7 @@ SCRIPT = os.path.join(tiny_bert.ROOT, "predict_session.py")
 SERVER = u"""
 import gc, io, json, os, runpy, sys
 sys.path.insert(0, %r)
-import command_line
+from multilabel.common import command_line
 command_line.quiet_tensorflow()
 import predict_session
 gc.freeze()  # a child need not look through all of TensorFlow at its end
@@ -196,8 +197,8 @@ def test_decision_of_the_directory(server, model, tmp_path):
   """It is used and said; what a flag says counts more."""
   folder = str(tmp_path / "model")
   shutil.copytree(model, folder)
-  model_dir.update_decision(
-      folder, "tune_per_label", multilabel_thresholds.DecisionRule(
+  trained_model.update_decision(
+      folder, "tune_per_label", decisions.DecisionRule(
           [0.25, 1.0, 0.0], top_k=1))
   flag = "--model_dir=" + folder
   source = write(tmp_path / "a.txt", u"the apple\n")
@@ -228,7 +229,7 @@ def test_nearest_label_where_each_has_a_threshold(capfdbinary):
 
     describe = predict_session.SessionPredictor.describe
     decision_for = predict_session.SessionPredictor.decision_for
-    decision = multilabel_thresholds.DecisionRule([0.5, 0.9])
+    decision = decisions.DecisionRule([0.5, 0.9])
 
   two = Two()
   predict_files.print_labels(two, u"text", two.decision)

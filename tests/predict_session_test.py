@@ -12,13 +12,14 @@ import threading
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-
-import atomic_files
-import model_dir
-import modeling
-import predict_session
 import tiny_bert
 import tiny_model
+
+from multilabel.common import atomic_files
+from multilabel.storage import checkpoint_restore
+from multilabel.storage import trained_model
+import predict_session
+
 
 TEXTS = [
     u"the apple", u"a", u"plum , pear and \u732b", u"we see \U0001f680 !",
@@ -307,7 +308,8 @@ if mode == "v1":
 elif mode == "eager":
   v1.enable_eager_execution()
 import predict_session
-absent = [name for name in ("training", "optimization") if name in sys.modules]
+absent = [name for name in sys.modules
+          if name.startswith(("multilabel.training", "optimization"))]
 predictor = predict_session.SessionPredictor(folder)
 rows = predictor.predict([u"the apple", u"a"])
 if mode == "eager":
@@ -445,7 +447,7 @@ def test_never_random_weights(copy, made):
     tiny_model.write_checkpoint(
         copy, {other: made[1][other] for other in names if other != name})
     assert "lacks %s, shape [" % name in error_of(
-        modeling.check_checkpoint, os.path.join(copy, "model.ckpt-7"),
+        checkpoint_restore.check_checkpoint, os.path.join(copy, "model.ckpt-7"),
         variables)
   # The last one is refused on loading, too.
   assert "lacks %s, shape [" % name in error_of(load, copy)
@@ -480,7 +482,7 @@ def test_config_of_another_size(copy):
   settings_path = os.path.join(copy, "model_settings.json")
   settings = json.loads(tiny_bert.read_text(settings_path))
   settings["bert_config_sha256"] = atomic_files.file_sha256(path)
-  model_dir.write_settings(copy, settings)
+  trained_model.write_settings(copy, settings)
   assert "lacks bert/encoder/layer_2/" in error_of(load, copy)
 
 
@@ -532,6 +534,6 @@ def test_settings_of_the_wrong_kind(key, value, copy):
   path = os.path.join(copy, "model_settings.json")
   settings = json.loads(tiny_bert.read_text(path))
   settings[key] = value
-  model_dir.write_settings(copy, settings)
+  trained_model.write_settings(copy, settings)
   words = {"format_version": "format 999", "num_labels": "3"}
   assert words.get(key, key) in error_of(load, copy)

@@ -7,12 +7,13 @@ import types
 
 import numpy as np
 import pytest
-
-import feature_rows
-import inference_session
-import predict_session
 import tiny_bert
 import tiny_model
+
+from multilabel.features import feature_rows
+from multilabel.inference import loaded_model
+import predict_session
+
 
 FITS = 30  # words of a window of tiny_model's 32 ids
 LATE = u"the a of " * 15 + u"apple " + u"the a of " * 5
@@ -295,15 +296,15 @@ def test_directory_of_the_first_version(made, tmp_path):
 
 
 def test_deadline():
-  assert inference_session.Deadline().remaining() is None
-  assert 0 < inference_session.Deadline(9.5).remaining() <= 9.5
-  assert inference_session.Deadline(float("inf")).remaining() == float("inf")
+  assert loaded_model.Deadline().remaining() is None
+  assert 0 < loaded_model.Deadline(9.5).remaining() <= 9.5
+  assert loaded_model.Deadline(float("inf")).remaining() == float("inf")
   for timeout in (0, -1, float("-inf")):
     with pytest.raises(TimeoutError, match="not done within its timeout of"):
-      inference_session.Deadline(timeout).remaining()
+      loaded_model.Deadline(timeout).remaining()
   for timeout in ("1", float("nan"), True, [1]):
     assert "it must be a number of seconds" in error_of(
-        inference_session.Deadline, timeout)
+        loaded_model.Deadline, timeout)
 
 
 # Batches.

@@ -9,6 +9,7 @@ import pytest
 
 from experiments import prediction_files
 
+
 GOOD = ('{"id": "x", "text": "t", "labels": [], '
         '"probabilities": {"a": 0.5, "b": 0.25}}')
 

@@ -18,6 +18,7 @@ from processors import InputExample
 from processors import table_reader
 from processors import text_lines
 
+
 CHINESE = u"今天天气很好，我们去公园吧"
 ARABIC = u"مرحبا بالعالم"
 EMOJI = u"👩‍👩‍👧 🇨🇳 ❤️"

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from experiments import prediction_files
-from experiments import pytorch_reference as reference
+from experiments import pytorch_reference
+
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -19,8 +20,8 @@ def test_head_bias():
   labels = np.array([[1, 0], [0, 0], [0, 0], [0, 0]])
   # 1 of 4; none of 4 counts as half an example.
   np.testing.assert_allclose(
-      reference.head_bias(labels, True), np.log([1 / 3, 0.5 / 3.5]))
-  assert reference.head_bias(labels, False).tolist() == [0, 0]
+      pytorch_reference.head_bias(labels, True), np.log([1 / 3, 0.5 / 3.5]))
+  assert pytorch_reference.head_bias(labels, False).tolist() == [0, 0]
 
 
 def test_flags_are_checked(tmp_path):
@@ -94,18 +95,18 @@ def test_groups_and_padding():
   bert = transformers.BertModel(transformers.BertConfig(
       vocab_size=11, hidden_size=16, num_hidden_layers=1,
       num_attention_heads=2, intermediate_size=32), add_pooling_layer=False)
-  model = reference.make_model(bert, 2, "mean", [0.0, 1.0])
-  groups = reference.parameter_groups(model, 1e-3, 1e-2)
+  model = pytorch_reference.make_model(bert, 2, "mean", [0.0, 1.0])
+  groups = pytorch_reference.parameter_groups(model, 1e-3, 1e-2)
   assert [(group["lr"], group["weight_decay"]) for group in groups] == [
       (1e-3, 0.01), (1e-3, 0.0), (1e-2, 0.01), (1e-2, 0.0)]
   assert [len(group["params"]) for group in groups[2:]] == [1, 1]
   assert sum(len(group["params"]) for group in groups) == len(
       list(model.parameters()))
-  input_ids, mask = reference.pad([[2, 5, 3], [2, 3]])
+  input_ids, mask = pytorch_reference.pad([[2, 5, 3], [2, 3]])
   assert input_ids.tolist() == [[2, 5, 3], [2, 3, 0]]
   assert mask.tolist() == [[1, 1, 1], [1, 1, 0]]
   # Padding does not change what a text gets.
   model.eval()
   with torch.no_grad():
-    alone = model(*reference.pad([[2, 3]]))
+    alone = model(*pytorch_reference.pad([[2, 3]]))
     np.testing.assert_allclose(model(input_ids, mask)[1], alone[0], atol=1e-5)

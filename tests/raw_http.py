@@ -6,6 +6,7 @@ import re
 import threading
 import time
 
+
 LABEL_HEAD = b"POST /v1/label HTTP/1.1\r\nHost: x\r\n"
 
 

@@ -7,9 +7,10 @@ import os
 import re
 
 import pytest
+import tiny_bert
 
 import processors
-import tiny_bert
+
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 

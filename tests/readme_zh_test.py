@@ -13,6 +13,7 @@ import re
 
 import pytest
 
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 ENGLISH = "README.md"
 CHINESE = "README.zh.md"

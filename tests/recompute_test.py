@@ -6,14 +6,14 @@ import functools
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-
-import layer_rates
-import model_dir
-import modeling
-import multilabel_model
-import recompute
-import run_multilabel_classifier
 import tiny_bert
+
+import modeling
+from multilabel import head
+from multilabel.storage import checkpoint_choice
+from multilabel.training import layer_training
+import run_multilabel_classifier
+
 
 IDS = np.array([[1, 2, 3, 4, 5], [6, 7, 8, 0, 0], [1, 1, 2, 0, 0]])
 LABELS = np.array([[1, 0], [0, 1], [1, 1]], np.float32)
@@ -34,15 +34,15 @@ def test_gradients_are_the_same_with_dropout(use_resource, pooling,
     tf.set_random_seed(3)
     with tf.variable_scope("", use_resource=use_resource):
       ids = tf.placeholder(tf.int32, [None, None])
-      loss = multilabel_model.create_model(
+      loss = head.create_model(
           config(), True, ids, tf.cast(ids > 0, tf.int32),
           tf.zeros_like(ids), tf.constant(LABELS), 2, False, pooling=pooling,
           dropout_seed=(5, tf.constant(7, tf.int64)),
           recorded_layers=layers)[0]
-    variables = layer_rates.trained_variables(3, freeze_layers)
+    variables = layer_training.trained_variables(3, freeze_layers)
     num_variables = len(tf.global_variables())
     expected = tf.gradients(loss, variables)
-    found = recompute.gradients(loss, variables, layers)
+    found = layer_training.recomputed_gradients(loss, variables, layers)
     assert len(tf.global_variables()) == num_variables
     assert len(layers) == 3
     session.run(tf.global_variables_initializer())
@@ -61,13 +61,13 @@ def test_a_layer_is_built_after_the_gradient_of_its_output():
   layers = []
   with tf.Graph().as_default() as graph:
     ids = tf.constant(IDS, tf.int32)
-    loss = multilabel_model.create_model(
+    loss = head.create_model(
         config(), True, ids, tf.ones_like(ids), tf.zeros_like(ids),
         tf.constant(LABELS), 2, False,
         dropout_seed=(5, tf.constant(7, tf.int64)), recorded_layers=layers)[0]
     before = len(graph.get_operations())
     kinds = [op.type for op in graph.get_operations()]
-    recompute.gradients(loss, tf.trainable_variables(), layers)
+    layer_training.recomputed_gradients(loss, tf.trainable_variables(), layers)
     added = graph.get_operations()[before:]
   # Each layer's masks are drawn again, and only after a gradient is there.
   drawn = [op for op in added if op.type.startswith("StatelessRandomUniform")]
@@ -108,7 +108,7 @@ def test_a_run_makes_the_same_weights(tmp_path):
             gradient_accumulation_steps=2, **flags))
     assert (status, stderr) == (0, "")
     weights.append(tiny_bert.read_weights(
-        model_dir.latest_checkpoint(str(tmp_path / name))))
+        checkpoint_choice.latest_checkpoint(str(tmp_path / name))))
   assert sorted(weights[0]) == sorted(weights[1])
   for name in weights[0]:
     np.testing.assert_allclose(weights[1][name], weights[0][name], rtol=1e-4,

@@ -15,11 +15,6 @@ import weakref
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-
-import atomic_files
-import record_file
-import storage_errors
-import text_features
 import tiny_bert
 from word_records import CLS
 from word_records import LABELS
@@ -30,6 +25,11 @@ from word_records import read_bytes
 from word_records import read_rows
 from word_records import words
 from word_records import write
+
+from multilabel.common import atomic_files
+from multilabel.common import write_errors
+from multilabel.features import encoding
+from multilabel.features import record_file
 
 
 def test_records_have_the_original_keys(tmp_path):
@@ -152,7 +152,7 @@ def test_a_missing_file_is_an_error(tmp_path):
 # Windows: several records of a text.
 
 
-WINDOWS = text_features.LongText("windows", 4, "max")
+WINDOWS = encoding.LongText("windows", 4, "max")
 
 
 def test_a_long_text_is_several_records(tmp_path):
@@ -293,7 +293,7 @@ def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
     yield "/dev/full"
 
   monkeypatch.setattr(atomic_files, "temporary_file", full)
-  with pytest.raises(storage_errors.StorageError) as raised:
+  with pytest.raises(write_errors.StorageError) as raised:
     write(tmp_path / "r", [example(i) for i in range(10)])
   assert str(raised.value) == (
       "%s cannot be written: No space left on device" % (tmp_path / "r"))
@@ -363,14 +363,15 @@ def test_examples_are_not_kept(tmp_path):
 
 MEMORY_SCRIPT = """
 import functools, resource, sys, tempfile, os
-import input_pipeline, record_file, word_records as t
+from multilabel.features import input_pipeline, record_file
+import word_records as t
 serialize = functools.lru_cache()(lambda n: b"x" * n)
 # Protocol buffers would take most of the time and none of the memory.
 record_file._serialize = lambda ids, segments, labels: serialize(len(ids))
 def peak(count):
   path = os.path.join(tempfile.mkdtemp(dir=sys.argv[1]), "r")
   t.write(path, (t.example(i) for i in range(count)))
-  lengths = input_pipeline.RecordFile(path).lengths
+  lengths = record_file.RecordFile(path).lengths
   assert sum(map(len, input_pipeline.epoch_batches(lengths, 32, 0, 0))) == count
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 few = peak(5000)

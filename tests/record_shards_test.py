@@ -7,13 +7,13 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-
-import atomic_files
-import input_pipeline
-import record_file
-import record_shards
-import run_multilabel_classifier
 import tiny_bert
+
+from multilabel.common import atomic_files
+from multilabel.features import input_pipeline
+from multilabel.features import record_file
+from multilabel.features import record_shards
+import run_multilabel_classifier
 
 
 def split(path, target, num_shards):
@@ -83,7 +83,7 @@ def test_the_batches_are_those_of_one_file(whole, tmp_path, name):
   batches = []
   for path in (os.path.join(whole[2], "train.tf_record"),
                os.path.join(sharded, name)):
-    records = input_pipeline.open_records(path)
+    records = record_shards.open_records(path)
     assert len(records) > records.num_texts == 37
     batches.append(list(input_pipeline.train_batches(
         records, 8, 5, 3, 30, 3)))
@@ -94,8 +94,8 @@ def test_the_batches_are_those_of_one_file(whole, tmp_path, name):
     for key in one:
       np.testing.assert_array_equal(one[key], other[key])
   # The first texts, as a sample of train is taken.
-  first = input_pipeline.open_records(os.path.join(sharded, name), 20)
-  other = input_pipeline.open_records(
+  first = record_shards.open_records(os.path.join(sharded, name), 20)
+  other = record_shards.open_records(
       os.path.join(whole[2], "train.tf_record"), 20)
   assert first.num_texts == 20
   np.testing.assert_array_equal(first.texts, other.texts)
@@ -115,7 +115,7 @@ def test_an_input_fn_reads_them(whole, tmp_path):
     with pytest.raises(tf.errors.OutOfRangeError):
       while True:
         rows += len(session.run(batch)["input_ids"])
-  records = input_pipeline.open_records(os.path.join(sharded,
+  records = record_shards.open_records(os.path.join(sharded,
                                                      "train.tf_record"))
   assert rows == len(records)
   records.close()

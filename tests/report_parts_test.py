@@ -1,23 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of what the report reads and counts: run_files, events, analysis."""
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
-
 import os
 import shlex
 
 import numpy as np
 import pytest
-
-from reporting import analysis
-from reporting import events
-from reporting import run_files
-from reporting import run_sections
 from tiny_run import LINES
 from tiny_run import write_events
 from tiny_run import write_lines
+
+from multilabel.reporting import analysis
+from multilabel.reporting import run_files
+from multilabel.reporting import run_sections
+from multilabel.storage import event_files
 
 
 @pytest.mark.parametrize("change, message", [
@@ -73,17 +69,17 @@ def test_scalars_of_a_resumed_run(tmp_path):
   # Killed after step 40, gone on from the checkpoint of step 20.
   write_events(tmp_path, [(1, [(10, 1.0), (20, 2.0), (30, 3.0), (40, 4.0)]),
                           (21, [(30, 5.0)])])
-  found = events.read_scalars(str(tmp_path), ("loss", "absent"))
+  found = event_files.read_scalars(str(tmp_path), ("loss", "absent"))
   assert found.values == {"loss": [(10, 1.0), (20, 2.0), (30, 5.0)]}
   assert found.first_time == 1e9 + 10
 
 
 def test_scalars_of_a_file_that_was_cut_off(tmp_path):
   write_events(tmp_path, [(1, [(10, 1.0), (20, 2.0)])])
-  path, = events.list_event_files(str(tmp_path))
+  path, = event_files.list_event_files(str(tmp_path))
   with open(path, "rb+") as writer:
     writer.truncate(os.path.getsize(path) - 7)
-  assert events.read_scalars(str(tmp_path), ("loss",)).values == {
+  assert event_files.read_scalars(str(tmp_path), ("loss",)).values == {
       "loss": [(10, 1.0)]}
 
 
@@ -91,7 +87,7 @@ def test_event_files_are_read_in_the_order_of_their_time(tmp_path):
   for name in ("events.out.tfevents.10.b", "events.out.tfevents.9.c", "other"):
     (tmp_path / name).write_text(u"")
   assert [os.path.basename(path) for path in
-          events.list_event_files(str(tmp_path))] == [
+          event_files.list_event_files(str(tmp_path))] == [
               "events.out.tfevents.9.c", "events.out.tfevents.10.b"]
 
 

@@ -1,10 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of reporting.report: the page, its words, its figures, its safety."""
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
-
 import base64
 import hashlib
 from html import parser as html_parser
@@ -18,15 +14,16 @@ import sys
 
 import numpy as np
 import pytest
-
-from reporting import analysis
-from reporting import charts
-from reporting import report
 from tiny_run import LINES
 from tiny_run import SETTINGS
 from tiny_run import make_run
 from tiny_run import write_json
 from tiny_run import write_lines
+
+from multilabel.reporting import analysis
+from multilabel.reporting import charts
+from multilabel.reporting import report
+
 
 NASTY = ["<script>alert(1)</script>", "\"&'", u"\U0001f642 emoji",
          u"\u4e2d\u6587\u6807\u7b7e", "$math$", "_^{", "two\nlines", "a = b",
@@ -416,7 +413,8 @@ def test_script_prints_the_path(tmp_path):
   folder = make_run(tmp_path)
   root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
   done = subprocess.run(
-      [sys.executable, "-m", "reporting.report", "--model_dir=" + folder],
+      [sys.executable, "-m", "multilabel.reporting.report",
+       "--model_dir=" + folder],
       cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
   assert (done.returncode, done.stdout.decode().strip()) == (
       0, os.path.join(folder, "report.html"))

@@ -10,10 +10,13 @@ import sys
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-
-import model_dir
-import run_multilabel_classifier
 import tiny_bert
+
+from multilabel.storage import checkpoint_choice
+from multilabel.storage import trained_model
+from multilabel.training import finetuning
+import run_multilabel_classifier
+
 
 RESULTS = ("eval_results.txt", "eval_predictions.jsonl", "test_results.tsv",
            "test_predictions.jsonl")
@@ -216,7 +219,7 @@ def test_the_trained_directory_explains_itself(learned, bert):
                                    part + ".tf_record" + suffix
                                    for part in ("train", "dev", "test")
                                    for suffix in ("", ".index.npy", ".json")))
-  model = model_dir.read(learned[0])
+  model = trained_model.read(learned[0])
   assert model.labels == list(tiny_bert.LABELS)
   assert model.bert_config.hidden_size == 16
   settings = model.settings
@@ -347,9 +350,9 @@ def test_a_relative_output_dir_and_a_split_dev_set(bert, data, tmp_path,
   run(bert, "d", "out", **flags)
   count = int(dict(read_results("out"))["num_examples"])
   assert 15 < count < 45
-  model = model_dir.read("out")
+  model = trained_model.read("out")
   assert model.labels == sorted(tiny_bert.LABELS)
-  assert model_dir.latest_checkpoint("out") == "out/model.ckpt-%d" % (
+  assert checkpoint_choice.latest_checkpoint("out") == "out/model.ckpt-%d" % (
       -(-(120 - count) // 8))
 
 
@@ -385,8 +388,8 @@ def test_resume_never_and_force(copy, bert, data):
   assert any("changed: num_train_epochs (there 12.0, here 12.5)" in line
              for line in log)
   assert any("going on from step 180 of 187" in line for line in log)
-  assert model_dir.latest_checkpoint(copy).endswith("model.ckpt-187")
-  assert model_dir.read(copy).settings["run"]["num_train_epochs"] == 12.5
+  assert checkpoint_choice.latest_checkpoint(copy).endswith("model.ckpt-187")
+  assert trained_model.read(copy).settings["run"]["num_train_epochs"] == 12.5
 
 
 def test_other_labels_config_vocabulary_and_model_are_refused(
@@ -417,13 +420,13 @@ def test_other_labels_config_vocabulary_and_model_are_refused(
 
 
 def test_a_checkpoint_that_is_gone_is_no_new_beginning(copy, bert, data):
-  os.remove(model_dir.latest_checkpoint(copy) + ".index")
+  os.remove(checkpoint_choice.latest_checkpoint(copy) + ".index")
   best = os.path.join(copy, "best_checkpoint.json")
   if os.path.exists(best):
     os.remove(best)
   assert "model.ckpt-180.index is missing" in refused(
       again(copy, data, do_predict=True))
-  for prefix in model_dir.list_checkpoints(copy):
+  for prefix in trained_model.list_checkpoints(copy):
     os.remove(prefix + ".index")
   message = refused(tiny_bert.arguments(bert, data, copy, num_train_epochs=12,
                                         do_eval=True))
@@ -634,7 +637,7 @@ def test_a_checkpoint_with_a_head_of_other_labels(learned, bert, tmp_path):
   edit(os.path.join(folder, "labels.txt"), (u"fruit\n", u"fruit\nfourth\n"))
   message = refused(tiny_bert.arguments(
       bert, folder, tmp_path / "o",
-      init_checkpoint=model_dir.latest_checkpoint(learned[0])))
+      init_checkpoint=checkpoint_choice.latest_checkpoint(learned[0])))
   assert "output_" in message and "another number of labels" in message
   assert not (tmp_path / "o").exists()
 
@@ -660,7 +663,7 @@ def test_the_process(bert, data, tmp_path):
   assert [line.split()[2] for line in stderr.splitlines()
           if " step " in line and "examples/s" in line] == [
               "5/15", "10/15", "15/15"]
-  settings = model_dir.read(str(folder / "out")).settings
+  settings = trained_model.read(str(folder / "out")).settings
   assert settings["flags"]["num_train_epochs"] == 1.0
   assert settings["flags"]["data_dir"] == data
   assert "use_tpu" in settings["flags"]
@@ -727,7 +730,7 @@ def test_plan_training():
   class Flags(object):
     train_batch_size, num_train_epochs, warmup_proportion = 32, 3.0, 0.1
 
-  plan = run_multilabel_classifier.plan_training
+  plan = finetuning.plan_training
   assert plan(100, Flags) == (12, 1)
   assert plan(96, Flags) == (9, 0)
   Flags.num_train_epochs = 0.01

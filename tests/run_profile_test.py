@@ -6,10 +6,10 @@ import os
 import re
 
 import numpy as np
+import tiny_bert
 
 import predict_session
 import run_multilabel_classifier
-import tiny_bert
 
 
 def shares_of(path):

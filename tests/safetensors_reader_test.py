@@ -1,10 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of safetensors_reader.py on files written here, byte by byte."""
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
-
 import json
 import os
 import struct
@@ -12,7 +8,8 @@ import struct
 import numpy as np
 import pytest
 
-import safetensors_reader
+from multilabel.storage import safetensors_reader
+
 
 DTYPES = {"float32": "F32", "float16": "F16", "uint16": "BF16", "int64": "I64",
           "float64": "F64"}

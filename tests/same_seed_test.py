@@ -1,16 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The same seed gives the same weights on one machine, another one others."""
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
-
 import os
 
 import pytest
+import tiny_bert
 
 import run_multilabel_classifier
-import tiny_bert
 
 
 @pytest.fixture(scope="module")

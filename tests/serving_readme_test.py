@@ -17,17 +17,18 @@ import threading
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-
-import export_saved_model
-import model_dir
-import modeling
-import predict_session
-from serving import export_check
-from serving import graph_tokenizer
-from serving import run_export
 import tiny_bert
 import tiny_export
 import tiny_model
+
+import export_saved_model
+import modeling
+from multilabel.export import export_check
+from multilabel.export import graph_tokenizer
+from multilabel.export import run_export
+from multilabel.storage import trained_model
+import predict_session
+
 
 LABELS = ["toxic", "insult", "threat"]
 # As in the published vocabularies, which the examples' ids are of.
@@ -69,7 +70,7 @@ def folder(tmp_path_factory):
   tiny_bert.write_text(folder / "vocab.txt",
                        u"".join(token + u"\n" for token in tokens))
   (folder / "myoutput").mkdir()
-  model_dir.write(
+  trained_model.write(
       str(folder / "myoutput"), modeling.BertConfig.from_dict(
           dict(tiny_bert.CONFIG, vocab_size=VOCAB_SIZE)),
       str(folder / "vocab.txt"), LABELS,
@@ -206,7 +207,7 @@ def test_client_that_pools_windows(pooling, folder, served, monkeypatch,
   settings["window_pooling"] = pooling
   extra = folder / "exports" / "multilabel" / "1" / "assets.extra"
   for place in (folder / "myoutput", extra):
-    model_dir.write_settings(str(place), settings)
+    trained_model.write_settings(str(place), settings)
   server = http.server.HTTPServer(
       ("localhost", 0), type("Served", (Handler,), {"served": served}))
   thread = threading.Thread(target=server.serve_forever)
@@ -234,6 +235,7 @@ def test_grpc_client(folder, served, monkeypatch, capsys):
   grpc = pytest.importorskip("grpc")
   pytest.importorskip("tensorflow_serving")
   from concurrent import futures
+
   from tensorflow_serving.apis import predict_pb2
   from tensorflow_serving.apis import prediction_service_pb2_grpc
 

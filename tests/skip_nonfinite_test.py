@@ -7,13 +7,13 @@ import re
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-
-import checkpoint_files
-import model_dir
-import optimization
-import run_directory
-import run_multilabel_classifier
 import tiny_bert
+
+from multilabel.storage import checkpoint_choice
+from multilabel.storage import checkpoint_files
+from multilabel.training import run_setup
+from multilabel.training import train_op
+import run_multilabel_classifier
 
 
 def call(*args, **flags):
@@ -31,7 +31,7 @@ def data(tmp_path_factory):
 
 def spoil(monkeypatch, steps, value=float("nan")):
   """Multiplies the loss of some steps by a number."""
-  make_loss = run_directory.make_loss
+  make_loss = run_setup.make_loss
 
   def make(*args):
     loss_fn = make_loss(*args)
@@ -42,7 +42,7 @@ def spoil(monkeypatch, steps, value=float("nan")):
           tf.reduce_any([tf.equal(step, one) for one in steps]), value, 1.0)
     return spoiled
 
-  monkeypatch.setattr(run_directory, "make_loss", make)
+  monkeypatch.setattr(run_setup, "make_loss", make)
 
 
 def weights_of(folder, step):
@@ -98,11 +98,11 @@ def test_such_steps_are_skipped_and_counted(bert, data, tmp_path, monkeypatch):
   status, _, stderr, log = call(bert, data, folder, skip_nonfinite=3)
   assert (status, stderr) == (0, "")
   assert any("Skipped (3 of at most 3) step 7" in line for line in log)
-  newest = model_dir.latest_checkpoint(str(folder))
+  newest = checkpoint_choice.latest_checkpoint(str(folder))
   assert newest.endswith("-9")
   assert checkpoint_files.read_run_state(newest)["skipped_steps"] == 3
   assert checkpoint_files.find_problem(
-      newest, model_dir.run_identity(str(folder)), True) is None
+      newest, checkpoint_choice.run_identity(str(folder)), True) is None
 
 
 @pytest.mark.parametrize("use_resource", [False, True])
@@ -117,7 +117,7 @@ def test_an_update_that_stands_still(value, use_resource):
     factor = tf.placeholder(tf.float32, [])
     loss = tf.reduce_sum(tf.matmul(tf.gather(table, [1, 1, 2]), weight) ** 2
                          ) * factor
-    step = optimization.create_train_op(loss, 0.1, 10, 0, bias_correction=True,
+    step = train_op.create_train_op(loss, 0.1, 10, 0, bias_correction=True,
                                         skip_nonfinite=True)
     session.run(tf.global_variables_initializer())
     values = [session.run(tf.global_variables())]

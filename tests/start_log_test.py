@@ -13,6 +13,7 @@ import tensorflow.compat.v1 as tf
 from multilabel.common import waiting
 from multilabel.training import start_log
 
+
 Scan = collections.namedtuple(
     "Scan", ["num_examples", "num_pairs", "label_counts", "num_without",
              "unlabelled"])

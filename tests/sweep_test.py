@@ -14,12 +14,13 @@ import sys
 import time
 
 import pytest
+import tiny_bert
 
 from experiments import result_table
 from experiments import run_queue
 from experiments import sweep
 import run_multilabel_classifier
-import tiny_bert
+
 
 # Stands in for run_multilabel_classifier.py: its score is a function of the
 # flags. It counts its starts in `starts.txt` beside the run's folder.
@@ -291,7 +292,8 @@ def test_several_jobs(work):
 
 def test_a_signal_stops_the_run_and_the_command_goes_on(work):
   driver = ("import sys; from experiments import run_queue, sweep; "
-            "import command_line; run_queue.SCRIPT = sys.argv.pop(1); "
+            "from multilabel.common import command_line; "
+            "run_queue.SCRIPT = sys.argv.pop(1); "
             "command_line.run(sweep.main, sweep.define_flags, '')")
   arguments = [sys.executable, "-c", driver, str(work / "fake.py"),
                "--flagfile=%s" % (work / "base.txt"),

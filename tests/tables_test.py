@@ -11,6 +11,7 @@ import processors
 from processors import tables
 from processors import unlabelled
 
+
 OPTIONS = {"delimiter": None, "quoting": "auto", "encoding": None}
 
 

@@ -17,6 +17,7 @@ import pytest
 from processors import text_encoding
 from processors import text_lines
 
+
 CHINESE = u"今天天气很好，我们去公园吧。\n这部电影非常好看，推荐给大家！\n"
 TAIWANESE = u"今天天氣很好，我們去公園吧。\n這部電影非常好看，推薦給大家！\n"
 JAPANESE = u"今日はとても良い天気ですね。\nこの映画はおもしろい、テレビ\n"

@@ -7,11 +7,11 @@ import shutil
 
 import numpy as np
 import pytest
+import tiny_bert
 
-import multilabel_thresholds
+from multilabel import decisions
 import predict_session
 import run_multilabel_classifier
-import tiny_bert
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +198,7 @@ def test_a_threshold_a_label(copy, data):
   thresholds, kind, _, _ = read_settings(copy)
   assert kind == "tune_per_label"
   truth, scores, _ = read_predictions(copy, "dev")
-  expected = multilabel_thresholds.find_label_thresholds(
+  expected = decisions.find_label_thresholds(
       truth, scores.astype(np.float32))["thresholds"]
   assert thresholds == pytest.approx(expected.tolist(), abs=2e-6)
   assert len(set(thresholds)) == 3

@@ -24,8 +24,9 @@ from absl import logging
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-import command_line
+from multilabel.common import command_line
 from robustness.fuzz import programs
+
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 

@@ -6,10 +6,11 @@ Holds no test itself. Models are those of `tiny_model`.
 
 import numpy as np
 import tensorflow.compat.v1 as tf
-
-from serving import graph_tokenizer
 import tiny_bert
 import tiny_model
+
+from multilabel.export import graph_tokenizer
+
 
 IDS = {token: number for number, token in enumerate(tiny_bert.vocabulary())}
 NUM_LABELS = len(tiny_bert.LABELS)

@@ -12,10 +12,11 @@ import os
 
 import numpy as np
 import tensorflow.compat.v1 as tf
-
-import model_dir
-import modeling
 import tiny_bert
+
+import modeling
+from multilabel.storage import trained_model
+
 
 SETTINGS = {"do_lower_case": True, "max_seq_length": 32, "pooling": "mean",
             "loss": "bce", "threshold": 0.5}
@@ -39,7 +40,7 @@ def make(folder, labels=tiny_bert.LABELS, seed=3, **settings):
     os.makedirs(folder)
   config = modeling.BertConfig.from_dict(
       dict(tiny_bert.CONFIG, vocab_size=len(tiny_bert.vocabulary())))
-  model_dir.write(folder, config,
+  trained_model.write(folder, config,
                   os.path.join(folder, "..", "encoder", "vocab.txt"),
                   list(labels), dict(SETTINGS, **settings))
   weights = random_weights(len(labels), seed)

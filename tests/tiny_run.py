@@ -1,16 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run's directory with four texts and two labels, for the report's tests."""
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
-
 import io
 import json
 import os
 
 import numpy as np
 import tensorflow.compat.v1 as tf
+
 
 # By hand, at the labels that were given: a has tp 2, fp 1, fn 0, b has tp 1,
 # fp 0, fn 1; so micro-F1 is 6 / 8, macro-F1 (0.8 + 2 / 3) / 2.

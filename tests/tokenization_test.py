@@ -18,6 +18,7 @@ import pytest
 
 import tokenization
 
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 VOCAB = [

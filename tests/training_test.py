@@ -13,14 +13,18 @@ import time
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-
-import checkpoint_files
-import input_pipeline
-import model_dir
-import modeling
-import run_multilabel_classifier
 import tiny_bert
-import training
+
+import modeling
+from multilabel.features import input_pipeline
+from multilabel.features import record_file
+from multilabel.storage import checkpoint_choice
+from multilabel.storage import checkpoint_files
+from multilabel.storage import trained_model
+from multilabel.training import loop
+from multilabel.training import progress as training_progress
+from multilabel.training import scoring
+import run_multilabel_classifier
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +54,8 @@ def steps_of(output_dir):
 
 
 def weights_of(output_dir):
-  return tiny_bert.read_weights(model_dir.latest_checkpoint(str(output_dir)))
+  return tiny_bert.read_weights(
+      checkpoint_choice.latest_checkpoint(str(output_dir)))
 
 
 def check_equal_bits(first, second):
@@ -164,14 +169,14 @@ def test_a_finished_run_does_not_train_again(bert, data, trained):
 
 def test_a_signal_in_the_last_step_stops_too(bert, data, tmp_path,
                                              monkeypatch):
-  update = training.Progress.update
+  update = training_progress.Progress.update
 
   def update_and_signal(self, step, values):
     update(self, step, values)
     if step == 3:
       os.kill(os.getpid(), signal.SIGINT)
 
-  monkeypatch.setattr(training.Progress, "update", update_and_signal)
+  monkeypatch.setattr(training_progress.Progress, "update", update_and_signal)
   status, _, stderr, _ = call(bert, data, tmp_path / "o", do_eval=True,
                               max_train_examples=24, num_train_epochs=1)
   assert status == 130
@@ -186,7 +191,7 @@ def test_a_signal_in_the_last_step_stops_too(bert, data, tmp_path,
 
 def test_checkpoints_and_steps(trained):
   # 120 examples, batches of 8, 2 epochs; saved every 7 steps, 3 are kept.
-  best = model_dir.best_checkpoint(trained)["step"]
+  best = checkpoint_choice.best_checkpoint(trained)["step"]
   assert steps_of(trained) == sorted(set([21, 28, 30, best]))
   weights = weights_of(trained)
   assert weights["global_step"] == 30
@@ -199,9 +204,9 @@ def test_checkpoints_and_steps(trained):
 
 def test_the_last_smaller_batch_is_used(bert, data, tmp_path, monkeypatch):
   sizes = []
-  update = training.Progress.update
+  update = training_progress.Progress.update
   monkeypatch.setattr(
-      training.Progress, "update", lambda self, step, values: (
+      training_progress.Progress, "update", lambda self, step, values: (
           sizes.append(int(values["shape"][0])), update(self, step, values)))
   status, _, _, log = call(bert, data, tmp_path / "o", max_train_examples=19,
                            num_train_epochs=2)
@@ -240,7 +245,7 @@ def test_divergence_stops_before_a_checkpoint(bert, data, tmp_path):
   assert stderr.count("\n") == 1
   assert ("the last checkpoint is of step" in stderr or
           "no checkpoint is saved" in stderr)
-  for prefix in model_dir.list_checkpoints(str(tmp_path / "o")):
+  for prefix in trained_model.list_checkpoints(str(tmp_path / "o")):
     for name, value in tiny_bert.read_weights(prefix).items():
       assert np.all(np.isfinite(value)), name
 
@@ -280,12 +285,12 @@ def test_nan_weights_give_no_results(data, trained, tmp_path, part):
   shutil.copytree(trained, folder)
   for name in glob.glob(os.path.join(folder, "*results*")):
     os.remove(name)
-  checkpoint = model_dir.prediction_checkpoint(folder)
-  poison(model_dir.prediction_checkpoint(trained), checkpoint,
+  checkpoint = checkpoint_choice.prediction_checkpoint(folder)
+  poison(checkpoint_choice.prediction_checkpoint(trained), checkpoint,
          "bert/encoder/layer_0/output/dense/kernel")
   # As if training had saved it so, which it would not.
   checkpoint_files.finish(
-      checkpoint, model_dir.run_identity(folder).fingerprint, {})
+      checkpoint, checkpoint_choice.run_identity(folder).fingerprint, {})
   status, _, stderr, _ = tiny_bert.call(
       run_multilabel_classifier, tiny_bert.flag_list({
           "task_name": "jsonl", "data_dir": data, "output_dir": folder,
@@ -303,22 +308,22 @@ def test_nan_weights_give_no_results(data, trained, tmp_path, part):
 @pytest.fixture(scope="module")
 def run(trained):
   """A `Run` for inference over the trained directory."""
-  model = model_dir.read(trained)
+  model = trained_model.read(trained)
   model_fn = run_multilabel_classifier.model_fn_builder(
       model.bert_config, 3, None, 1e-3, 0, 0, False, False, pooling="mean")
-  with training.Run(model_fn, trained) as one:
+  with loop.Run(model_fn, trained) as one:
     yield one
 
 
 @pytest.fixture(scope="module")
 def records(trained):
-  one = input_pipeline.RecordFile(os.path.join(trained, "dev.tf_record"))
+  one = record_file.RecordFile(os.path.join(trained, "dev.tf_record"))
   yield one
   one.close()
 
 
 def test_evaluation_does_not_depend_on_the_batch_size(run, records, data):
-  loss, labels, probabilities = training.evaluate(run, records, 30, 3)
+  loss, labels, probabilities = scoring.evaluate(run, records, 30, 3)
   rows = tiny_bert.make_rows(30, 1002, "dev")  # those of make_data
   assert labels.tolist() == [
       [name in row["labels"] for name in tiny_bert.LABELS] for row in rows]
@@ -328,7 +333,7 @@ def test_evaluation_does_not_depend_on_the_batch_size(run, records, data):
   assert loss == pytest.approx(oracle, rel=1e-5)
   assert np.std(probabilities, axis=0).min() > 0.01
   for batch_size in (1, 3, 8, 1000):
-    other = training.evaluate(run, records, batch_size, 3)
+    other = scoring.evaluate(run, records, batch_size, 3)
     assert other[0] == pytest.approx(loss, abs=1e-6)
     assert np.array_equal(other[1], labels)
     assert np.abs(other[2] - probabilities).max() < 1e-5
@@ -336,12 +341,12 @@ def test_evaluation_does_not_depend_on_the_batch_size(run, records, data):
 
 def test_prediction_is_in_order_whatever_batch_and_window(
     run, records, monkeypatch):
-  expected = training.evaluate(run, records, 8, 3)[2]
+  expected = scoring.evaluate(run, records, 8, 3)[2]
   for batch_size, window in ((1, 4096), (3, 7), (1000, 4096), (1000, 1)):
     monkeypatch.setattr(
         input_pipeline, "predict_windows", functools.partial(
             PREDICT_WINDOWS, window=window))
-    found = list(training.predict(run, records, batch_size, 3))
+    found = list(scoring.predict(run, records, batch_size, 3))
     assert len(found) == -(-30 // window)
     assert np.abs(np.concatenate(found) - expected).max() < 1e-5
 
@@ -373,24 +378,25 @@ def test_each_prediction_stands_beside_its_text(trained, data, monkeypatch):
 
 def test_no_checkpoint_and_nothing_to_train(tmp_path):
   with pytest.raises(ValueError, match="has no checkpoint; train first"):
-    training.Run(lambda *args: None, str(tmp_path))
+    loop.Run(lambda *args: None, str(tmp_path))
 
 
 def test_a_checkpoint_of_another_model_is_refused(trained, tmp_path):
   config = modeling.BertConfig.from_dict(dict(
-      model_dir.read(trained).bert_config.to_dict(), intermediate_size=64))
+      trained_model.read(trained).bert_config.to_dict(), intermediate_size=64))
   model_fn = run_multilabel_classifier.model_fn_builder(
       config, 3, None, 1e-3, 0, 0, False, False, pooling="mean")
   with pytest.raises(ValueError, match=(
       r"does not fit this model: bert/encoder/layer_0/intermediate/dense/"
       r"kernel has shape \[16, 32\] there and \[16, 64\] here")):
-    training.Run(model_fn, trained)
+    loop.Run(model_fn, trained)
 
 
 def test_a_cut_checkpoint_is_refused(trained, data, tmp_path):
   folder = str(tmp_path / "cut")
   shutil.copytree(trained, folder)
-  path = model_dir.prediction_checkpoint(folder) + ".data-00000-of-00001"
+  path = checkpoint_choice.prediction_checkpoint(
+      folder) + ".data-00000-of-00001"
   with open(path, "rb+") as writer:
     writer.truncate(os.path.getsize(path) // 2)
   status, _, stderr, _ = tiny_bert.call(
@@ -398,17 +404,18 @@ def test_a_cut_checkpoint_is_refused(trained, data, tmp_path):
           "task_name": "jsonl", "data_dir": data, "output_dir": folder,
           "do_predict": True}))
   assert status == 2 and stderr.count("\n") == 1
-  assert os.path.basename(model_dir.prediction_checkpoint(trained)) in stderr
+  assert os.path.basename(
+      checkpoint_choice.prediction_checkpoint(trained)) in stderr
   # What is wrong with the file, not where in the graph it was noticed.
   assert "cannot be restored" in stderr
   assert "Graph execution error" not in stderr
 
 
 def test_checkpoint_step():
-  assert training.checkpoint_step(None) == 0
-  assert training.checkpoint_step("/x/model.ckpt-0012") == 12
+  assert checkpoint_files.checkpoint_step(None) == 0
+  assert checkpoint_files.checkpoint_step("/x/model.ckpt-0012") == 12
   with pytest.raises(ValueError, match="not named"):
-    training.checkpoint_step("/x-1/model.ckpt")
+    checkpoint_files.checkpoint_step("/x-1/model.ckpt")
 
 
 # Options of the head.
@@ -454,10 +461,10 @@ def test_head_learning_rate(bert, data, tmp_path, correction, moves):
 
 def test_progress_line(monkeypatch):
   now = [1000.0]
-  monkeypatch.setattr(training.time, "time", lambda: now[0])
-  progress = training.Progress(10, 30, 5, 4)
+  monkeypatch.setattr(loop.time, "time", lambda: now[0])
+  progress = training_progress.Progress(10, 30, 5, 4)
   lines = []
-  monkeypatch.setattr(training.logging, "info",
+  monkeypatch.setattr(loop.logging, "info",
                       lambda form, line: lines.append(form % line))
   for step in range(11, 31):
     now[0] += 2
@@ -473,9 +480,9 @@ def test_progress_line(monkeypatch):
 
 def test_evaluation_is_no_part_of_the_rates(monkeypatch):
   now = [1000.0]
-  monkeypatch.setattr(training.time, "time", lambda: now[0])
-  monkeypatch.setattr(training.logging, "info", lambda *unused_args: None)
-  progress = training.Progress(0, 20, 5, 4)
+  monkeypatch.setattr(loop.time, "time", lambda: now[0])
+  monkeypatch.setattr(loop.logging, "info", lambda *unused_args: None)
+  progress = training_progress.Progress(0, 20, 5, 4)
   rates = []
   for step in range(1, 21):
     now[0] += 2

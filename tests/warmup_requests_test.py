@@ -6,14 +6,14 @@ import os
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-
-import export_saved_model
-import model_dir
-from serving import export_check
-from serving import run_export
-from serving import warmup_requests
 import tiny_export
 import tiny_model
+
+import export_saved_model
+from multilabel.export import export_check
+from multilabel.export import run_export
+from multilabel.export import warmup_requests
+from multilabel.storage import trained_model
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_texts(form, sizes, tmp_path):
   folder = str(tmp_path / "model")
   tiny_model.make(folder, long_text=form, stride=8 * (form == "windows"))
   logs = export_saved_model._warmup_logs(
-      ["text"], tiny_export.IDS, model_dir.read(folder))
+      ["text"], tiny_export.IDS, trained_model.read(folder))
   warmup_requests.write(str(tmp_path / "w"), logs)
   found = [inputs["text"].tolist()
            for _, inputs in warmup_requests.read(str(tmp_path / "w"))]

@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import time
 
+
 CONTROL = u"\ue009"
 ENTER = u"\ue007"
 TAB = u"\ue004"

@@ -4,8 +4,10 @@
 Shared by the tests of features, record files and batches; holds none itself.
 """
 
-import input_pipeline
+from multilabel.features import encoding
+from multilabel.features import record_file
 import processors
+
 
 LABELS = ["a", "b", "c"]
 CLS, SEP = 2, 3
@@ -41,16 +43,16 @@ def example(number, labels=("a",), text=None, pair=None):
 
 
 def write(path, examples, fingerprint="f", num_workers=1, length=16,
-          long_text=input_pipeline.TRUNCATE_HEAD):
+          long_text=encoding.TRUNCATE_HEAD):
   """Writes a record file of examples: its `FeatureStats`."""
-  return input_pipeline.file_based_convert_examples_to_features(
+  return record_file.file_based_convert_examples_to_features(
       iter(examples), LABELS, length, TOKENIZER, str(path), fingerprint,
       num_workers, long_text)
 
 
 def read_rows(path):
   """The fields of each record, list of dict."""
-  records = input_pipeline.RecordFile(str(path))
+  records = record_file.RecordFile(str(path))
   try:
     return [vars(records.read(i)) for i in range(len(records))]
   finally:

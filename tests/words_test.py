@@ -8,12 +8,13 @@ import unicodedata
 
 import numpy as np
 import pytest
-
-from reporting import coloured_text
-from reporting import words as text_words
-import text_features
 import tiny_bert
+
+from multilabel.features import encoding
+from multilabel.reporting import coloured_text
+from multilabel.reporting import words as text_words
 import tokenization
+
 
 CAT, DOG = u"\u732b", u"\u72d7"
 ROCKET = u"\U0001f680"
@@ -131,7 +132,7 @@ def tokenizer(tmp_path_factory):
 
 def test_encode_names_the_word_of_each_token(tokenizer):
   words, windows = text_words.encode(
-      tokenizer, [u"Caf\u00e9, the apples"], 32, text_features.TRUNCATE_HEAD)
+      tokenizer, [u"Caf\u00e9, the apples"], 32, encoding.TRUNCATE_HEAD)
   assert words == [(u"Caf\u00e9", 0, 4, None, 0), (u",", 4, 5, None, 0),
                    (u"the", 6, 9, None, 0), (u"apples", 10, 16, None, 0)]
   tokens = [["[CLS]", "caf", "##e", ",", "the", "apple", "##s", "[SEP]"]]
@@ -141,10 +142,10 @@ def test_encode_names_the_word_of_each_token(tokenizer):
   assert windows[0].segment_ids == [0] * 8
 
 
-FORMS = [text_features.LongText("truncate_head", 0, "max"),
-         text_features.LongText("truncate_tail", 0, "max"),
-         text_features.LongText("head_tail", 0, "max"),
-         text_features.LongText("windows", 3, "mean")]
+FORMS = [encoding.LongText("truncate_head", 0, "max"),
+         encoding.LongText("truncate_tail", 0, "max"),
+         encoding.LongText("head_tail", 0, "max"),
+         encoding.LongText("windows", 3, "mean")]
 
 
 @pytest.mark.parametrize("long_text", FORMS, ids=lambda form: form.form)
@@ -157,7 +158,7 @@ def test_encode_is_what_the_model_reads(tokenizer, long_text):
     texts = [u" ".join(rng.choice(vocab) for _ in range(rng.randint(0, 25)))
              for _ in range(2 if number % 3 == 0 else 1)]
     words, windows = text_words.encode(tokenizer, texts, 10, long_text)
-    expected, _ = text_features.encode_windows(
+    expected, _ = encoding.encode_windows(
         tokenizer, texts[0], texts[1] if len(texts) == 2 else None, 10,
         long_text)
     assert [(window.input_ids, window.segment_ids)
@@ -180,7 +181,7 @@ def test_encode_refuses_another_tokenizer(tokenizer):
       tokenize=lambda text: ["the"])
   assert "cannot be explained" in error_of(
       text_words.encode, other, [u"the apple"], 32,
-      text_features.TRUNCATE_HEAD)
+      encoding.TRUNCATE_HEAD)
 
 
 # Occlusion with any predictor.

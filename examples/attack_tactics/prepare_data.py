@@ -48,6 +48,7 @@ import sys
 import zipfile
 import zlib
 
+
 TACTICS = (
     "reconnaissance", "resource-development", "initial-access", "execution",
     "persistence", "privilege-escalation", "defense-evasion",

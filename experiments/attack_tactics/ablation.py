@@ -20,7 +20,8 @@ and ablation.png: a dot a seed, a line for the mean.
 import collections
 import os
 
-import command_line
+from multilabel.common import command_line
+
 
 if __name__ == "__main__":
   command_line.quiet_tensorflow()
@@ -29,10 +30,11 @@ if __name__ == "__main__":
 from absl import flags
 from absl import logging
 
-import atomic_files
 from experiments import result_table
 from experiments import run_queue
 from experiments import sweep
+from multilabel.common import atomic_files
+
 
 FLAGS = flags.FLAGS
 

@@ -27,11 +27,13 @@ import subprocess
 import sys
 import time
 
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 sys.path.insert(0, os.path.join(ROOT, "tools"))
 
 import environment  # pylint: disable=wrong-import-position
+
 
 SEEDS = 3
 VOCAB_SIZE = 4000

@@ -7,6 +7,7 @@ import time
 
 from absl import logging
 
+
 # Seconds without a word, at most.
 INTERVAL = 1.9
 

@@ -19,12 +19,14 @@ import tempfile
 
 import tensorflow.compat.v1 as tf
 
-import atomic_files
-import model_dir
+from multilabel.common import atomic_files
 from multilabel.export import model_card
+from multilabel.storage import checkpoint_choice
 from multilabel.storage import hf_tensors
 from multilabel.storage import safetensors_writer
+from multilabel.storage import trained_model
 import tokenization
+
 
 FORMS = ("classification", "sentence_transformers")
 
@@ -53,10 +55,10 @@ def export(trained_dir, hf_dir, form="classification"):
       a trained one, or `hf_dir` is not empty.
     RuntimeError: `hf_dir` cannot be written.
   """
-  trained = model_dir.read(trained_dir)
+  trained = trained_model.read(trained_dir)
   check_form(trained, form)
   _check_hf_dir(hf_dir)
-  checkpoint = model_dir.prediction_checkpoint(trained_dir)
+  checkpoint = checkpoint_choice.prediction_checkpoint(trained_dir)
   if checkpoint is None:
     raise ValueError("model_dir %s has no checkpoint; train it first." %
                      trained_dir)

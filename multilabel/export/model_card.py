@@ -4,7 +4,8 @@
 import os
 import re
 
-import atomic_files
+from multilabel.common import atomic_files
+
 
 # Shown of eval_results.txt and test_eval_results.txt, and how they are called.
 _SCORES = (
@@ -26,8 +27,8 @@ def make(trained):
   """Makes the text of a card, in Markdown, without front matter.
 
   Args:
-    trained: `model_dir.TrainedModel`. Scores and counts are those of the files
-      beside it; what is not there is left out.
+    trained: `trained_model.TrainedModel`. Scores and counts are those of the
+      files beside it; what is not there is left out.
 
   Returns:
     str.

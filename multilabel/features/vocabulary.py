@@ -3,6 +3,7 @@
 
 import re
 
+
 # A model of cased texts has capitals in about a quarter of its words; a few
 # stand in the vocabularies of others, too.
 _CASED_SHARE = 0.01

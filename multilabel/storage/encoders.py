@@ -21,18 +21,22 @@ import tempfile
 
 from absl import logging
 
+
 try:
   import fcntl
 except ImportError:  # not on Windows, where two conversions may do it twice
   fcntl = None
 
-import atomic_files
-import model_dir
+from multilabel.common import atomic_files
 from multilabel.features import vocabulary
+from multilabel.storage import checkpoint_choice
 from multilabel.storage import hf_conversion
 from multilabel.storage import hub
-import safetensors_reader
+from multilabel.storage import run_lock
+from multilabel.storage import safetensors_reader
+from multilabel.storage import trained_model
 import tokenization
+
 
 # Another number where a conversion gives other files than before.
 _CACHE_FORMAT = 1
@@ -100,7 +104,7 @@ def default_cache_dir():
 def _of_folder(folder, cache_dir):
   """`resolve` for a folder, whose files say of which form it is."""
   names = sorted(os.listdir(folder))
-  if model_dir.SETTINGS_FILE in names:
+  if run_lock.SETTINGS_FILE in names:
     return _of_trained(folder)
   if any(name.endswith(".index") for name in names):
     return _of_google(folder, names)
@@ -110,17 +114,17 @@ def _of_folder(folder, cache_dir):
       "--encoder=%s is no encoder: it has neither a TensorFlow checkpoint "
       "(*.ckpt.index), nor Hugging Face's config.json, nor a trained model's "
       "%s; it holds %s." % (
-          folder, model_dir.SETTINGS_FILE, ", ".join(names[:5]) or "nothing"))
+          folder, run_lock.SETTINGS_FILE, ", ".join(names[:5]) or "nothing"))
 
 
 def _of_trained(folder):
-  trained = model_dir.read(folder)
-  checkpoint = model_dir.prediction_checkpoint(folder)
+  trained = trained_model.read(folder)
+  checkpoint = checkpoint_choice.prediction_checkpoint(folder)
   if checkpoint is None:
     raise ValueError("--encoder=%s has no checkpoint yet; train it first." %
                      folder)
   return Encoder(
-      folder, "trained", os.path.join(folder, model_dir.BERT_CONFIG_FILE),
+      folder, "trained", os.path.join(folder, trained_model.BERT_CONFIG_FILE),
       trained.vocab_file, checkpoint, trained.settings["do_lower_case"],
       trained.settings["pooling"], None)
 

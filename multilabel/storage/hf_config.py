@@ -18,8 +18,9 @@ import json
 from absl import logging
 
 import modeling
-import safetensors_reader
-from safetensors_reader import shown
+from multilabel.storage import safetensors_reader
+from multilabel.storage.safetensors_reader import shown
+
 
 MODEL_TYPES = ("bert", "distilbert", "electra", "ernie")
 

@@ -20,12 +20,13 @@ import tempfile
 from absl import logging
 import tensorflow.compat.v1 as tf
 
-import atomic_files
+from multilabel.common import atomic_files
 from multilabel.features import vocabulary
 from multilabel.storage import hf_config
 from multilabel.storage import hf_tensors
-import safetensors_reader
-from safetensors_reader import shown
+from multilabel.storage import safetensors_reader
+from multilabel.storage.safetensors_reader import shown
+
 
 CONFIG_FILE = "bert_config.json"
 CHECKPOINT = "bert_model.ckpt"

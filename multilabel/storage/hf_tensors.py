@@ -12,7 +12,8 @@ import re
 
 import numpy as np
 
-from safetensors_reader import shown
+from multilabel.storage.safetensors_reader import shown
+
 
 # Sizes in the tables below.
 _DIMENSIONS = {

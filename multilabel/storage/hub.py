@@ -11,6 +11,7 @@ import re
 
 from absl import logging
 
+
 # What is fetched where the repository has it. Small files first, so that what
 # will be refused is refused soon.
 _SMALL_FILES = ("config.json", "tokenizer_config.json", "vocab.txt",

@@ -13,6 +13,7 @@ import tensorflow.compat.v1 as tf
 from processors.text_lines import list_names
 from processors.text_lines import shown
 
+
 # Up to so many labels are all listed; of more, the ends of the list.
 MOST_LABELS = 50
 END_LABELS = 20

@@ -5,10 +5,6 @@ Each is called by `zygote.Zygote.run` in a process of its own, which ends as
 the script's process would: exit status, stdout, stderr.
 """
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
-
 import importlib
 import io
 import json
@@ -22,11 +18,11 @@ from robustness.faults import zygote
 
 def call_script(name, arguments):
   """Runs a script of the repository, which ends the process."""
-  import command_line  # pylint: disable=g-import-not-at-top
+  from multilabel.common import command_line  # pylint: disable=g-import-not-at-top
   module = importlib.import_module(name)
   sys.argv = [os.path.join(zygote.ROOT, name + ".py")] + arguments
   # The process that checks an export would import TensorFlow again.
-  from serving import export_check  # pylint: disable=g-import-not-at-top
+  from multilabel.export import export_check  # pylint: disable=g-import-not-at-top
   export_check.subprocess = _ForkedProcesses
   command_line.run(module.main, module.define_flags, module.__doc__)
 
@@ -78,27 +74,27 @@ class _ForkedProcesses(object):
 
 
 def _answer_export():
-  from serving import run_export  # pylint: disable=g-import-not-at-top
+  from multilabel.export import run_export  # pylint: disable=g-import-not-at-top
   run_export.main(json.loads(sys.stdin.buffer.readline().decode("ascii")))
 
 
 def train_until(step, arguments):
   """Trains, and is asked to stop (SIGTERM) in a step."""
-  import training  # pylint: disable=g-import-not-at-top
-  update = training.Progress.update
+  from multilabel.training import progress  # pylint: disable=g-import-not-at-top
+  update = progress.Progress.update
 
   def update_and_stop(self, now, values):
     update(self, now, values)
     if now == step:
       os.kill(os.getpid(), signal.SIGTERM)
 
-  training.Progress.update = update_and_stop
+  progress.Progress.update = update_and_stop
   call_script("run_multilabel_classifier", arguments)
 
 
 def predict(model_dir, texts, output_file):
   """Writes what the predictor says of texts: JSON, each number exact."""
-  import command_line  # pylint: disable=g-import-not-at-top
+  from multilabel.common import command_line  # pylint: disable=g-import-not-at-top
   import predict_session  # pylint: disable=g-import-not-at-top
 
   def main(unused_argv):
@@ -115,9 +111,9 @@ def predict(model_dir, texts, output_file):
 
 def ask_export(path, requests, output_file):
   """Checks an export, and writes what it answers to REST requests."""
-  import command_line  # pylint: disable=g-import-not-at-top
-  from serving import conformance  # pylint: disable=g-import-not-at-top
-  from serving import run_export  # pylint: disable=g-import-not-at-top
+  from multilabel.common import command_line  # pylint: disable=g-import-not-at-top
+  from multilabel.export import conformance  # pylint: disable=g-import-not-at-top
+  from multilabel.export import run_export  # pylint: disable=g-import-not-at-top
 
   def main(unused_argv):
     found = conformance.problems(path)

@@ -2,13 +2,10 @@
 """What a finished run leaves, byte by byte, and what a broken one looks like.
 """
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
-
 import hashlib
 import os
 import re
+
 
 # Times, the pid, and what a run may or may not have had to write.
 _NOT_COMPARED = re.compile(r"(^|/)(events\.out\..*|\.lock)$")

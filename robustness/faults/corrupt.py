@@ -11,10 +11,6 @@ It may say so in one sentence, or give the very result that it gives
 undisturbed; the exit status is 1 if another result came without an error.
 """
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
-
 import argparse
 import collections
 import json
@@ -29,6 +25,7 @@ from robustness.faults import compare_folders
 from robustness.faults import tiny_world
 from robustness.faults import work_folder
 from robustness.faults import zygote
+
 
 PREDICT, RUN, RESUME, EXPORT = "predict", "run", "resume", "export"
 STAGES = (PREDICT, RUN, RESUME, EXPORT)

@@ -8,10 +8,6 @@
 Linux with the GNU C library, and a C compiler named `cc`, are needed.
 """
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
-
 import collections
 import hashlib
 import mmap
@@ -21,6 +17,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+
 
 SOURCE = os.path.join(os.path.dirname(os.path.abspath(__file__)),
                       "file_layer.c")

@@ -7,12 +7,9 @@ first few of its changes of names, a file its old bytes, none, a part, zeros,
 or all.
 """
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
-
 import os
 import shutil
+
 
 _BLOCK = 512
 

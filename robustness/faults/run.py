@@ -9,16 +9,12 @@ end, and compares every byte of what they leave with the undisturbed run. The
 exit status is 1 if a byte differs, a folder is stuck or a traceback is shown.
 """
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
-
 import argparse
 import random
 import sys
 import time
 
-from robustness.faults import storm as storms
+from robustness.faults import storm as storm_module
 from robustness.faults import work_folder
 
 
@@ -51,12 +47,12 @@ def main(argv=None):
 
 
 def _run(options):
-  with work_folder.open_folder(options) as work_dir, storms.Storm(
+  with work_folder.open_folder(options) as work_dir, storm_module.Storm(
       work_dir, options.seed, _say) as storm:
     _say("Undisturbed: training %.1f s of processor time, %d calls that "
          "change files; export %.1f s, %d calls." % sum(
              [(storm.seconds[command], len(storm.operations[command]))
-              for command in (storms.TRAIN, storms.EXPORT)], ()))
+              for command in (storm_module.TRAIN, storm_module.EXPORT)], ()))
     _weather(storm, options)
     print("\n".join(storm.counts.findings + storm.counts.lines()))
     return 0 if storm.counts.is_clean else 1
@@ -86,7 +82,7 @@ def _weather(storm, options):
     number += 1
     progress.show("power cuts")
   rng = random.Random(options.seed)
-  for command in (storms.TRAIN, storms.EXPORT):
+  for command in (storm_module.TRAIN, storm_module.EXPORT):
     faults = storm.every_fault(command)
     if not options.every_index:
       faults = rng.sample(faults, min(options.faults // 2, len(faults)))
@@ -94,9 +90,14 @@ def _weather(storm, options):
       storm.fault_round(command, operation, name, action, error)
       progress.show("faults of " + command)
     operations = storm.full_disk_operations(command)
-    share = options.full_disks * (1 if command == storms.EXPORT else 3) // 4
+    share = options.full_disks * (1
+                                  if command == storm_module.EXPORT else 3) // 4
     for operation in rng.sample(operations, min(share, len(operations))):
-      storm.fault_round(command, operation, "ENOSPC", "fail", storms.NO_SPACE,
+      storm.fault_round(command,
+                        operation,
+                        "ENOSPC",
+                        "fail",
+                        storm_module.NO_SPACE,
                         lasting=True)
       progress.show("full disks")
 

@@ -10,10 +10,6 @@ the first, if threads or files stay behind, or if an answer changed. The server
 has `benchmarks.http_soak`.
 """
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
-
 import argparse
 import collections
 import os
@@ -24,6 +20,7 @@ import time
 
 from robustness.faults import tiny_world
 from robustness.faults import work_folder
+
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 

@@ -1,10 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rounds of a storm: a run is hurt, started again until it ends, compared."""
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
-
 import collections
 import errno
 import os
@@ -18,6 +14,7 @@ from robustness.faults import file_layer
 from robustness.faults import lost_power
 from robustness.faults import tiny_world
 from robustness.faults import zygote
+
 
 TRAIN, EXPORT = "run_multilabel_classifier", "export_saved_model"
 

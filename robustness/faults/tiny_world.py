@@ -1,16 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A tiny BERT, small data that it can learn, and the flags of a short run."""
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
-
 import io
 import json
 import os
 import random
 
 import numpy as np
+
 
 LABELS = ("sun", "rain", "wind")
 _WORDS = {"sun": ("bright", "warm", "noon"), "rain": ("wet", "drops", "cloud"),

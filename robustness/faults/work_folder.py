@@ -1,10 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The folder that a program here works in, and the flags of it."""
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
-
 import contextlib
 import os
 import shutil

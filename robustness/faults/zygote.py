@@ -6,10 +6,6 @@ hundreds of runs can be started and killed in minutes. `Zygote` is the driver's
 side; this file, run as a program, is the other. `calls` has what they call.
 """
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
-
 import collections
 import ctypes
 import importlib
@@ -20,6 +16,7 @@ import signal
 import subprocess
 import sys
 import traceback
+
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 
@@ -176,13 +173,13 @@ def main(paths):
   sys.path.insert(0, ROOT)
   answers = os.fdopen(os.dup(1), "wb")
   requests = os.fdopen(os.dup(0), "rb")
-  import command_line  # pylint: disable=g-import-not-at-top
+  from multilabel.common import command_line  # pylint: disable=g-import-not-at-top
   command_line.quiet_tensorflow()
   # pylint: disable=g-import-not-at-top,unused-import
   import export_saved_model
+  from multilabel.export import run_export
   import predict_session
   import run_multilabel_classifier
-  from serving import run_export
   for line in iter(requests.readline, b""):
     function, arguments, kill_after, timeout = json.loads(line.decode("ascii"))
     pid = os.fork()

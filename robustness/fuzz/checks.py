@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a target says when something is wrong, and files for its cases."""
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
-
 import atexit
 import os
 import shutil
 import tempfile
+
 
 _FOLDER = []
 

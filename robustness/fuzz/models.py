@@ -1,16 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Targets: what models consist of, written by strangers."""
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
-
 import struct
 
 import numpy as np
 
+from multilabel.storage import safetensors_reader
 from robustness.fuzz import checks
-import safetensors_reader
+
 
 _SIZES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2,
           "BF16": 2, "I16": 2, "U16": 2}
@@ -53,17 +50,17 @@ def read_safetensors(data):
 def read_config(data):
   """The first byte chooses the reader; the rest is the file."""
   # pylint: disable=g-import-not-at-top
-  import atomic_files
   import modeling
+  from multilabel import losses
+  from multilabel.common import atomic_files
   from multilabel.storage import hf_config
-  import multilabel_losses
   from processors import base
   import tokenization
   readers = (
       modeling.BertConfig.from_json_file,
       lambda path: hf_config.read_model(path).config,
       atomic_files.read_json, base.read_labels_file,
-      lambda path: multilabel_losses.read_pos_weight_file(path, ["a", "b"]),
+      lambda path: losses.read_pos_weight_file(path, ["a", "b"]),
       tokenization.validate_vocab)
   reader = readers[data[0] % len(readers)] if data else readers[0]
   path = checks.write("config.json", data[1:])

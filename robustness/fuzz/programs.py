@@ -1,10 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Targets: the command line, and bodies of HTTP requests."""
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
-
 import functools
 import importlib
 import types
@@ -12,6 +8,7 @@ import types
 from absl import flags
 
 from robustness.fuzz import checks
+
 
 _SCRIPTS = ("run_multilabel_classifier", "predict_session",
             "convert_checkpoint")
@@ -31,12 +28,13 @@ def own_flags():
 @functools.lru_cache(maxsize=None)
 def _script(name):
   """(module, its flags in a `FlagValues` of their own, check_flags or None)."""
-  import command_line  # pylint: disable=g-import-not-at-top
+  from multilabel.common import command_line  # pylint: disable=g-import-not-at-top
   module = importlib.import_module(name)
   values, replaced = own_flags()
   targets = [module, command_line]
   if name == "predict_session":
-    targets.append(importlib.import_module("predict_files"))
+    targets.append(importlib.import_module(
+        "multilabel.inference.predict_files"))
   before = [(target, attribute, getattr(target, attribute))
             for target in targets for attribute in ("FLAGS", "flags")
             if hasattr(target, attribute)]
@@ -80,9 +78,9 @@ def parse_flags(data):
 def parse_body(data):
   """The first byte chooses the request; the rest is its body."""
   # pylint: disable=g-import-not-at-top
-  from serving import http_errors
-  from serving import http_json
-  from serving import http_requests
+  from multilabel.serving import http_errors
+  from multilabel.serving import http_json
+  from multilabel.serving import http_requests
   limits = http_requests.Limits(
       vocab_size=100, type_vocab_size=2, max_position_embeddings=8, cls_id=2,
       max_texts=4, max_characters=50)

@@ -1,10 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Targets: files of texts and labels, against Python's own readers."""
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
-
 import collections
 import csv
 import io
@@ -12,10 +8,11 @@ import json
 import os
 import re
 
-from robustness.fuzz import checks
-import predict_files
+from multilabel.inference import predict_files
 import processors
 from processors import table_reader
+from robustness.fuzz import checks
+
 
 DELIMITERS = ",\t;|"
 

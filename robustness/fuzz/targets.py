@@ -5,10 +5,6 @@ A target is a function of bytes. It ends quietly for input that is read rightly
 or refused in one sentence, and raises for all else.
 """
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
-
 import collections
 import json
 import struct
@@ -17,6 +13,7 @@ from robustness.fuzz import models
 from robustness.fuzz import programs
 from robustness.fuzz import readers
 from robustness.fuzz import texts
+
 
 # seeds: list of bytes, good input; tokens: list of bytes that mean something.
 Target = collections.namedtuple("Target", ["run", "seeds", "tokens"])

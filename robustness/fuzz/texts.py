@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Target: the tokenizer, against the original's and against itself."""
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
-
 import functools
 
+from multilabel.features import encoding
 from robustness.fuzz import checks
-import text_features
 import tokenization
+
 
 _WORDS = ("the", "want", "##want", "##ed", "un", "runn", "##ing", "cafe",
           "caf\u00e9", "\u03c3", "##\u03c2", "##\u03c3", "\u03b1", "##\u03b1",
@@ -94,9 +91,9 @@ def tokenize(data):
 
 def _check_windows(tokenizer, text, ids):
   """Every id of a text is in one of its windows, in order."""
-  windows, _ = text_features.encode_windows(
+  windows, _ = encoding.encode_windows(
       tokenizer, text, None, _LENGTH,
-      text_features.LongText("windows", 5, "max"))
+      encoding.LongText("windows", 5, "max"))
   seen = []
   for number, (input_ids, segment_ids) in enumerate(windows):
     checks.expect(len(input_ids) == len(segment_ids) <= _LENGTH,

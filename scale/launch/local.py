@@ -8,10 +8,6 @@ Chief, workers and ps are processes on free ports of 127.0.0.1. One that dies,
 other than the chief, is started again; the exit status is the chief's.
 """
 
-from __future__ import absolute_import
-from __future__ import division
-from __future__ import print_function
-
 import argparse
 import json
 import os
@@ -20,6 +16,7 @@ import socket
 import subprocess
 import sys
 import time
+
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(
     os.path.abspath(__file__))))

@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that a kill or a loss of power leaves whole, and that know themselves.
+
+Written beside, synced, renamed, and the folder synced. A sealed JSON file holds
+the sha256 of the rest of its content, so that a changed byte is noticed.
+"""
+
+import binascii
+import contextlib
+import errno
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import stat
+
+
+SEAL = "sha256"
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp\Z", re.DOTALL)
+
+
+@contextlib.contextmanager
+def replacing(path, text=False):
+  """Opens a file that takes the place of `path` once it is complete.
+
+  Args:
+    path: str.
+    text: bool, whether str is written, as UTF-8, or bytes.
+
+  Yields:
+    a stream; when the block fails, what was at `path` is still there. The file
+    has the mode of the one before; several writers at once do not disturb each
+    other, and what the last one wrote stays.
+
+  Raises:
+    EnvironmentError: it cannot be written; names the file.
+    ValueError: what is at `path` is no file.
+  """
+  path = target(path)
+  with naming(path), temporary_file(path) as temporary:
+    # The name was made a moment ago and is nobody else's.
+    with io.open(temporary, "wb") as writer:
+      stream = io.TextIOWrapper(
+          writer, encoding="utf-8", newline="") if text else writer
+      yield stream
+      stream.flush()
+      os.fsync(writer.fileno())
+      if text:
+        stream.detach()
+    replace_file(temporary, path)
+
+
+def target(path):
+  """Returns what a file that is written under `path` takes the place of.
+
+  Args:
+    path: str; where it is a symbolic link, the link stays and what it points
+      to is replaced.
+
+  Returns:
+    str.
+
+  Raises:
+    ValueError: something is there that is no file, such as a pipe.
+  """
+  if os.path.islink(path):
+    path = os.path.realpath(path)
+  if os.path.lexists(path) and not os.path.isfile(path):
+    raise ValueError("%s is not a file%s; name another." % (
+        path, " but a folder" if os.path.isdir(path) else ""))
+  return path
+
+
+@contextlib.contextmanager
+def temporary_file(path):
+  """Makes an empty file beside `path`, under a name that nobody has.
+
+  It has the mode, and if possible the owner, of the file at `path`.
+
+  Args:
+    path: str, the file that it will be renamed to.
+
+  Yields:
+    str, its path; it is removed at the end, unless it has been renamed.
+  """
+  try:
+    status = os.stat(path)
+  except EnvironmentError:
+    status = None
+  mode = 0o666 if status is None else stat.S_IMODE(status.st_mode) & 0o777
+  folder, name = os.path.split(path)
+  if len(os.fsencode(name)) > 200:  # names have 255 bytes at most
+    name = name[:50]
+  while True:
+    temporary = os.path.join(folder, ".%s.%s.tmp" % (
+        name, binascii.hexlify(os.urandom(6)).decode("ascii")))
+    try:
+      descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL,
+                           mode)
+      break
+    except FileExistsError:
+      pass
+    except EnvironmentError as error:
+      error.filename = path
+      raise
+  try:
+    try:
+      if status is not None:
+        _take_over(descriptor, status)
+    finally:
+      os.close(descriptor)
+    yield temporary
+  finally:
+    # After an error, and on a full disk this gives back the room that it took.
+    with contextlib.suppress(EnvironmentError):
+      os.remove(temporary)
+
+
+def _take_over(descriptor, status):
+  """Gives a new file the owner and the mode of the one before."""
+  if not hasattr(os, "fchmod"):  # Windows
+    return
+  mine = os.fstat(descriptor)
+  if (mine.st_uid, mine.st_gid) != (status.st_uid, status.st_gid):
+    with contextlib.suppress(EnvironmentError):
+      os.fchown(descriptor, status.st_uid, status.st_gid)
+  os.fchmod(descriptor, stat.S_IMODE(status.st_mode) & 0o777)
+
+
+def is_temporary(name):
+  """Whether a file of that name (str) was made by `temporary_file`."""
+  return bool(_TEMPORARY.match(name))
+
+
+@contextlib.contextmanager
+def naming(path):
+  """Gives errors of the system the file's name, which a write's lacks."""
+  try:
+    yield
+  except EnvironmentError as error:
+    if error.errno is not None and error.filename is None:
+      error.filename = path
+    raise
+
+
+def write_text(path, text):
+  """Writes UTF-8 text so that a kill leaves the old file or the new one."""
+  with replacing(path) as writer:
+    writer.write(text.encode("utf-8"))
+
+
+def copy_file(source, path):
+  """Copies a file so that a kill leaves the old one or the new one."""
+  with open(source, "rb") as reader, replacing(path) as writer:
+    shutil.copyfileobj(reader, writer)
+
+
+def replace_file(temporary, path):
+  """Renames, and makes the rename last through a loss of power."""
+  os.replace(temporary, path)
+  sync_folder(os.path.dirname(os.path.abspath(path)))
+
+
+def sync_file(path):
+  """Makes a file's bytes last through a loss of power."""
+  with naming(path), open(path, "rb+") as written:
+    os.fsync(written.fileno())
+
+
+def sync_folder(folder):
+  """Makes the names in a folder last through a loss of power."""
+  descriptor = os.open(folder, os.O_RDONLY)
+  try:
+    with naming(folder):
+      os.fsync(descriptor)
+  except EnvironmentError as error:
+    if error.errno != errno.EINVAL:  # a file system that cannot
+      raise
+  finally:
+    os.close(descriptor)
+
+
+def make_folder(folder):
+  """Makes a folder, and those above it, so that a loss of power leaves them."""
+  parent = os.path.dirname(os.path.abspath(folder))
+  if not os.path.isdir(folder):
+    make_folder(parent)
+    with contextlib.suppress(FileExistsError):
+      os.mkdir(folder)
+    sync_folder(parent)
+
+
+def unwritable_folder(path):
+  """Returns the nearest folder that exists, if nothing may be made in it.
+
+  Args:
+    path: str, a directory that exists or is to be made.
+
+  Returns:
+    str, the folder (or the file in its place) that forbids it, or None.
+  """
+  folder = os.path.abspath(path)
+  while not os.path.exists(folder):
+    folder = os.path.dirname(folder)
+  if os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK):
+    return None
+  return folder
+
+
+def file_sha256(path):
+  """Hex sha256 of a file's bytes."""
+  digest = hashlib.sha256()
+  with open(path, "rb") as reader:
+    for block in iter(lambda: reader.read(1 << 20), b""):
+      digest.update(block)
+  return digest.hexdigest()
+
+
+def to_json(value):
+  """JSON text that a person can read; refuses NaN."""
+  return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False,
+                    allow_nan=False) + "\n"
+
+
+def read_json(path):
+  """Reads a JSON object; ValueError with one sentence when it is none."""
+  try:
+    with open(path, "rb") as reader:
+      value = json.loads(reader.read().decode("utf-8"))
+  except (ValueError, RecursionError) as error:
+    raise ValueError("%s is not JSON: %s" % (
+        path, " ".join(str(error).split())))
+  if not isinstance(value, dict):
+    raise ValueError("%s holds no JSON object." % path)
+  return value
+
+
+def write_sealed(path, value):
+  """Writes a dict as JSON, with the sha256 of the rest under `sha256`."""
+  value = {key: value[key] for key in value if key != SEAL}
+  write_text(path, to_json(dict(value, **{SEAL: _seal(value)})))
+
+
+def read_sealed(path, required=False):
+  """Reads what `write_sealed` wrote, without the seal.
+
+  Args:
+    path: str.
+    required: bool, whether a file without a seal is broken; else it is of a
+      program that wrote none.
+
+  Returns:
+    dict.
+
+  Raises:
+    ValueError: it is no JSON object, or not what was written.
+  """
+  value = read_json(path)
+  seal = value.pop(SEAL, None)
+  if seal is None and not required:
+    return value
+  try:
+    is_whole = seal == _seal(value)
+  except ValueError:  # NaN, which is never written
+    is_whole = False
+  if not is_whole:
+    raise ValueError("%s has been changed since it was written (its sha256 "
+                     "differs)" % path)
+  return value
+
+
+def _seal(value):
+  return hashlib.sha256(to_json(value).encode("utf-8")).hexdigest()

@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How every script here starts and ends: flags, help, logging, exit status.
+
+A user's mistake raises `ValueError` anywhere and ends here as one sentence on
+stderr with exit status 2; a failure while running ends with 1; an interrupted
+run with 128 + signal number, and one whose time is over with 75, sysexits.h's
+EX_TEMPFAIL: the same command goes on. `--debug` shows the traceback.
+"""
+
+import contextlib
+import ctypes
+import importlib
+import itertools
+import logging as python_logging
+import os
+import sys
+import tempfile
+import textwrap
+import traceback
+import warnings
+
+from absl import flags
+from absl import logging
+
+
+FLAGS = flags.FLAGS
+
+_FLAG_GROUPS = []
+
+# What TensorFlow writes to stderr whatever its log level, and on which CPUs.
+_ONEDNN_LINES = (b"oneDNN custom operations are on.",
+                 b"All log messages before absl::InitializeLog() is called")
+_ONEDNN_CPUS = ("avx512_vnni", "avx512_bf16", "avx_vnni", "amx_", "asimd")
+
+# Options of glibc's mallopt, from its malloc.h.
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+
+
+class Interrupted(Exception):
+  """The run was asked to stop and has saved what there was to save."""
+
+  def __init__(self, signal_number, message):
+    super(Interrupted, self).__init__(message)
+    self.signal_number = signal_number
+    self.exit_status = 128 + signal_number
+
+
+class OutOfTime(Exception):
+  """The run has had its time and has saved what there was to save."""
+
+  exit_status = 75
+
+
+def quiet_tensorflow():
+  """Imports TensorFlow fast and without its start-up lines on stderr.
+
+  For scripts, before anything else imports it.
+  """
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  # TF 1.15 and the numpy of its day warn about each other at import.
+  warnings.filterwarnings("ignore", category=FutureWarning)
+  warnings.filterwarnings("ignore", category=DeprecationWarning)
+  python_logging.getLogger("tensorflow").setLevel(python_logging.ERROR)
+  if "tensorflow" not in sys.modules:
+    with _without_keras(), _without_lines(
+        _ONEDNN_LINES if _says_onednn() else ()):
+      importlib.import_module("tensorflow")
+
+
+@contextlib.contextmanager
+def _without_keras():
+  """TensorFlow's import leaves out Keras, as where it is not installed.
+
+  Nothing here needs it, and it takes a third of the time and more (it imports
+  scikit-learn and matplotlib where those are there). Imported later, it works.
+  """
+  if "keras" in sys.modules:
+    yield
+    return
+  sys.modules["keras"] = None
+  try:
+    yield
+  finally:
+    del sys.modules["keras"]
+
+
+def _says_onednn():
+  """Whether TensorFlow says at import, before it reads its settings of the log,
+  that oneDNN is on; with these CPUs it is by default."""
+  setting = onednn_setting()
+  if setting is not None:
+    return setting
+  return any(flag.startswith(_ONEDNN_CPUS) for flag in cpu_flags())
+
+
+def onednn_setting():
+  """What TF_ENABLE_ONEDNN_OPTS says: bool, or None where it is not set."""
+  setting = os.environ.get("TF_ENABLE_ONEDNN_OPTS")
+  return None if setting is None else setting.lower() not in ("0", "false")
+
+
+def cpu_flags():
+  """What the CPU can do, by the names of Linux: set of str; elsewhere empty."""
+  try:
+    with open("/proc/cpuinfo") as lines:
+      for line in lines:
+        name, _, flags_there = line.partition(":")
+        if name.strip() in ("flags", "Features"):  # x86, ARM
+          return set(flags_there.split())
+  except EnvironmentError:
+    pass
+  return set()
+
+
+@contextlib.contextmanager
+def _without_lines(unwanted):
+  """Keeps lines off file descriptor 2 that hold one of the bytes `unwanted`."""
+  try:
+    stderr = os.dup(2) if unwanted else None
+  except OSError:  # it is closed
+    stderr = None
+  if stderr is None:
+    yield
+    return
+  with tempfile.TemporaryFile() as written:
+    sys.stderr.flush()
+    os.dup2(written.fileno(), 2)
+    try:
+      yield
+    finally:
+      sys.stderr.flush()
+      os.dup2(stderr, 2)
+      os.close(stderr)
+      written.seek(0)
+      for line in written:
+        if not any(part in line for part in unwanted):
+          os.write(2, line)
+
+
+def keep_freed_memory():
+  """Has glibc keep what a training step frees for the next one.
+
+  Else arrays of more than 32 MB, such as the gradient of the word embeddings,
+  go back to the system with each step, and it clears every page of the next
+  ones. Nothing is done without glibc, nor where MALLOC_ variables are set.
+  """
+  if any(name.startswith("MALLOC_") for name in os.environ):
+    return
+  try:
+    mallopt = ctypes.CDLL(None).mallopt
+  except (AttributeError, OSError, TypeError):
+    return
+  mallopt(_M_MMAP_MAX, 0)
+  mallopt(_M_TRIM_THRESHOLD, 2 ** 31 - 1)
+  mallopt(_M_TOP_PAD, 64 * 2 ** 20)
+
+
+@contextlib.contextmanager
+def flag_group(title):
+  """Flags defined inside stand under `title` in `--help`."""
+  before = set(FLAGS)
+  yield
+  _FLAG_GROUPS.append((title, [name for name in FLAGS if name not in before]))
+
+
+def run(main, define_flags, description):
+  """Defines and parses the flags, runs `main(argv)`, exits the process.
+
+  Args:
+    main: function of the arguments that are no flags (argv[0] first).
+    define_flags: function without arguments that defines the script's flags.
+    description: str, what `--help` says first.
+  """
+  define_flags()
+  flags.DEFINE_bool("debug", False,
+                    "Show the traceback of an error, and TensorFlow's log.")
+  FLAGS.set_gnu_getopt(True)
+  # What follows a bare -- is no flag.
+  own_arguments = itertools.takewhile(lambda arg: arg != "--", sys.argv[1:])
+  if any(arg in ("--help", "-help", "-h", "--helpfull")
+         for arg in own_arguments):
+    FLAGS.mark_as_parsed()
+    sys.exit(_exit_status(lambda _: print(format_help(description)), None))
+  try:
+    argv = FLAGS(sys.argv)
+  except (flags.Error, EnvironmentError, UnicodeError) as error:
+    _fail("%s (--help lists the flags)" % _sentence(error).rstrip(". "), 2)
+  _set_up_logging()
+  sys.exit(_exit_status(main, argv))
+
+
+def _exit_status(main, argv):
+  """Runs `main` and turns how it ended into an exit status."""
+  try:
+    main(argv)
+    sys.stdout.flush()
+    return 0
+  except (Interrupted, OutOfTime) as interrupted:
+    return _report(interrupted, interrupted.exit_status)
+  except KeyboardInterrupt:
+    return _report("interrupted", 130)
+  except BrokenPipeError:
+    # The reader of our output has gone (`| head`): that is no error.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+  except ValueError as error:
+    return _report(error, 2)
+  except MemoryError as error:
+    return _report("out of memory; a smaller batch size or max_seq_length "
+                   "needs less (%s)" % error, 1)
+  except Exception as error:  # pylint: disable=broad-except
+    return _report(error, 1)
+
+
+def _report(error, status):
+  if FLAGS.debug:
+    traceback.print_exc()
+  print("%s: %s" % (os.path.basename(sys.argv[0]), _sentence(error)),
+        file=sys.stderr)
+  return status
+
+
+def _fail(message, status):
+  print("%s: %s" % (os.path.basename(sys.argv[0]), message), file=sys.stderr)
+  sys.exit(status)
+
+
+def _sentence(error):
+  text = " ".join(str(error).split())
+  if not isinstance(error, BaseException):
+    return text
+  if isinstance(error, EnvironmentError) and error.strerror:
+    return "%s%s" % (error.strerror,
+                     ": %s" % error.filename if error.filename else "")
+  # What the library raises explains itself; the name helps with the rest.
+  if isinstance(error, (ValueError, Interrupted, OutOfTime, flags.Error,
+                        RuntimeError, FloatingPointError)):
+    return text or type(error).__name__
+  return "%s: %s" % (type(error).__name__, text[:600])
+
+
+def _set_up_logging():
+  logging.use_absl_handler()
+  logging.set_verbosity(logging.INFO)
+  logging.get_absl_handler().setFormatter(python_logging.Formatter(
+      "%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+  if not FLAGS.debug:
+    python_logging.getLogger("tensorflow").setLevel(python_logging.ERROR)
+
+
+def format_help(description):
+  """Returns the help text: the description, then the flags by group."""
+  lines = [description.strip()]
+  for title, names in _FLAG_GROUPS + [("Other", ["debug"])]:
+    lines.extend(["", title + ":"])
+    for name in names:
+      lines.extend(_format_flag(FLAGS[name]))
+  # absl keeps this one apart from the others.
+  lines.extend(["  --flagfile=FILE",
+                "      Read flags from a file, one a line."])
+  return "\n".join(lines)
+
+
+def _format_flag(flag):
+  default = "" if flag.default is None else "=%s" % (
+      flag.serializer.serialize(flag.default)
+      if flag.serializer and isinstance(flag.default, list)
+      else str(flag.default).lower() if flag.boolean else flag.default)
+  head = "  --%s%s" % (("[no]" if flag.boolean else "") + flag.name, default)
+  return [head] + textwrap.wrap(
+      " ".join((flag.help or "").split()), width=78,
+      initial_indent="      ", subsequent_indent="      ")

@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Thresholds of multi-label classification: search and use, in numpy alone.
+
+Legend: N examples, L labels, G groups of equal scores. `labels` is [N, L] of
+0 and 1 (bool, int or float), `probabilities` is [N, L] in 0..1.
+
+A prediction is positive when probability >= threshold; a threshold is first
+rounded to the type of the probabilities, so a float32 probability that prints
+as 0.7 passes the threshold 0.7.
+
+Search is exact: every cut between two distinct scores is tried, and of equally
+good ones the highest is taken, which predicts least. The threshold of a cut is
+the midpoint between the scores on both sides (0 below the lowest score),
+rounded to float32, or the upper score itself where they are so close that the
+midpoint rounds out of the gap. All thresholds are exact in float32, so writing
+them as JSON and reading them into float32 or float64 moves no prediction.
+Cuts between float64 scores that no float32 number separates are not tried.
+"""
+
+import collections
+import re
+
+import numpy as np
+
+from multilabel import score_curves
+
+
+def _best_cuts(curve, lower, min_precision):
+  """Finds the best cut of each row of a curve.
+
+  Args:
+    curve: `ScoreCurve`.
+    lower: float64 [G], the next lower score; below 0 for the lowest.
+    min_precision: None or float64 [rows].
+
+  Returns:
+    Four arrays [rows]: whether the precision is reached, F1, precision,
+    threshold (float32). Where no cut reaches the precision, the cut of the
+    highest precision.
+  """
+  upper = curve.score.astype(np.float64)
+  below = upper.astype(np.float32)
+  below = np.where(below > upper, np.nextafter(below, np.float32(0)), below)
+  can_cut = below > lower
+  f1 = 2 * curve.tp / (curve.predicted + curve.totals[curve.row])
+  f1 = np.where(can_cut, f1, -1)
+  precision = np.where(can_cut, curve.tp / curve.predicted, -1)
+  good = can_cut
+  if min_precision is not None:
+    good = can_cut & (precision >= min_precision[curve.row])
+  reached = np.logical_or.reduceat(good, curve.row_starts)
+  rank = np.where(reached[curve.row], np.where(good, f1, -1), precision)
+  is_best = rank == np.maximum.reduceat(rank, curve.row_starts)[curve.row]
+  place = np.where(is_best, np.arange(len(rank)), -1)
+  best = np.maximum.reduceat(place, curve.row_starts)
+  middle = ((np.maximum(lower, 0) + upper)[best] / 2).astype(np.float32)
+  inside = (middle > lower[best]) & (middle <= upper[best])
+  return (reached, f1[best], precision[best],
+          np.where(inside, middle, below[best]))
+
+
+def _check_min_precision(min_precision, num_labels):
+  """Returns None, or the least precision a label, [L]."""
+  if min_precision is None:
+    return None
+  array = np.asarray(min_precision, dtype=np.float64)
+  if array.shape not in ((), (num_labels,)) or not np.all(
+      (array >= 0) & (array <= 1)):
+    raise ValueError(
+        "min_precision is not one number in 0..1, or one for each of %d labels"
+        % num_labels)
+  return np.broadcast_to(array, (num_labels,))
+
+
+def find_global_threshold(labels, probabilities, min_precision=None,
+                          default=0.5):
+  """Finds the one threshold that maximises micro-F1.
+
+  F1 at the best cut of the pooled list (Lipton, Elkan and Naryanaswamy 2014,
+  "Optimal Thresholding of Classifiers to Maximize F1 Measure").
+
+  Args:
+    labels: [N, L] of 0 and 1.
+    probabilities: [N, L] in 0..1.
+    min_precision: float in 0..1 or None; cuts of a lower micro precision are
+      not taken. When none reaches it, the cut of the highest precision is.
+    default: float, the threshold when there is no positive at all.
+
+  Returns:
+    OrderedDict: floats `threshold`, `micro_f1`, `micro_precision`; bools
+    `fell_back` (no positive, `default` taken) and `precision_reached`.
+
+  Raises:
+    ValueError: invalid input.
+  """
+  labels, probabilities = score_curves.check_arrays(labels, probabilities)
+  score_curves.check_thresholds(default, 1, np.float64)
+  if np.ndim(min_precision):
+    raise ValueError("min_precision has shape %s; give one number for the one "
+                     "threshold" % (np.shape(min_precision),))
+  wanted = _check_min_precision(min_precision, 1)
+  best, lowest = None, -1.
+  for curve in score_curves.pooled_curves(labels, probabilities):
+    if not curve.totals[0]:
+      return collections.OrderedDict([
+          ("threshold", float(np.float32(default))), ("micro_f1", 0.),
+          ("micro_precision", 0.), ("fell_back", True),
+          ("precision_reached", wanted is None or not wanted.any())])
+    lower = np.append(lowest, curve.score[:-1].astype(np.float64))
+    reached, f1, precision, threshold = [
+        x[0] for x in _best_cuts(curve, lower, wanted)]
+    lowest = float(curve.score[-1])
+    # Parts come in ascending order, so the higher cut wins a draw.
+    key = (bool(reached), f1 if reached else precision)
+    if best is None or key >= best[0]:
+      best = key, threshold, f1, precision
+  key, threshold, f1, precision = best
+  return collections.OrderedDict([
+      ("threshold", float(threshold)), ("micro_f1", float(f1)),
+      ("micro_precision", float(precision)), ("fell_back", False),
+      ("precision_reached", key[0])])
+
+
+def _precision_at(labels, probabilities, thresholds):
+  """Returns the precision of each label [L], 0 without a prediction."""
+  decided = probabilities >= thresholds
+  return score_curves.divide((decided & (labels != 0)).sum(axis=0),
+                             decided.sum(axis=0))
+
+
+def find_label_thresholds(labels, probabilities, shrinkage=10.,
+                          min_precision=None, label_names=None, default=0.5):
+  """Finds a threshold for each label that maximises its F1.
+
+  The best cut of a label with few positives is mostly chance, so it is drawn
+  to the global threshold: (n own + s global) / (n + s) with n positives of
+  the label and s = `shrinkage`, the posterior mean of a normal mean whose
+  prior weighs s observations (Efron and Morris 1975, "Data Analysis Using
+  Stein's Estimator and Its Generalizations"). Where that would bring a label
+  below its least precision and its own cut would not, its own stays.
+
+  Args:
+    labels: [N, L] of 0 and 1.
+    probabilities: [N, L] in 0..1.
+    shrinkage: float, positives that the global threshold weighs; 0 for none.
+    min_precision: None, float in 0..1 or [L]; as in `find_global_threshold`.
+    label_names: None or L names, for the two lists in the result.
+    default: float, as in `find_global_threshold`.
+
+  Returns:
+    OrderedDict: `thresholds` and `own_thresholds` (before shrinkage), float64
+    [L]; `global_threshold`, float; `fallback_labels`, names of those without
+    a positive, which take it; `precision_not_reached`, names of the others
+    where no cut has the least precision.
+
+  Raises:
+    ValueError: invalid input.
+  """
+  labels, probabilities = score_curves.check_arrays(labels, probabilities)
+  names = score_curves.check_label_names(label_names, labels.shape[1])
+  wanted = _check_min_precision(min_precision, labels.shape[1])
+  if not 0 <= shrinkage < np.inf:
+    raise ValueError("shrinkage is %s; give 0 or more positives" % shrinkage)
+  middle = find_global_threshold(labels, probabilities,
+                                 default=default)["threshold"]
+  own = np.full(labels.shape[1], middle, dtype=np.float32)
+  shrunk = own.copy()
+  positives = np.zeros(len(own), dtype=np.int64)
+  reached = np.ones(len(own), dtype=bool)
+  for block, curve in score_curves.label_curves(labels, probabilities):
+    lower = np.append(-1., curve.score[:-1].astype(np.float64))
+    lower[curve.row_starts] = -1.
+    some = curve.totals > 0
+    positives[block] = curve.totals
+    reached[block], _, _, cuts = _best_cuts(
+        curve, lower, None if wanted is None else wanted[block])
+    own[block] = np.where(some, cuts, middle)
+    weight = score_curves.divide(curve.totals, curve.totals + shrinkage)
+    shrunk[block] = weight * own[block] + (1 - weight) * middle
+    if wanted is not None:
+      precision = _precision_at(labels[:, block], probabilities[:, block],
+                                shrunk[block])
+      low = precision < wanted[block]
+      shrunk[block] = np.where(low, own[block], shrunk[block])
+  return collections.OrderedDict([
+      ("thresholds", shrunk.astype(np.float64)),
+      ("own_thresholds", own.astype(np.float64)),
+      ("global_threshold", middle),
+      ("fallback_labels", [names[i] for i in np.flatnonzero(positives == 0)]),
+      ("precision_not_reached",
+       [names[i] for i in np.flatnonzero((positives > 0) & ~reached)]),
+  ])
+
+
+def apply_thresholds(probabilities, thresholds, top_k=None,
+                     always_one_label=False):
+  """Decides which labels each example has.
+
+  Args:
+    probabilities: [N, L] in 0..1; N may be 0.
+    thresholds: number or [L]; positive is probability >= threshold.
+    top_k: None, or int above 0: of the labels at or above their threshold
+      the `top_k` most probable are kept (of equal ones the first columns).
+    always_one_label: bool, give an example without any label its most
+      probable one (of equal ones the first column).
+
+  Returns:
+    bool array [N, L].
+
+  Raises:
+    ValueError: invalid input.
+  """
+  probabilities = score_curves.check_probabilities(probabilities)
+  num_labels = probabilities.shape[1]
+  thresholds = score_curves.check_thresholds(thresholds, num_labels,
+                                             probabilities.dtype)
+  if top_k is not None and top_k < 1:
+    raise ValueError("top_k is %s; give a number of labels above 0" % top_k)
+  decided = probabilities >= thresholds
+  for block in score_curves.row_blocks(*probabilities.shape):
+    scores = probabilities[block]
+    if top_k is not None and top_k < num_labels:
+      passing = np.where(decided[block], scores, -1)
+      order = np.argsort(-passing, axis=1, kind="stable")
+      np.put_along_axis(decided[block], order[:, top_k:], False, axis=1)
+    if always_one_label:
+      none = np.flatnonzero(~decided[block].any(axis=1))
+      decided[block.start + none, scores[none].argmax(axis=1)] = True
+  return decided
+
+
+class DecisionRule(collections.namedtuple(
+    "DecisionRule", ["thresholds", "top_k", "always_one_label"])):
+  """How probabilities become labels: the arguments of `apply_thresholds`."""
+
+  __slots__ = ()
+
+  def __new__(cls, thresholds=0.5, top_k=None, always_one_label=False):
+    return super(DecisionRule, cls).__new__(
+        cls, thresholds, top_k, always_one_label)
+
+  def apply(self, probabilities):
+    """Returns bool [N, L]: which labels each example has."""
+    return apply_thresholds(probabilities, self.thresholds, self.top_k,
+                            self.always_one_label)
+
+  def describe(self):
+    """Returns the rule in words, for one line of output."""
+    values = np.atleast_1d(np.asarray(self.thresholds, np.float64))
+    words = ("threshold %.4g" % values[0] if np.ndim(self.thresholds) == 0 else
+             "thresholds a label, %.4g to %.4g" % (values.min(), values.max()))
+    if self.top_k is not None:
+      words += ", at most %d labels" % self.top_k
+    if self.always_one_label:
+      words += ", at least one label"
+    return words
+
+
+ORIGINAL_RULE = DecisionRule(0.5)
+
+
+ALL = "all"
+
+
+LABELS = "labels"
+
+
+# Without being asked, an answer over HTTP holds all of so many labels, and of
+# more labels the highest few.
+MAX_ANSWERED = 1000
+
+
+MANY_ANSWERED = 100
+
+
+HELP = ("Which are written to JSON lines: all, labels (those of the labels "
+        "given), or a number, so many of the highest.")
+
+
+def parse(text):
+  """`ALL`, `LABELS` or an int above 0, of the flag; ValueError for another."""
+  if text in (ALL, LABELS):
+    return text
+  if re.match("[0-9]{1,9}$", text) and int(text):
+    return int(text)
+  raise ValueError("--probabilities is %s; it must be all, labels, or a number "
+                   "above 0." % text)
+
+
+def default_answer(num_labels):
+  """Which probabilities an answer holds where the client does not say."""
+  return ALL if num_labels <= MAX_ANSWERED else MANY_ANSWERED
+
+
+def columns(row, chosen, which):
+  """The columns to write, in the order to write them.
+
+  Args:
+    row: float `[num_labels]`, a text's probabilities.
+    chosen: bool `[num_labels]`, the labels given.
+    which: what `parse` returned.
+
+  Returns:
+    k ints: all from the first on; or the labels given, or the `which` most
+    probable ones, the most probable first and equal ones by their column.
+  """
+  if which == ALL:
+    return range(len(row))
+  if which == LABELS:
+    found = np.flatnonzero(chosen)
+  elif which >= len(row):
+    found = np.arange(len(row))
+  else:
+    # Linear in the labels; only what may be among the highest is sorted.
+    found = np.flatnonzero(row >= np.partition(row, -which)[-which])
+  order = found[np.argsort(-row[found], kind="mergesort")]
+  return (order if which == LABELS else order[:which]).tolist()

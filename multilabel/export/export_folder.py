@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The folder that a server polls: numbered versions, each whole or not there.
+
+An export is made in a hidden folder beside them, which is renamed when it is
+done. That folder is locked while its exporter lives, so that what a killed one
+left can be told from what another works on.
+"""
+
+import fcntl
+import os
+import re
+import shutil
+import tempfile
+import time
+
+from absl import logging
+
+from multilabel.common import atomic_files
+
+
+MODEL_FILE = "saved_model.pb"
+
+_WORK_PREFIX = ".export-"
+_REMOVED_PREFIX = ".removed-"
+_MAX_VERSION = (1 << 63) - 1
+
+
+def versions(export_dir):
+  """The versions in a folder, list of int, lowest first."""
+  names = os.listdir(export_dir) if os.path.isdir(export_dir) else []
+  return sorted(int(name) for name in names if re.match(r"[0-9]+\Z", name))
+
+
+def check(export_dir, version, keep_versions):
+  """Checks what an export is asked to do, before any work.
+
+  Args:
+    export_dir: str, a folder of versions; need not exist.
+    version: int, or None for one that is free.
+    keep_versions: int, versions to keep; 0: all.
+
+  Raises:
+    ValueError: one of them cannot be.
+  """
+  if re.search(r"[*?\[\]\\]", os.path.abspath(export_dir)):
+    raise ValueError(
+        "export_dir %s has one of the characters * ? [ ] \\ in its path, which "
+        "TensorFlow takes for a pattern; name another directory." % export_dir)
+  if os.path.exists(os.path.join(export_dir, MODEL_FILE)):
+    raise ValueError("export_dir %s is itself an export; name the directory "
+                     "above it, which holds the versions." % export_dir)
+  folder = atomic_files.unwritable_folder(export_dir)
+  if folder:
+    raise ValueError("export_dir %s: %s is no directory that can be written "
+                     "to." % (export_dir, folder))
+  if version is not None:
+    if not 0 < version <= _MAX_VERSION:
+      raise ValueError("version is %d; it must be from 1 to %d." % (
+          version, _MAX_VERSION))
+    if version in versions(export_dir):
+      raise ValueError("version %d is in %s already and is not overwritten; "
+                       "give another --version." % (version, export_dir))
+  if keep_versions < 0:
+    raise ValueError("keep_versions is %d; it must be 0 (keep all) or more." %
+                     keep_versions)
+
+
+class WorkFolder(object):
+  """A hidden folder in the export folder, locked, removed in the end.
+
+  Attributes:
+    path: str, an empty folder in it, which becomes the version.
+    scratch: str, the folder itself, for files that nobody needs later.
+  """
+
+  def __init__(self, export_dir):
+    self._export_dir = export_dir
+    self.scratch = tempfile.mkdtemp(prefix=_WORK_PREFIX, dir=export_dir)
+    self._lock = _lock(self.scratch)
+    # mkdtemp lets nobody else in; a server is somebody else.
+    self.path = os.path.join(self.scratch, "version")
+    os.mkdir(self.path)
+
+  def publish(self, version):
+    """Renames the work to a version.
+
+    Args:
+      version: int; None: the time in seconds, or one more than the highest
+        version there.
+
+    Returns:
+      str, the version's folder.
+
+    Raises:
+      ValueError: the version has come meanwhile.
+    """
+    for folder, _, names in os.walk(self.path, topdown=False):
+      for name in names:
+        atomic_files.sync_file(os.path.join(folder, name))
+      atomic_files.sync_folder(folder)
+    while True:
+      existing = versions(self._export_dir)
+      number = version
+      if number is None:
+        number = max([int(time.time())] + [v + 1 for v in existing[-1:]])
+      path = os.path.join(self._export_dir, str(number))
+      try:
+        # A folder that holds files is never replaced by a rename.
+        if number in existing or os.path.lexists(path):
+          raise FileExistsError(path)
+        atomic_files.replace_file(self.path, path)
+        return path
+      except OSError:
+        if not os.path.lexists(path):
+          raise
+        if version is not None:
+          raise ValueError("version %d has come into %s meanwhile and is not "
+                           "overwritten; give another --version." % (
+                               version, self._export_dir))
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *unused_args):
+    shutil.rmtree(self.scratch, ignore_errors=True)
+    if self._lock is not None:
+      os.close(self._lock)
+
+
+def _lock(path):
+  """A descriptor that keeps a folder locked; None where it is locked already.
+
+  The lock ends with the process, however that ends.
+  """
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return descriptor
+  except OSError:
+    os.close(descriptor)
+    return None
+
+
+def remove_left_over(export_dir):
+  """Removes what killed exporters left, and not what others work on."""
+  for name in os.listdir(export_dir):
+    path = os.path.join(export_dir, name)
+    if not name.startswith((_WORK_PREFIX, _REMOVED_PREFIX)):
+      continue
+    try:
+      age = time.time() - os.stat(path).st_ctime
+      # One that has just been made may not be locked yet.
+      lock = _lock(path) if age > 60 else None
+    except FileNotFoundError:
+      continue  # Its exporter has just renamed it.
+    if lock is not None:
+      logging.info("Removing %s, left by an export that was killed.", path)
+      shutil.rmtree(path, ignore_errors=True)
+      os.close(lock)
+
+
+def remove_oldest(export_dir, keep_versions, newest):
+  """Removes the lowest versions, never `newest`, until so many are left."""
+  others = [version for version in versions(export_dir) if os.path.exists(
+      os.path.join(export_dir, str(version), MODEL_FILE))
+            and str(version) != newest]
+  for version in others[:max(0, len(others) + 1 - keep_versions)]:
+    path = os.path.join(export_dir, str(version))
+    hidden = os.path.join(export_dir, "%s%d-%d" % (
+        _REMOVED_PREFIX, version, os.getpid()))
+    try:
+      # Hidden first: a server must not find half of it.
+      os.rename(path, hidden)
+    except FileNotFoundError:
+      continue  # Another exporter was quicker.
+    shutil.rmtree(hidden, ignore_errors=True)
+    logging.info("Removed %s.", path)

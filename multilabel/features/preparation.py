@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a processor's examples to record files in the output directory."""
+
+import collections
+import functools
+import itertools
+import os
+
+from absl import logging
+
+from multilabel.features import encoding
+from multilabel.features import record_file
+from multilabel.features import record_shards
+from multilabel.training import run_setup
+import processors
+import tokenization
+
+
+# One of train, dev, test: a function to its examples, and what a first
+# reading of them said.
+DataPart = collections.namedtuple("DataPart", ["name", "examples", "scan"])
+
+
+def read_parts(processor, label_list, model, flag_values):
+  """Reads and checks the examples that the run needs: {name: DataPart}."""
+  names = [name for name, is_needed in (
+      ("train", flag_values.do_train), ("dev", flag_values.do_eval),
+      ("test", flag_values.do_predict or flag_values.do_test)) if is_needed]
+  parts = {}
+  for name in names:
+    is_scored = name != "test" or flag_values.do_test
+    examples = functools.partial(
+        part_examples, processor, name, flag_values.data_dir,
+        flag_values.max_train_examples)
+    scan = encoding.scan_examples(
+        examples(), label_list, name != "test", name, flag_values.data_dir,
+        not is_scored)
+    if not scan.num_examples:
+      raise ValueError("%s has no %s examples." % (flag_values.data_dir, name))
+    if scan.num_pairs and model.max_seq_length < 4:
+      raise ValueError("--max_seq_length is %d; a pair of texts needs 4 or "
+                       "more." % model.max_seq_length)
+    if is_scored:
+      run_setup.check_scored(name, scan, flag_values.data_dir)
+    else:
+      examples = run_setup._predicted_only(examples, scan, label_list)
+    parts[name] = DataPart(name, examples, scan)
+  return parts
+
+
+def part_examples(processor, name, data_dir, max_train_examples=0):
+  """The examples of "train", "dev" or "test": an iterable."""
+  examples = processors.get_examples(processor, name, data_dir)
+  if name != "train":
+    return examples
+  return itertools.islice(examples, max_train_examples or None)
+
+
+def write_features(parts, label_list, model, output_dir):
+  """Writes the record file of each part, or finds it.
+
+  Returns:
+    {name: (path, `input_pipeline.FeatureStats`)}.
+  """
+  tokenizer = tokenization.FullTokenizer(model.vocab_file, model.do_lower_case)
+  records = {}
+  for name, part in sorted(parts.items()):
+    path = record_path(output_dir, name)
+    fingerprint = encoding.features_fingerprint(
+        part.scan, label_list, model.vocab_file, model.do_lower_case,
+        model.max_seq_length, model.long_text)
+    shards = record_shards.find_shards(path)
+    stats = (record_shards.read_shard_stats(shards, fingerprint) if shards else
+             record_file.read_feature_stats(path, fingerprint))
+    if shards and os.path.exists(path):
+      raise ValueError("%s stands beside its shards %s, ...; remove the one or "
+                       "the others." % (path, shards[0]))
+    if stats:
+      logging.info("Features of %s: found in %s", name, path)
+    else:
+      stats = record_file.file_based_convert_examples_to_features(
+          part.examples(), label_list, model.max_seq_length, tokenizer, path,
+          fingerprint, record_file.choose_num_workers(
+              part.scan.num_examples), model.long_text)
+      logging.info("Features of %s: written to %s", name, path)
+    logging.info(
+        "  %s texts; %s of them are longer than %d tokens and cut; %s empty",
+        "{:,}".format(stats.num_examples), "{:,}".format(stats.num_truncated),
+        model.max_seq_length, "{:,}".format(stats.num_empty))
+    if model.long_text.form == "windows":
+      logging.info("  %s windows of at most %d tokens, one every %d",
+                   "{:,}".format(stats.num_records), model.max_seq_length,
+                   model.long_text.stride)
+    records[name] = (path, stats)
+  return records
+
+
+def record_path(output_dir, name):
+  """The record file of train, dev or test."""
+  return os.path.join(output_dir, name + ".tf_record")

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The multi-label head: one sigmoid a label on top of BERT.
+
+`create_model` is the only place where the model is put together: training,
+evaluation, the session predictor and the export build their graphs with it.
+"""
+
+import collections
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+import modeling
+
+
+POOLINGS = ("pooler", "cls", "mean")
+
+InferenceGraph = collections.namedtuple(
+    "InferenceGraph", ["input_ids", "input_mask", "segment_ids", "labels",
+                       "per_example_loss", "logits", "probabilities"])
+
+
+def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
+                 labels, num_labels, use_one_hot_embeddings, pooling="pooler",
+                 dropout_seed=None, output_bias_initializer=None,
+                 loss_fn=tf.nn.sigmoid_cross_entropy_with_logits,
+                 recorded_layers=None):
+  """BERT, then a logit a label, then a sigmoid a logit.
+
+  Variables: those of `modeling.BertModel` in the scope "bert",
+  `output_weights` `[num_labels, hidden_size]`, `output_bias` `[num_labels]`.
+
+  Args:
+    bert_config: `modeling.BertConfig`.
+    is_training: bool, whether dropout is on.
+    input_ids: int32 or int64 `[batch, seq]`.
+    input_mask: int32 or int64 `[batch, seq]`.
+    segment_ids: int32 or int64 `[batch, seq]`.
+    labels: float32 `[batch, num_labels]`, 1 where the label holds, else 0; or
+      None when no loss is asked for.
+    num_labels: int.
+    use_one_hot_embeddings: bool, see `modeling.BertModel`.
+    pooling: what stands for a text: "pooler", the first token through the tanh
+      pooler; "cls", the first token of the last layer; "mean", the mean of the
+      last layer over real tokens.
+    dropout_seed: see `modeling.dropout`.
+    output_bias_initializer: initializer of `output_bias`; default zeros.
+    loss_fn: function of `labels` and `logits`, both `[batch, num_labels]`, to
+      the loss of each cell; others are in `losses`.
+    recorded_layers: see `modeling.transformer_model`.
+
+  Returns:
+    (loss, per_example_loss, logits, probabilities): float32 scalar,
+    `[batch]`, `[batch, num_labels]`, `[batch, num_labels]`. The first two are
+    None without labels.
+
+  Raises:
+    ValueError: `pooling` is none of `POOLINGS`.
+  """
+  if pooling not in POOLINGS:
+    raise ValueError("pooling is %s; it must be one of %s." % (
+        pooling, ", ".join(POOLINGS)))
+  model = modeling.BertModel(
+      config=bert_config,
+      is_training=is_training,
+      input_ids=input_ids,
+      input_mask=input_mask,
+      token_type_ids=segment_ids,
+      use_one_hot_embeddings=use_one_hot_embeddings,
+      scope="bert",
+      dropout_seed=dropout_seed,
+      first_token_only=pooling != "mean",
+      recorded_layers=recorded_layers)
+  if pooling == "pooler":
+    output_layer = model.get_pooled_output()  # [batch, hidden]
+  elif pooling == "cls":
+    output_layer = model.get_sequence_output()[:, 0, :]
+  else:
+    output_layer = _mean_over_tokens(model.get_sequence_output(), input_mask)
+
+  hidden_size = output_layer.shape.as_list()[-1]
+  output_weights = tf.get_variable(
+      "output_weights", [num_labels, hidden_size],
+      initializer=tf.truncated_normal_initializer(stddev=0.02))
+  output_bias = tf.get_variable(
+      "output_bias", [num_labels],
+      initializer=output_bias_initializer or tf.zeros_initializer())
+
+  with tf.variable_scope("loss"):
+    if is_training:
+      output_layer = modeling.dropout(output_layer, 0.1, dropout_seed)
+    logits = tf.matmul(output_layer, output_weights, transpose_b=True)
+    logits = tf.nn.bias_add(logits, output_bias)
+    probabilities = tf.sigmoid(logits)
+    if labels is None:
+      return (None, None, logits, probabilities)
+    losses = loss_fn(labels=labels, logits=logits)  # [batch, num_labels]
+    per_example_loss = tf.reduce_mean(losses, axis=-1)
+    loss = tf.reduce_mean(per_example_loss)
+  return (loss, per_example_loss, logits, probabilities)
+
+
+def _mean_over_tokens(sequence_output, input_mask):
+  """Mean of `[batch, seq, hidden]` over the tokens whose mask is 1."""
+  mask = tf.expand_dims(tf.cast(input_mask, tf.float32), axis=-1)
+  total = tf.reduce_sum(sequence_output * mask, axis=1)
+  # A row without any token has no mean; 1 keeps it finite.
+  return total / tf.maximum(tf.reduce_sum(mask, axis=1), 1.0)
+
+
+def create_inference_graph(bert_config, num_labels, pooling,
+                           use_one_hot_embeddings=False, with_labels=False,
+                           loss_fn=tf.nn.sigmoid_cross_entropy_with_logits):
+  """Placeholders and the model behind them, in the current graph.
+
+  Args:
+    bert_config: `modeling.BertConfig`.
+    num_labels: int.
+    pooling: see `create_model`.
+    use_one_hot_embeddings: bool.
+    with_labels: bool; True adds a placeholder for labels, and their loss.
+    loss_fn: see `create_model`.
+
+  Returns:
+    `InferenceGraph` of tensors: int32 placeholders `[batch, seq]`; `labels`
+    float32 `[batch, num_labels]` and `per_example_loss` `[batch]`, or None;
+    `logits` and `probabilities` float32 `[batch, num_labels]`.
+  """
+  input_ids = tf.placeholder(tf.int32, [None, None], "input_ids")
+  input_mask = tf.placeholder(tf.int32, [None, None], "input_mask")
+  segment_ids = tf.placeholder(tf.int32, [None, None], "segment_ids")
+  labels = None
+  if with_labels:
+    labels = tf.placeholder(tf.float32, [None, num_labels], "labels")
+  (_, per_example_loss, logits, probabilities) = create_model(
+      bert_config, False, input_ids, input_mask, segment_ids, labels,
+      num_labels, use_one_hot_embeddings, pooling=pooling, loss_fn=loss_fn)
+  return InferenceGraph(input_ids, input_mask, segment_ids, labels,
+                        per_example_loss, logits, probabilities)
+
+
+def log_odds(label_counts, num_examples):
+  """Log-odds of each label's frequency, where its sigmoid output should start.
+
+  Args:
+    label_counts: numpy int `[num_labels]`, training examples a label is on.
+    num_examples: int, at least 1.
+
+  Returns:
+    list of float; frequencies are kept half an example away from 0 and 1.
+  """
+  counts = np.clip(np.asarray(label_counts, np.float64), 0.5,
+                   num_examples - 0.5)
+  return [float(x) for x in np.log(counts / (num_examples - counts))]

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Probabilities to the bodies of answers.
+
+`:predict`, `:classify`, the model's status and its metadata have the form of
+TensorFlow Serving's REST API. A number is given with nine digits, which name
+one float32.
+"""
+
+import collections
+
+import numpy as np
+
+from multilabel import decisions
+from multilabel.serving import http_requests
+
+
+# (type, dimensions after the batch) of what signatures take and give;
+# -1 is any length, "labels" the number of labels.
+_INT_ROWS = ("DT_INT32", [-1])
+_OUTPUTS = collections.OrderedDict([
+    ("probabilities", ("DT_FLOAT", ["labels"]))])
+_NAMED_OUTPUTS = collections.OrderedDict(_OUTPUTS, **{
+    "labels": ("DT_STRING", ["labels"]), "scores": ("DT_FLOAT", ["labels"]),
+    "above_threshold": ("DT_BOOL", ["labels"])})
+_METHOD = "tensorflow/serving/%s"
+
+
+def numbers(row):
+  """Returns float32 `[n]` as list of float with nine digits."""
+  return [float("%.9g" % value) for value in row.tolist()]
+
+
+def predict(request, probabilities, labels, decision):
+  """Returns the answer to a `:predict`.
+
+  Args:
+    request: `http_requests.PredictRequest`.
+    probabilities: float32 `[n, num_labels]`.
+    labels: list of str.
+    decision: `decisions.DecisionRule`.
+
+  Returns:
+    dict with `predictions` or `outputs`.
+  """
+  if request.signature in (http_requests.PREDICT_LABELS, http_requests.TEXT):
+    above = decisions.apply_thresholds(
+        probabilities, decision.thresholds, decision.top_k,
+        decision.always_one_label)
+    rows = [_named(row, labels, chosen)
+            for row, chosen in zip(probabilities, above)]
+    if request.rows:
+      return {"predictions": rows}
+    return {"outputs": {name: [row[name] for row in rows]
+                        for name in _NAMED_OUTPUTS}}
+  # A single output stands without its name.
+  return {"predictions" if request.rows else "outputs": [
+      numbers(row) for row in probabilities]}
+
+
+def _named(row, labels, above):
+  """One text's `probabilities`, and `labels` and `scores` from the best on."""
+  order = np.argsort(-row, kind="stable")
+  return collections.OrderedDict([
+      ("probabilities", numbers(row)),
+      ("labels", [labels[i] for i in order]),
+      ("scores", numbers(row[order])),
+      ("above_threshold", above[order].tolist())])
+
+
+def classify(probabilities, labels):
+  """Returns the answer to a `:classify`: a [label, score] each, in order."""
+  return {"results": [[[label, score] for label, score in zip(
+      labels, numbers(row))] for row in probabilities]}
+
+
+def label(name, version, described, labels, thresholds):
+  """Returns the answer to a `/v1/label`.
+
+  Args:
+    name: str, the model's.
+    version: str.
+    described: list of `predict_session.Described`.
+    labels: list of str.
+    thresholds: float or list of float, as they were used.
+
+  Returns:
+    dict. A result has the form of a line that predict_session.py writes;
+    `thresholds` has the labels that are named in a result.
+  """
+  each = np.broadcast_to(np.asarray(thresholds, np.float64), [len(labels)])
+  named = set()
+  for one in described:
+    named.update(one.probabilities)
+    named.update(chosen for chosen, _ in one.labels)
+  return collections.OrderedDict([
+      ("model", name), ("version", version),
+      ("thresholds", collections.OrderedDict(
+          (each_label, threshold) for each_label, threshold in zip(
+              labels, each.tolist()) if each_label in named)),
+      ("results", [collections.OrderedDict([
+          ("labels", [chosen for chosen, _ in one.labels]),
+          ("probabilities", collections.OrderedDict(
+              (each_label, float("%.9g" % value))
+              for each_label, value in one.probabilities.items()))])
+                   for one in described])])
+
+
+def status(version):
+  """Returns the answer to `GET /v1/models/NAME`."""
+  return {"model_version_status": [collections.OrderedDict([
+      ("version", version), ("state", "AVAILABLE"),
+      ("status", {"error_code": "OK", "error_message": ""})])]}
+
+
+def metadata(name, version, num_labels):
+  """Returns the answer to `GET /v1/models/NAME/metadata`."""
+  signatures = collections.OrderedDict()
+  for signature, inputs in http_requests.PREDICT_INPUTS.items():
+    named = signature in (http_requests.PREDICT_LABELS, http_requests.TEXT)
+    signatures[signature] = _signature(
+        signature, "predict",
+        {key: ("DT_STRING", []) if key == "text" else _INT_ROWS
+         for key in inputs},
+        _NAMED_OUTPUTS if named else _OUTPUTS, num_labels)
+  signatures[http_requests.CLASSIFY] = _signature(
+      http_requests.CLASSIFY, "classify", {"inputs": ("DT_STRING", [])},
+      collections.OrderedDict([("classes", ("DT_STRING", ["labels"])),
+                               ("scores", ("DT_FLOAT", ["labels"]))]),
+      num_labels)
+  return collections.OrderedDict([
+      ("model_spec", collections.OrderedDict([
+          ("name", name), ("signature_name", ""), ("version", version)])),
+      ("metadata", {"signature_def": {"signature_def": signatures}})])
+
+
+def _signature(signature, method, inputs, outputs, num_labels):
+  def tensors(described):
+    return collections.OrderedDict(
+        (key, {
+            "dtype": dtype,
+            "tensor_shape": {"dim": [
+                {"size": str(num_labels if size == "labels" else size),
+                 "name": ""} for size in [-1] + sizes],
+                             "unknown_rank": False},
+            "name": "%s/%s:0" % (signature, key)})
+        for key, (dtype, sizes) in described.items())
+  return {"inputs": tensors(inputs), "outputs": tensors(outputs),
+          "method_name": _METHOD % method}

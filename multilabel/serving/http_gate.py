@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every request passes: the key, the counts, the log, the last resort.
+
+No exception leaves it: what was not foreseen is logged with its traceback and
+answered with status 500 and one sentence.
+"""
+
+import asyncio
+import hmac
+import time
+
+from absl import logging
+from starlette.exceptions import HTTPException
+
+from multilabel.serving import http_errors
+from multilabel.serving import http_json
+
+
+# Status in the counts of a request whose client went away; nginx's number.
+CLIENT_GONE = 499
+
+_HEADERS = [(b"x-content-type-options", b"nosniff"),
+            (b"cache-control", b"no-store")]
+
+# Kinds of errors in the counts; others by hundreds.
+_KINDS = {CLIENT_GONE: "client_gone", 401: "unauthorized", 408: "timeout",
+          413: "too_large", 503: "overloaded", 504: "timeout"}
+
+
+class Gate(object):
+  """An ASGI application around another one."""
+
+  def __init__(self, app, routes, metrics, keys=(), open_paths=(),
+               log_requests=False):
+    """Wraps `app`.
+
+    Args:
+      app: `starlette.routing.Router`; leaves `endpoint` in the scope.
+      routes: dict of endpoint to str, its path with {names} for what varies.
+      metrics: `http_metrics.Metrics`.
+      keys: list of bytes, one of which a request must bring; empty: none.
+      open_paths: collection of str, paths that need no key.
+      log_requests: bool.
+    """
+    self._app = app
+    self._routes = routes
+    self._metrics = metrics
+    self._keys = list(keys)
+    self._open_paths = frozenset(open_paths)
+    self._log_requests = log_requests
+
+  async def __call__(self, scope, receive, send):
+    started = time.perf_counter()
+    status = 0
+
+    async def send_noting_status(message):
+      nonlocal status
+      if message["type"] == "http.response.start":
+        status = message["status"]
+        message["headers"] = list(message.get("headers", ())) + _HEADERS
+      await send(message)
+
+    try:
+      self._check_key(scope)
+      scope["app"] = self  # makes the router raise, not answer by itself
+      await self._app(scope, receive, send_noting_status)
+    except http_errors.Refused as refused:
+      await send_error(send_noting_status, refused)
+    except HTTPException as error:
+      await send_error(send_noting_status, _refused(error))
+    except http_errors.ClientGone:
+      status = CLIENT_GONE
+    except asyncio.CancelledError:
+      # The server ends and has waited as long as it was told to.
+      if not status:
+        await send_error(send_noting_status, http_errors.overloaded(
+            "the server is stopping."))
+    except Exception:  # pylint: disable=broad-except
+      logging.exception("a request of %s failed", self._route(scope))
+      if status:
+        raise ConnectionError("the answer was cut off")
+      await send_error(send_noting_status, http_errors.Refused(
+          500, "the server failed; its log says how."))
+    finally:
+      self._note(scope, status, time.perf_counter() - started)
+
+  def _check_key(self, scope):
+    if not self._keys or scope["path"] in self._open_paths:
+      return
+    for name, value in scope["headers"]:
+      if name == b"authorization" and value[:7].lower() == b"bearer ":
+        given = value[7:].strip()
+      elif name == b"x-api-key":
+        given = value.strip()
+      else:
+        continue
+      # All are compared, so that time does not tell which was near.
+      if sum([hmac.compare_digest(given, key) for key in self._keys]):
+        return
+    raise http_errors.Refused(
+        401, "an API key is needed: Authorization: Bearer KEY, or X-API-Key.",
+        [("WWW-Authenticate", "Bearer")])
+
+  def _route(self, scope):
+    return self._routes.get(scope.get("endpoint"), "other")
+
+  def _note(self, scope, status, seconds):
+    route = self._route(scope)
+    path = ("path", route)
+    self._metrics.count("http_requests_total",
+                        (path, ("code", str(status or CLIENT_GONE))))
+    self._metrics.observe("http_request_seconds", seconds, (path,))
+    if not status or status >= 400:
+      kind = _KINDS.get(status or CLIENT_GONE, "server" if status >= 500
+                        else "bad_request")
+      self._metrics.count("http_errors_total", (path, ("kind", kind)))
+    if self._log_requests:
+      client = scope.get("client") or ("?",)
+      logging.info("%s %s %s %d %.1f ms", client[0], scope["method"], route,
+                   status, 1000 * seconds)
+
+
+def _refused(error):
+  """A path or a method that there is not, as `Refused`."""
+  headers = error.headers or {}
+  sentence = ("this path takes %s." % headers["Allow"] if "Allow" in headers
+              else "there is nothing here; GET /openapi.json lists what there "
+              "is.")
+  return http_errors.Refused(error.status_code, sentence, headers.items())
+
+
+async def send_error(send, refused):
+  """Sends the answer to a request that is refused."""
+  body = http_json.dump({"error": refused.sentence})
+  headers = [(b"content-type", b"application/json"),
+             (b"content-length", str(len(body)).encode())]
+  headers += [(name.lower().encode("latin-1"), value.encode("latin-1"))
+              for name, value in refused.headers]
+  await send({"type": "http.response.start", "status": refused.status,
+              "headers": headers})
+  await send({"type": "http.response.body", "body": body})

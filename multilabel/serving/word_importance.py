@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much each word of a text speaks for one label, as an answer."""
+
+from multilabel.reporting import words as text_words
+
+
+def explain(predict, text, label, labels, max_words):
+  """Weighs the words of a text by what their absence does to a label.
+
+  Args:
+    predict: function of list of str to float32 `[n, num_labels]`.
+    text: str.
+    label: str, one of `labels`; None: the most probable one.
+    labels: list of str.
+    max_words: int; in a text of more words, neighbours count as one.
+
+  Returns:
+    dict: `label`, its `probability`, and `words`, dicts of `start` and `end`
+    in characters of the text, and `weight` in log-odds, positive where the
+    word speaks for the label.
+  """
+  rows = []
+
+  def predict_and_keep(texts):
+    rows.extend(predict(texts))
+    return rows
+
+  words = text_words.occlusion_weights(predict_and_keep, text, max_words)
+  whole = rows[0]
+  number = int(whole.argmax()) if label is None else labels.index(label)
+  return {
+      "label": labels[number],
+      "probability": float("%.9g" % whole[number]),
+      "words": [{"start": word.start, "end": word.end,
+                 "weight": round(float(word.weight[number]), 4)}
+                for word in words],
+  }

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TensorBoard's event files; of a run that goes on, each point counts once.
+
+A file begins with a session start at the first step that will be written:
+TensorBoard drops what older files have from that step on.
+
+TensorFlow's own writer hands events to a thread, which neither says when they
+are on disk nor survives a full one. These are written when they come.
+"""
+
+import collections
+import glob
+import os
+import platform
+import re
+import time
+
+from absl import logging
+import tensorflow.compat.v1 as tf
+
+from multilabel.common import atomic_files
+from multilabel.common import write_errors
+
+
+_NAME = "events.out.tfevents.%010d.%s"
+
+
+class EventWriter(object):
+  """Appends to an event file of its own."""
+
+  def __init__(self, folder, first_step):
+    """Opens a file that sorts behind those that are there.
+
+    Args:
+      folder: str.
+      first_step: int; TensorBoard drops what older files have from it on.
+    """
+    self._step_before = first_step - 1
+    self._tags_before = _tags_at(folder, first_step - 1)
+    number = int(time.time())
+    for path in event_paths(folder):
+      number = max(number, int(re.search(r"\.tfevents\.(\d+)\.", path).group(
+          1)) + 1)
+    self._path = os.path.join(folder, _NAME % (
+        number, platform.node() or "localhost"))
+    with write_errors.naming(self._path):
+      self._writer = tf.io.TFRecordWriter(self._path)
+    self._add(tf.Event(wall_time=time.time(), file_version="brain.Event:2"))
+    self._add(tf.Event(wall_time=time.time(), step=first_step,
+                       session_log=tf.SessionLog(status=tf.SessionLog.START)))
+
+  def add_summary(self, summary, step):
+    """Adds a summary, unless older files have it and it still counts."""
+    # An evaluation is repeated after a kill between its points and its file.
+    if step == self._step_before and all(
+        value.tag in self._tags_before for value in summary.value):
+      return
+    self._add(tf.Event(wall_time=time.time(), step=step, summary=summary))
+
+  def _add(self, event):
+    with write_errors.naming(self._path):
+      self._writer.write(event.SerializeToString())
+
+  def sync(self):
+    """Makes what was added last through a loss of power."""
+    with write_errors.naming(self._path):
+      self._writer.flush()
+      atomic_files.sync_file(self._path)
+
+  def close(self):
+    self.sync()
+    with write_errors.naming(self._path):
+      self._writer.close()
+
+
+def event_paths(folder):
+  """The event files of a folder in the order of their writing."""
+  return sorted(path for path in glob.glob(
+      os.path.join(glob.escape(folder), "events.out.tfevents.*"))
+                if re.search(r"\.tfevents\.\d+\.", path))
+
+
+def _tags_at(folder, step):
+  """The tags that the event files have at a step, session starts honoured."""
+  tags = set()
+  for path in event_paths(folder):
+    try:
+      for event in tf.train.summary_iterator(path):
+        if (event.session_log.status == tf.SessionLog.START and
+            event.step <= step):
+          tags.clear()
+        if event.step == step:
+          tags.update(value.tag for value in event.summary.value)
+    except tf.errors.DataLossError:
+      pass  # where a kill cut the file off
+  return tags
+
+
+# values: {tag: [(step, value), ...]}, steps ascending, each step once.
+# first_time: float, seconds since 1970 of the earliest point; None without.
+Scalars = collections.namedtuple("Scalars", ["values", "first_time"])
+
+
+_EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d+)\.")
+
+
+def list_event_files(folder):
+  """Returns the paths of the event files in a folder, oldest first."""
+  found = [(int(match.group(1)), name) for name, match in
+           ((name, _EVENT_FILE.match(name)) for name in os.listdir(folder))
+           if match]
+  return [os.path.join(folder, name) for _, name in sorted(found)]
+
+
+def read_scalars(folder, tags):
+  """Reads scalars; of a run that was resumed, those of the weights that count.
+
+  A run that goes on writes a session start at the first step that it makes
+  anew. What had been written from there on was of weights that are lost, and
+  is dropped, as TensorBoard does. A file that a kill cut off counts as far as
+  it goes.
+
+  Args:
+    folder: str.
+    tags: collection of str, the tags to read.
+
+  Returns:
+    `Scalars`; tags without a point are not in its `values`.
+  """
+  points = {tag: {} for tag in tags}
+  first_time = None
+  for path in list_event_files(folder):
+    for event in _read_events(path):
+      if event.session_log.status == tf.SessionLog.START:
+        for tag in points:
+          points[tag] = {step: value for step, value in points[tag].items()
+                         if step < event.step}
+      for value in event.summary.value:
+        if value.tag in points and value.HasField("simple_value"):
+          points[value.tag][event.step] = value.simple_value
+          if first_time is None or event.wall_time < first_time:
+            first_time = event.wall_time
+  return Scalars({tag: sorted(values.items())
+                  for tag, values in points.items() if values}, first_time)
+
+
+def _read_events(path):
+  """Yields the events of a file up to its end, or to where it is broken."""
+  try:
+    for event in tf.train.summary_iterator(path):
+      yield event
+  except tf.errors.DataLossError:
+    logging.info("%s is cut off; what stands before is used.", path)
+
+
+def scalar_summary(scalars):
+  """`tf.Summary` of {tag: number}."""
+  return tf.Summary(value=[
+      tf.Summary.Value(tag=tag, simple_value=float(value))
+      for tag, value in sorted(scalars.items())])

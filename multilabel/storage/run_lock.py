@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whose a directory is: no foreign one is written into, no two runs share one.
+"""
+
+import contextlib
+import errno
+import os
+import platform
+import re
+
+
+try:
+  import fcntl
+except ImportError:  # not on Windows, where nothing keeps others out
+  fcntl = None
+
+from multilabel.common import atomic_files
+
+
+SETTINGS_FILE = "model_settings.json"
+LOCK_FILE = ".lock"
+
+# What a run leaves in its directory before model_settings.json is there, and
+# what an operating system puts into any directory.
+_OWN_FILES = re.compile(
+    r"(bert_config\.json|vocab\.txt|labels\.txt|.*\.tf_record([.-].*)?|"
+    r"events\.out\.tfevents\..*|lost\+found|\..*)$")
+
+
+def is_trained(output_dir):
+  """Whether a run has been started in that directory."""
+  return os.path.isfile(os.path.join(output_dir, SETTINGS_FILE))
+
+
+def check_output_dir(output_dir):
+  """Raises ValueError for a directory that is not ours to write into."""
+  # lexists: a link to nothing is in the way, too.
+  if os.path.lexists(output_dir) and not os.path.isdir(output_dir):
+    raise ValueError("output_dir %s is a file; name a directory." % output_dir)
+  if re.search(r"[*?\[\]\\]", output_dir):
+    raise ValueError(
+        "output_dir %s has one of the characters * ? [ ] \\ in its name, which "
+        "TensorFlow takes for a pattern; name another directory." % output_dir)
+  if os.path.isdir(output_dir) and not is_trained(output_dir):
+    foreign = sorted(name for name in os.listdir(output_dir)
+                     if not _OWN_FILES.match(name))
+    if foreign:
+      raise ValueError(
+          "output_dir %s is not empty and no training run made it (it holds "
+          "%s); name a new or empty directory." % (
+              output_dir, ", ".join(foreign[:3])))
+  folder = atomic_files.unwritable_folder(output_dir)
+  if folder:
+    raise ValueError("output_dir %s cannot be written: no right to write into "
+                     "%s." % (output_dir, folder))
+
+
+def begun_files(output_dir):
+  """Names in a directory that a run without its model_settings.json left."""
+  names = os.listdir(output_dir) if os.path.isdir(output_dir) else []
+  return sorted(name for name in names if not re.match(
+      r"\.|lost\+found$", name) and _OWN_FILES.match(name))
+
+
+def remove_temporary_files(output_dir):
+  """Removes what a kill left of files that were being written."""
+  for name in os.listdir(output_dir):
+    path = os.path.join(output_dir, name)
+    if atomic_files.is_temporary(name) and os.path.isfile(path):
+      os.remove(path)
+
+
+@contextlib.contextmanager
+def lock(output_dir):
+  """Makes the directory, and keeps other runs out of it meanwhile.
+
+  The kernel frees the lock when its holder ends, however it ends.
+
+  Args:
+    output_dir: str.
+
+  Raises:
+    ValueError: another process holds it; names its pid and host.
+  """
+  atomic_files.make_folder(output_dir)
+  path = os.path.join(output_dir, LOCK_FILE)
+  with open(path, "a+") as holder:
+    if fcntl is not None:
+      try:
+        fcntl.flock(holder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except EnvironmentError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+          error.filename = path
+          raise
+        holder.seek(0)
+        raise ValueError("output_dir %s is in use by another run (%s); wait "
+                         "for it, or name another --output_dir." % (
+                             output_dir, holder.read().strip() or "unknown"))
+    _locks.add(holder.fileno())
+    try:
+      with atomic_files.naming(path):
+        os.ftruncate(holder.fileno(), 0)
+        os.write(holder.fileno(), ("pid %d on %s" % (
+            os.getpid(), platform.node())).encode("utf-8"))
+      yield
+    finally:
+      _locks.discard(holder.fileno())
+
+
+# Descriptors of the locks that this process holds.
+_locks = set()
+
+
+def _leave_locks():
+  """Lets go of a lock that a forked worker would hold beyond its parent."""
+  while _locks:
+    os.close(_locks.pop())
+
+
+if fcntl is not None:
+  os.register_at_fork(after_in_child=_leave_locks)

@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Results: thresholds found on dev, scores, predictions, and their files.
+
+`eval_results.txt` and `test_eval_results.txt` hold `key = value` lines, as
+the original's; `*_predictions.jsonl` a JSON object a text; `test_results.tsv`
+a row of probabilities a text, as the original's.
+"""
+
+import collections
+import contextlib
+import json
+import os
+
+from absl import logging
+import numpy as np
+
+from multilabel import bootstrap
+from multilabel import decisions
+from multilabel import metrics as multilabel_metrics
+from multilabel.common import atomic_files
+from multilabel.storage import checkpoint_restore
+from multilabel.storage import event_files
+from multilabel.training import dev_evaluation
+from multilabel.training import pr_curves
+from multilabel.training import scoring
+from processors import base
+
+
+RESULT_FILES = {"dev": "eval_results.txt", "test": "test_eval_results.txt"}
+PREDICTION_FILES = {"dev": "eval_predictions.jsonl",
+                    "test": "test_predictions.jsonl"}
+TEST_RESULTS_FILE = "test_results.tsv"
+
+# Above so many cells the intervals are left to report.html and compare_runs.
+MAX_BOOTSTRAP_CELLS = 200000
+
+# PR curves in TensorBoard: the whole, and so many labels.
+MAX_PR_CURVES = 50
+
+# The log names so many labels, and has lines for no more; files have all.
+MAX_LOGGED_LABELS = 50
+MAX_LOGGED_LINE = 200
+
+# What a model did on a part of the data: float; bool and float32
+# [num_texts, num_labels].
+Outputs = collections.namedtuple("Outputs", ["loss", "labels",
+                                             "probabilities"])
+
+
+def measure(outputs, decision, label_list):
+  """All scores of a part of the data.
+
+  Args:
+    outputs: `Outputs`.
+    decision: `decisions.DecisionRule`.
+    label_list: list of str.
+
+  Returns:
+    OrderedDict: what `metrics.evaluate` returns, the other scalar
+    metrics of that module, and `loss`.
+  """
+  labels, probabilities = outputs.labels, outputs.probabilities
+  scores = multilabel_metrics.evaluate(
+      labels, probabilities, label_names=label_list,
+      decided=decision.apply(probabilities))
+  scores["loss"] = outputs.loss
+  for metrics in (
+      multilabel_metrics.example_ranking_metrics(labels, probabilities),
+      multilabel_metrics.calibration_metrics(labels, probabilities)):
+    scores.update((key, value) for key, value in metrics.items()
+                  if np.ndim(value) == 0)
+  return scores
+
+
+def metric_names():
+  """Names of the scores that can choose the best checkpoint: list of str."""
+  outputs = Outputs(0.0, np.eye(2, dtype=bool), np.eye(2, dtype=np.float32))
+  scores = measure(outputs, decisions.ORIGINAL_RULE, ["a", "b"])
+  return sorted(key for key in scores
+                if "/" not in key and not key.startswith("num_"))
+
+
+def full_metric_name(name):
+  """A metric's name in `eval_results.txt`; ValueError lists those there are."""
+  name = dev_evaluation.METRIC_ALIASES.get(name, name)
+  if name not in metric_names():
+    raise ValueError("there is no metric %s; there are %s, and for short %s." %
+                     (name, ", ".join(metric_names()),
+                      ", ".join(sorted(dev_evaluation.METRIC_ALIASES))))
+  return name
+
+
+def run_part(run, records, batch_size, num_labels, window_pooling,
+             should_stop=None):
+  """`Outputs` of labelled records; see `scoring.evaluate`."""
+  return Outputs(*scoring.evaluate(
+      run, records, batch_size, num_labels, window_pooling, should_stop))
+
+
+def dev_scores(outputs, label_list, prefix=""):
+  """`dev_evaluation.Evaluation` of an evaluation while training.
+
+  Args:
+    outputs: `Outputs`.
+    label_list: list of str.
+    prefix: str, before each name: "train_" for a sample of train.
+  """
+  scores = measure(outputs, decisions.ORIGINAL_RULE, label_list)
+  values = {prefix + key: float(value) for key, value in scores.items()
+            if "/" not in key and not key.startswith("num_")}
+  group = prefix.rstrip("_") or "dev"
+  summaries = [event_files.scalar_summary(
+      {group + "/" + key[len(prefix):]: value
+       for key, value in values.items() if np.isfinite(value)})]
+  if not prefix:
+    summaries.extend(_pr_curves(outputs, label_list))
+  return dev_evaluation.Evaluation(values, summaries)
+
+
+def _pr_curves(outputs, label_list):
+  """Summaries of TensorBoard's PR-curve page: all cells, then each label."""
+  yield pr_curves.pr_curve_summary(
+      "pr_curves/all", outputs.labels.ravel(), outputs.probabilities.ravel(),
+      display_name="all labels")
+  for number, label in enumerate(label_list[:MAX_PR_CURVES]):
+    yield pr_curves.pr_curve_summary(
+        "pr_curves/%d" % number, outputs.labels[:, number],
+        outputs.probabilities[:, number], display_name=label)
+
+
+def tune(outputs, decision, kind, label_list, min_precision=None):
+  """Finds thresholds on dev.
+
+  Args:
+    outputs: `Outputs` of dev.
+    decision: `DecisionRule`, whose other parts are kept.
+    kind: "tune", one threshold that maximises micro-F1; or "tune_per_label",
+      one a label that maximises its F1, drawn to the global one where the
+      label has few positives.
+    label_list: list of str.
+    min_precision: float or None, least precision on dev: micro, or a label's.
+
+  Returns:
+    `DecisionRule`.
+  """
+  if kind == "tune":
+    found = decisions.find_global_threshold(
+        outputs.labels, outputs.probabilities, min_precision)
+    threshold = float(found["threshold"])
+    if not outputs.labels.any():
+      logging.warning("dev has no label at all: the threshold stays %.4g",
+                      threshold)
+    if not found["precision_reached"]:
+      logging.warning("no threshold reaches --min_precision=%s on dev; %.4g "
+                      "comes nearest", min_precision, threshold)
+    return decision._replace(thresholds=threshold)
+  found = decisions.find_label_thresholds(
+      outputs.labels, outputs.probabilities, min_precision=min_precision,
+      label_names=label_list)
+  for names, words in (
+      (found["fallback_labels"], "no positive on dev; their threshold is the "
+       "global one, %.4g" % found["global_threshold"]),
+      (found["precision_not_reached"], "no threshold with --min_precision=%s; "
+       "theirs comes nearest" % min_precision)):
+    if names:
+      logging.warning("Labels with %s: %s", words,
+                      checkpoint_restore.some_names(names, MAX_LOGGED_LABELS))
+  return decision._replace(
+      thresholds=[float(value) for value in found["thresholds"]])
+
+
+def results(outputs, decision, label_list):
+  """The lines of a results file, as OrderedDict of key to value."""
+  result = measure(outputs, decision, label_list)
+  if np.ndim(decision.thresholds):
+    result["threshold"] = "one a label"
+    result.update(("threshold/" + label, value) for label, value in zip(
+        label_list, decision.thresholds))
+  else:
+    result["threshold"] = decision.thresholds
+  if decision.top_k is not None:
+    result["top_k"] = decision.top_k
+  if decision.always_one_label:
+    result["always_one_label"] = True
+  if decision != decisions.ORIGINAL_RULE:
+    plain = multilabel_metrics.evaluate(outputs.labels, outputs.probabilities,
+                                        0.5, label_list)
+    for key in list(plain):
+      # A label may be named like a score.
+      if "/" not in key and "average" not in key and (
+          key.endswith(("_f1", "_precision", "_recall")) or
+          key in ("subset_accuracy", "hamming_loss")):
+        result[key + "_at_0.5"] = plain[key]
+  if outputs.labels.size <= MAX_BOOTSTRAP_CELLS:
+    result.update(_intervals(outputs, decision))
+  for name, names in multilabel_metrics.undefined_labels(
+      outputs.labels, label_list).items():
+    if names and name != "macro_f1":
+      result["left_out_of_" + name] = ", ".join(names)
+  return result
+
+
+def _intervals(outputs, decision):
+  """Keys `<score>_low` and `<score>_high`: 95% bootstrap intervals."""
+  found = bootstrap.bootstrap_intervals(
+      outputs.labels, outputs.probabilities, decision.thresholds)
+  if decision.top_k is not None or decision.always_one_label:
+    # The F1 would be that of other decisions.
+    found = {"macro_average_precision": found["macro_average_precision"]}
+  for name, interval in found.items():
+    yield name + "_low", interval["low"]
+    yield name + "_high", interval["high"]
+
+
+def write_results(part, result, global_step, output_dir):
+  """Writes eval_results.txt, or test_eval_results.txt, and logs it.
+
+  Lines of single labels are logged where there are few of them.
+
+  Args:
+    part: "dev" or "test".
+    result: what `results` returned.
+    global_step: int, the step of the weights.
+    output_dir: str.
+  """
+  result = dict(result, global_step=global_step)
+  lines = ["%s = %s\n" % (key, result[key]) for key in sorted(result)]
+  path = os.path.join(output_dir, RESULT_FILES[part])
+  atomic_files.write_text(path, "".join(lines))
+  logging.info("***** Evaluation on %s: %s *****", part, path)
+  num_labels = sum(key.startswith("f1/") for key in result)
+  for line in lines:
+    line = line.rstrip("\n")
+    if num_labels > MAX_LOGGED_LABELS:
+      if "/" in line.partition(" = ")[0]:
+        continue
+      if len(line) > MAX_LOGGED_LINE:
+        line = line[:MAX_LOGGED_LINE] + "..."
+    logging.info("  %s", line)
+  if num_labels > MAX_LOGGED_LABELS:
+    logging.info("  the lines of %s labels are in the file alone",
+                 "{:,}".format(num_labels))
+
+
+class PredictionWriter(object):
+  """Writes predictions beside their texts; the files appear when complete."""
+
+  def __init__(self, part, decision, label_list, output_dir, table=False,
+               probabilities=decisions.ALL):
+    """Opens the files; a context manager.
+
+    Args:
+      part: "dev" or "test".
+      decision: `DecisionRule`.
+      label_list: list of str.
+      output_dir: str.
+      table: bool, also write test_results.tsv.
+      probabilities: see `decisions`; test_results.tsv holds all of
+        them, so without all it is not written, and one of before is removed.
+    """
+    self._probabilities = probabilities
+    self._stale = None
+    if table and probabilities != decisions.ALL:
+      table, self._stale = False, os.path.join(output_dir, TEST_RESULTS_FILE)
+    self._decision = decision
+    self._label_list = label_list
+    names = [PREDICTION_FILES[part]] + ([TEST_RESULTS_FILE] if table else [])
+    self.paths = [os.path.join(output_dir, name) for name in names]
+    self._files = []
+    self._stack = None
+
+  def write(self, examples, probabilities):
+    """Writes some texts: an iterator of examples, float32 `[n, num_labels]`."""
+    above = self._decision.apply(probabilities)
+    # The array goes first: it ends the loop before an example is taken.
+    for row, chosen, example in zip(probabilities, above, examples):
+      self._files[0].write(
+          prediction_line(example, row, chosen, self._label_list,
+                          self._probabilities))
+      for table in self._files[1:]:
+        table.write(u"\t".join("%.8g" % value for value in row) + u"\n")
+
+  def __enter__(self):
+    with contextlib.ExitStack() as stack:
+      for path in self.paths:
+        self._files.append(stack.enter_context(
+            atomic_files.replacing(path, text=True)))
+      self._stack = stack.pop_all()
+    return self
+
+  def __exit__(self, *error):
+    if self._stale and error[0] is None:
+      logging.info("%s is not written: it would hold all probabilities",
+                   self._stale)
+      if os.path.exists(self._stale):
+        os.remove(self._stale)
+    return self._stack.__exit__(*error)
+
+
+def write_predictions(part, examples, outputs, decision, label_list,
+                      output_dir, probabilities=decisions.ALL):
+  """Writes the prediction file of a part that has been evaluated."""
+  with PredictionWriter(part, decision, label_list, output_dir,
+                        probabilities=probabilities) as writer:
+    writer.write(iter(examples), outputs.probabilities)
+
+
+def prediction_line(example, probabilities, chosen, label_list,
+                    which=decisions.ALL):
+  """One line of a prediction file; `which` as in `decisions`."""
+  text = example.text_a
+  if getattr(example, "text_b", None) is not None:
+    text += " ||| " + example.text_b
+  record = collections.OrderedDict([
+      ("id", example.guid),
+      ("text", text if len(text) <= 200 else text[:199] + u"\u2026"),
+      ("labels", [label for label, is_on in zip(label_list, chosen) if is_on]),
+  ])
+  true_labels = base.example_labels(example)
+  if true_labels is not None:
+    true_labels = set(true_labels)
+    record["true_labels"] = [label for label in label_list
+                             if label in true_labels]
+  record["probabilities"] = collections.OrderedDict(
+      (label_list[i], round(float(probabilities[i]), 6))
+      for i in decisions.columns(probabilities, chosen, which))
+  # An id of a program's own examples may be of any type.
+  line = json.dumps(record, ensure_ascii=False, default=str)
+  # A lone surrogate, which a program's own examples may hold, is no UTF-8.
+  return line.encode("utf-8", "replace").decode("utf-8") + u"\n"

@@ -1,0 +1,420 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The session loop: one graph, one session, nothing called back.
+
+`Run` holds a graph with two towers that share their variables: the training
+step, fed by a `tf.data` iterator, and the inference tower, fed by
+placeholders. `train`, `evaluate` and `predict` are loops over `session.run`.
+On several devices there is a tower a device, see `mirrored`.
+"""
+
+import collections
+import os
+import re
+import time
+
+from absl import logging
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from multilabel.common import command_line
+from multilabel.common import session_profile
+from multilabel.common import sessions
+from multilabel.common import write_errors
+from multilabel.features import batch_parts
+from multilabel.storage import checkpoint_choice
+from multilabel.storage import checkpoint_files
+from multilabel.storage import checkpoint_restore
+from multilabel.storage import event_files
+from multilabel.storage import trained_model
+from multilabel.storage.checkpoint_files import checkpoint_step
+from multilabel.training import dev_evaluation
+from multilabel.training import mirrored
+from multilabel.training import mixed_precision
+from multilabel.training import train_op
+from multilabel.training.progress import Progress
+from multilabel.training.progress import StopRequests
+
+
+TRAIN = "train"
+EVAL = "eval"
+
+# What a model_fn returns; fields that a mode has no use for are None.
+ModelSpec = collections.namedtuple(
+    "ModelSpec", ["mode", "loss", "train_op", "learning_rate", "grad_norm",
+                  "inference", "accumulate_op", "loss_scale"],
+    defaults=[None, None])
+
+
+class Run(object):
+  """A model in a graph and a session of its own.
+
+  Attributes:
+    checkpoint_step: int, the step that the weights are of.
+    state: dict, what of the run's state is no variable; see `save`.
+    stepper: what `train` calls `run` of: the session.
+  """
+
+  def __init__(self, model_fn, output_dir, train_input_fn=None,
+               train_batch_size=None, random_seed=0, keep_checkpoint_max=5,
+               allow_older_checkpoint=False, num_parts=1, num_devices=1,
+               precision=None, use_xla=False):
+    """Builds the graph and restores a checkpoint, if there is one.
+
+    To train it is the newest; else the best on dev, if one was chosen.
+
+    Args:
+      model_fn: function `(features, mode, params)` to `ModelSpec`; `features`
+        is a batch of tensors in `TRAIN`, None in `EVAL`.
+      output_dir: str, directory of the checkpoints.
+      train_input_fn: function of params to a dataset; None: no training.
+      train_batch_size: int.
+      random_seed: int, seed of the initial weights.
+      keep_checkpoint_max: int, newest checkpoints to keep; 0 keeps all.
+      allow_older_checkpoint: bool, see
+        `checkpoint_choice.prediction_checkpoint`.
+      num_parts: int, parts of a batch in training; with more than one the
+        training tower's loss is of a part, see `train_op`.
+      num_devices: int, see `mirrored`.
+      precision: str or None, see `mixed_precision.configure_session`.
+      use_xla: bool, whether XLA compiles the training step.
+
+    Raises:
+      ValueError: there is nothing to train and no checkpoint either, or the
+        checkpoint is broken.
+    """
+    self._output_dir = output_dir
+    self._keep_checkpoint_max = keep_checkpoint_max
+    self._fingerprint = checkpoint_choice.run_identity(output_dir).fingerprint
+    self.checkpoint = (checkpoint_choice.prediction_checkpoint(
+        output_dir, allow_older_checkpoint) if train_input_fn is None else
+                       checkpoint_choice.latest_checkpoint(output_dir))
+    first_step = checkpoint_step(self.checkpoint)
+    self.state = checkpoint_files.read_run_state(self.checkpoint)
+    if self.checkpoint is None and train_input_fn is None:
+      raise ValueError("output_dir %s has no checkpoint; train first "
+                       "(--do_train)." % output_dir)
+    self.graph = tf.Graph()
+    with self.graph.as_default():
+      strategy = mirrored.make_strategy(num_devices)
+      tf.set_random_seed(random_seed)
+      self.global_step = tf.train.get_or_create_global_step()
+    with self.graph.as_default(), mirrored.scope(strategy):
+      self.train_spec = None
+      if train_input_fn is not None:
+        dataset = train_input_fn(
+            {"batch_size": train_batch_size, "first_step": first_step,
+             "num_parts": num_parts})
+        iterator = tf.data.make_initializable_iterator(dataset)
+        features = iterator.get_next()
+        with mixed_precision.compiled(use_xla):
+          self.train_spec = model_fn(
+              features, TRAIN, mirrored.model_params(strategy))
+        # What is fetched with a batch, or with each part of one.
+        self.batch_fetches = {
+            "shape": tf.shape(features["input_ids"]),
+            "num_tokens": tf.reduce_sum(features["input_mask"])}
+        if self.train_spec.accumulate_op is not None:
+          self.batch_fetches.update(
+              accumulate_op=self.train_spec.accumulate_op,
+              is_last_part=features[batch_parts.IS_LAST])
+      with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
+        self.towers = mirrored.on_each_device(
+            strategy, lambda: model_fn(None, EVAL, {}).inference)
+      self.inference = self.towers[0]
+      # What is removed is decided here, by what the directory holds.
+      self._saver = tf.train.Saver(max_to_keep=0, save_relative_paths=True)
+      self._check_weights = tf.group(*[
+          tf.debugging.check_numerics(variable, variable.op.name)
+          for variable in tf.global_variables()
+          if variable.dtype.base_dtype.is_floating])
+      # A session must not see a graph that is changed later.
+      initializers = (tf.global_variables_initializer(),
+                      tf.local_variables_initializer())
+      self.session = tf.Session(
+          graph=self.graph,
+          config=mixed_precision.configure_session(
+              mirrored.configure_session(sessions.session_config(), strategy),
+              precision))
+      self.stepper = self.session
+      if self.checkpoint is None:
+        self.session.run(initializers[0])
+      else:
+        self._restore(self.checkpoint)
+      if self.train_spec is not None:
+        self.session.run([iterator.initializer, initializers[1]])
+      self.graph.finalize()
+    self.checkpoint_step = first_step
+
+  def _restore(self, checkpoint):
+    """Restores every variable of the graph; the step comes with them."""
+    checkpoint_restore.restore_checkpoint(
+        self.session, self._saver, self.graph.get_collection(
+            tf.GraphKeys.GLOBAL_VARIABLES), checkpoint)
+
+  def use_best_checkpoint(self):
+    """Restores the checkpoint that did best on dev, to evaluate and predict."""
+    checkpoint = checkpoint_choice.prediction_checkpoint(self._output_dir)
+    if checkpoint is not None and (
+        checkpoint_step(checkpoint) != self.checkpoint_step):
+      self._restore(checkpoint)
+      self.checkpoint, self.checkpoint_step = (checkpoint,
+                                               checkpoint_step(checkpoint))
+
+  def save(self, step):
+    """Writes a checkpoint, and `state` beside it; it counts when complete.
+
+    Raises:
+      FloatingPointError: a weight is not finite.
+      storage_errors.StorageError: it cannot be written; the last one is kept.
+    """
+    if step == self.checkpoint_step and self.checkpoint is not None:
+      return
+    try:
+      self.session.run(self._check_weights)
+    except tf.errors.InvalidArgumentError as error:
+      raise FloatingPointError(
+          "training diverged at step %d: weights are not finite, in %s; %s; "
+          "try a lower --learning_rate." % (
+              step, error.op.get_attr("message").decode("utf-8"),
+              self.describe_checkpoint()))
+    prefix = os.path.join(self._output_dir, "%s-%d" % (
+        checkpoint_files.PREFIX, step))
+    try:
+      with write_errors.naming(
+          "checkpoint " + prefix, "%s, and the same command goes on from there "
+          "when it can be written" % self.describe_checkpoint()):
+        with self.graph.as_default():
+          self._saver.save(self.session, prefix, write_meta_graph=False,
+                           write_state=False)
+        checkpoint_files.finish(prefix, self._fingerprint, self.state)
+    except write_errors.StorageError:
+      self._remove_unfinished()
+      raise
+    self.checkpoint, self.checkpoint_step = prefix, step
+
+  def note_evaluation(self, step):
+    """Keeps with the run that best_checkpoint.json goes up to that step.
+
+    A checkpoint of the same step, which came before, is told, too.
+    """
+    if step == self.state.get(checkpoint_files.LAST_EVALUATION, 0):
+      return
+    self.state[checkpoint_files.LAST_EVALUATION] = step
+    if self.checkpoint is not None and self.checkpoint_step == step:
+      with write_errors.naming(self.checkpoint + checkpoint_files.IDENTITY):
+        checkpoint_files.write_identity(self.checkpoint, self._fingerprint,
+                                        self.state)
+
+  def _remove_unfinished(self):
+    """Gives back the room of a checkpoint that could not be written."""
+    try:
+      checkpoint_files.remove_others(
+          self._output_dir,
+          checkpoint_files.finished_checkpoints(
+              self._output_dir,
+              checkpoint_choice.run_identity(self._output_dir)))
+    except EnvironmentError:
+      pass  # The next start tries again.
+
+  def describe_checkpoint(self):
+    """Says which checkpoint there is."""
+    return ("no checkpoint is saved" if self.checkpoint is None else
+            "the last checkpoint is of step %d" % self.checkpoint_step)
+
+  def remove_old_checkpoints(self, best_step=None):
+    """Removes all but the newest checkpoints and the best one."""
+    # What the directory holds: a kill may come between saving and removing.
+    prefixes = [prefix for prefix in trained_model.list_checkpoints(
+        self._output_dir) if checkpoint_step(prefix) <= self.checkpoint_step]
+    if self._keep_checkpoint_max:
+      for prefix in prefixes[:-self._keep_checkpoint_max]:
+        if checkpoint_step(prefix) != best_step:
+          checkpoint_files.remove(prefix)
+
+  def close(self):
+    self.session.close()
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *unused_args):
+    self.close()
+
+
+def train(run, num_train_steps, save_checkpoints_steps, log_steps, batch_size,
+          dev=None, skip_nonfinite=0, is_time_over=None, describe_batch=None,
+          profile_dir=None):
+  """Trains from the step of the run's checkpoint to `num_train_steps`.
+
+  Args:
+    run: `Run`; without a training tower there is nothing to do.
+    num_train_steps: int.
+    save_checkpoints_steps: int, steps between checkpoints.
+    log_steps: int, steps between log lines and TensorBoard points.
+    batch_size: int, examples a step, for the rates that are shown.
+    dev: `dev_evaluation.DevEvaluation`, or None: no evaluation on the way.
+    skip_nonfinite: int, steps of a whole run whose loss or gradient may be no
+      number; the graph must be one that leaves the weights alone then.
+    is_time_over: function that says whether to stop, or None.
+    describe_batch: function of a step, from 0, that names its examples.
+    profile_dir: str, where `session_profile` writes what it traces, or None.
+
+  Raises:
+    FloatingPointError: the loss or the gradient is not finite; no checkpoint
+      is written after that.
+    command_line.Interrupted: SIGINT or SIGTERM came, or the time is over; a
+      checkpoint is written.
+    storage_errors.StorageError: the disk is full.
+  """
+  if run.train_spec is None:  # the run had been finished before
+    run.remove_old_checkpoints(dev.best_step if dev else None)
+    return
+  command_line.keep_freed_memory()
+  first_step = step = run.checkpoint_step
+  progress = Progress(first_step, num_train_steps, log_steps, batch_size,
+                      run.state.get("smoothed_loss"))
+  # The points of first_step are of weights that are still there.
+  writer = event_files.EventWriter(run._output_dir, first_step + 1)
+  loop = _Loop(run, num_train_steps, dev, writer, progress, skip_nonfinite,
+               describe_batch, profile_dir)
+  with StopRequests(is_time_over) as stop, progress:
+    # A kill, or the end of the time, may have come between the checkpoint and
+    # its evaluation. The clock does not stop it again: each start gets further.
+    is_evaluated = loop.end_step(step, False, stop.by_signal)
+    if stop.by_signal() or (is_evaluated and stop()):
+      loop.stop(step, stop)
+    while step < num_train_steps and not (dev and dev.is_over):
+      values = loop.make_step(step)
+      step += 1
+      progress.update(step, values)
+      run.state["smoothed_loss"] = progress.state
+      if step % log_steps == 0 or step == num_train_steps:
+        writer.add_summary(event_files.scalar_summary(progress.scalars()), step)
+      loop.end_step(step, step % save_checkpoints_steps == 0 or
+                    step == num_train_steps, stop)
+      if stop():
+        loop.stop(step, stop)
+  if step < num_train_steps:
+    logging.info("Stopped early at step %d of %d: %s has not been better since "
+                 "step %d.", step, num_train_steps, dev.metric, dev.best_step)
+  writer.close()
+
+
+class _Loop(object):
+  """The parts of `train`'s loop."""
+
+  def __init__(self, run, num_train_steps, dev, writer, progress,
+               skip_nonfinite, describe_batch, profile_dir):
+    self._run = run
+    self._session = run.stepper if profile_dir is None else (
+        session_profile.RunProfile(run.stepper, profile_dir, TRAIN))
+    self._num_train_steps = num_train_steps
+    self._dev = dev
+    self._writer = writer
+    self._progress = progress
+    self._skip_nonfinite = skip_nonfinite
+    self._describe_batch = describe_batch
+    spec = run.train_spec
+    self._fetches = {
+        "train_op": spec.train_op, "loss": spec.loss,
+        "learning_rate": spec.learning_rate, "grad_norm": spec.grad_norm}
+    if spec.loss_scale is not None:
+      self._fetches["loss_scale"] = spec.loss_scale
+
+  def _run_update(self):
+    """Runs the step's batch, in one or in parts; returns what it fetched."""
+    run = self._run
+    if run.train_spec.accumulate_op is None:
+      return self._session.run(dict(self._fetches, **run.batch_fetches))
+    return train_op.run_update(self._session, run.batch_fetches,
+                                            self._fetches)
+
+  def make_step(self, step):
+    """Trains on the batch of a step; returns what it fetched."""
+    try:
+      values = self._run_update()
+    except tf.errors.OpError as error:
+      # What the input pipeline says arrives as text, traceback and all.
+      reason = re.search(r"ValueError: ([^\n]+)", error.message or "")
+      if reason:
+        raise ValueError(reason.group(1))
+      raise
+    if np.isfinite(values["loss"]) and np.isfinite(values["grad_norm"]):
+      return values
+    if np.isfinite(values["loss"]) and values.get("loss_scale", 1) > 1:
+      logging.info("step %d: gradients overflow in float16; it changes no "
+                   "weight, and the loss scale of %g is halved.", step,
+                   values["loss_scale"])
+      return values
+    run, skipped = self._run, self._run.state.get("skipped_steps", 0)
+    where = "step %d: loss %s, gradient norm %s%s" % (
+        step, values["loss"], values["grad_norm"],
+        ", on " + self._describe_batch(step) if self._describe_batch else "")
+    if skipped >= self._skip_nonfinite:
+      raise FloatingPointError(
+          "training diverged at %s; %s; try a lower --learning_rate%s." % (
+              where, run.describe_checkpoint(),
+              ", %d steps were skipped before" % skipped if skipped else ""))
+    run.state["skipped_steps"] = skipped + 1
+    logging.warning("Skipped (%d of at most %d) %s", skipped + 1,
+                    self._skip_nonfinite, where)
+    return values
+
+  def end_step(self, step, save, stop):
+    """Evaluates if it is time, saves if there is a reason to.
+
+    Returns:
+      bool, whether there was an evaluation.
+    """
+    run, dev, writer = self._run, self._dev, self._writer
+    evaluation, is_best = None, False
+    if dev is not None and dev.is_due(step) and not stop():
+      start = time.time()
+      try:
+        evaluation, is_best = dev.evaluate(step, stop)
+      except dev_evaluation.EvaluationStopped:
+        pass
+      else:
+        log_evaluation(step, evaluation.values, dev.metric, is_best)
+        self._progress.leave_out(time.time() - start)
+    if save or is_best or stop() or (evaluation and dev.is_over):
+      writer.sync()
+      run.save(step)
+    if evaluation:
+      # After the checkpoint: what goes on from it would add the points again.
+      for summary in evaluation.summaries:
+        writer.add_summary(summary, step)
+      writer.sync()
+      dev.commit()
+      run.note_evaluation(step)
+    run.remove_old_checkpoints(dev.best_step if dev else None)
+    return evaluation is not None
+
+  def stop(self, step, stop):
+    """Saves and raises `Interrupted`."""
+    self._writer.close()
+    self._run.save(step)
+    message = ("the checkpoint of step %d of %d is saved, the same command "
+               "goes on from there." % (step, self._num_train_steps))
+    if stop.signal_number:
+      raise command_line.Interrupted(
+          stop.signal_number, "stopped by signal %d; %s" % (
+              stop.signal_number, message))
+    raise command_line.OutOfTime("--max_runtime is over; " + message)
+
+
+def log_evaluation(step, values, metric, is_best):
+  """One line for an evaluation while training."""
+  keys = ["loss", "micro_f1", "macro_f1", "macro_average_precision"]
+  keys += [] if metric in keys else [metric]
+  logging.info(
+      "dev at step %d: %s%s", step,
+      "  ".join("%s %.4f" % (key, values[key]) for key in keys),
+      "  (best so far)" if is_best else "")
+
+
+def log_checkpoint(report, init_checkpoint):
+  """Logs what became of each variable; see `modeling`."""
+  for line in checkpoint_restore.format_checkpoint_report(
+      report, init_checkpoint).split("\n"):
+    logging.info("%s", line)

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluation and prediction with the graph of a run."""
+
+import itertools
+
+import numpy as np
+
+from multilabel.features import encoding
+from multilabel.features import input_pipeline
+from multilabel.training import dev_evaluation
+
+
+def evaluate(run, records, batch_size, num_labels, window_pooling="max",
+             should_stop=None):
+  """Runs the inference tower over labelled records.
+
+  Args:
+    run: `Run`.
+    records: `input_pipeline.RecordFile`.
+    batch_size: int; the result does not depend on it.
+    num_labels: int.
+    window_pooling: str, see `input_pipeline.pool_windows`.
+    should_stop: function without arguments, asked before each batch, or None.
+
+  Returns:
+    (loss, labels, probabilities): float, the mean over all texts; bool and
+    float32 `[num_texts, num_labels]` in the order of the records.
+
+  Raises:
+    best_checkpoint.EvaluationStopped: `should_stop` returned True.
+  """
+  labels = np.zeros([records.num_texts, num_labels], np.bool_)
+  probabilities = np.zeros([records.num_texts, num_labels], np.float32)
+  total_loss = 0.0
+  for window in input_pipeline.predict_windows(
+      records, batch_size, num_labels, num_outputs=num_labels):
+    logits = np.zeros([window.num_rows, num_labels], np.float32)
+    row_labels = np.zeros([window.num_rows, num_labels], np.float32)
+    for numbers, batch, values in _logits(run, window.batches, should_stop):
+      logits[numbers], row_labels[numbers] = values, batch["label_ids"]
+    texts = slice(window.start, window.start + window.size)
+    text_labels = row_labels[window.first_rows]
+    losses, probabilities[texts] = run.session.run(
+        [run.inference.per_example_loss, run.inference.probabilities],
+        {run.inference.logits: encoding.pool_windows(
+            _check_finite(run, logits), window.first_rows, window_pooling),
+         run.inference.labels: text_labels})
+    labels[texts] = text_labels > 0.5
+    total_loss += float(np.sum(losses, dtype=np.float64))
+  return total_loss / records.num_texts, labels, probabilities
+
+
+def predict(run, records, batch_size, num_labels, window_pooling="max",
+            should_stop=None):
+  """Yields float32 `[texts, num_labels]` probabilities, window by window.
+
+  The windows come in the order of the records and together hold all texts.
+  `should_stop` is that of `evaluate`.
+  """
+  for window in input_pipeline.predict_windows(
+      records, batch_size, num_outputs=num_labels):
+    logits = np.zeros([window.num_rows, num_labels], np.float32)
+    for numbers, _, values in _logits(run, window.batches, should_stop):
+      logits[numbers] = values
+    yield run.session.run(
+        run.inference.probabilities,
+        {run.inference.logits: encoding.pool_windows(
+            _check_finite(run, logits), window.first_rows, window_pooling)})
+
+
+def _logits(run, batches, should_stop):
+  """Yields (row numbers, batch, logits) of batches, a batch a device at once.
+  """
+  while True:
+    dealt = list(itertools.islice(batches, len(run.towers)))
+    if not dealt:
+      return
+    if should_stop is not None and should_stop():
+      raise dev_evaluation.EvaluationStopped()
+    feed = {}
+    for tower, (_, batch) in zip(run.towers, dealt):
+      feed.update(feed_dict(tower, batch))
+    results = run.session.run(
+        [tower.logits for tower in run.towers[:len(dealt)]], feed)
+    for (numbers, batch), logits in zip(dealt, results):
+      yield numbers, batch, logits
+
+
+def _check_finite(run, logits):
+  """Returns the logits; FloatingPointError if one is no number."""
+  if not np.all(np.isfinite(logits)):
+    raise FloatingPointError(
+        "the model of step %d gives probabilities that are not finite; its "
+        "training diverged, try a lower --learning_rate." %
+        run.checkpoint_step)
+  return logits
+
+
+def feed_dict(inference, batch):
+  """Pairs the placeholders of an inference graph with a batch's arrays."""
+  feed = {getattr(inference, key): batch[key]
+          for key in ("input_ids", "input_mask", "segment_ids")}
+  if "label_ids" in batch:
+    feed[inference.labels] = batch["label_ids"]
+  return feed
