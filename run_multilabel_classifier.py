@@ -8,17 +8,12 @@ train, evaluate on dev, predict on test.
 
 from multilabel.common import command_line
 
-
 if __name__ == "__main__":
   command_line.quiet_tensorflow()
 
 # pylint: disable=g-import-not-at-top
-import contextlib
 import functools
-import itertools
-import re
 import sys
-import time
 
 from absl import flags
 from absl import logging
@@ -27,9 +22,19 @@ import tensorflow.compat.v1 as tf
 from multilabel import decisions
 from multilabel import head
 from multilabel import losses
+from multilabel.common.settings import Settings
 from multilabel.features import batch_parts
 from multilabel.features import encoding
-from multilabel.features import preparation
+from multilabel.storage import checkpoint_restore
+from multilabel.training import finetuning
+from multilabel.training import flag_checks
+from multilabel.training import layer_training
+from multilabel.training import loop
+from multilabel.training import mirrored
+from multilabel.training import mixed_precision
+from multilabel.training import model_graph
+from multilabel.training import train_op
+import processors
 
 # The names of the original's run_classifier.py are reachable here.
 # pylint: disable=unused-import
@@ -42,24 +47,9 @@ from multilabel.features.input_pipeline import file_based_input_fn_builder
 from multilabel.features.input_pipeline import input_fn_builder
 from multilabel.features.record_file import file_based_convert_examples_to_features
 from multilabel.head import create_model
-from multilabel.storage import checkpoint_restore
-from multilabel.storage import run_lock
-from multilabel.training import cluster_members
-from multilabel.training import dev_evaluation
-from multilabel.training import finetuning
-from multilabel.training import flag_checks
-from multilabel.training import layer_training
-from multilabel.training import loop
-from multilabel.training import mirrored
-from multilabel.training import mixed_precision
-from multilabel.training import run_claim
-from multilabel.training import run_setup
-from multilabel.training import train_op
-import processors
 from processors import DataProcessor
 from processors import InputExample
 from processors import table_reader
-
 
 FLAGS = flags.FLAGS
 
@@ -273,13 +263,8 @@ def define_flags():
 
 def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
                      num_train_steps, num_warmup_steps, use_tpu,
-                     use_one_hot_embeddings, pooling="pooler",
-                     head_learning_rate=None, output_bias=None,
-                     random_seed=None, adam_bias_correction=False,
-                     loss_fn=tf.nn.sigmoid_cross_entropy_with_logits,
-                     skip_nonfinite=False, layer_decay=1.0,
-                     freeze_layers=None, recompute_layers=False,
-                     scale_loss=False):
+                     use_one_hot_embeddings,
+                     settings=model_graph.DEFAULTS):
   """Makes the function that builds the model's graph.
 
   Args:
@@ -291,43 +276,25 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
     num_warmup_steps: int.
     use_tpu: bool; must be False.
     use_one_hot_embeddings: bool.
-    pooling: see `head.create_model`.
-    head_learning_rate: float, peak of `output_*`; default `learning_rate`.
-    output_bias: list of float, initial `output_bias`; default zeros.
-    random_seed: int, seed of the dropout masks; None: TensorFlow's own.
-    adam_bias_correction: bool, see `optimization.AdamWeightDecayOptimizer`.
-    loss_fn: see `head.create_model`.
-    skip_nonfinite: bool, see `optimization.create_train_op`.
-    layer_decay: float, see `layer_training.make_scale`.
-    freeze_layers: int or None, see `layer_training.trained_variables`.
-    recompute_layers: bool, see `layer_training`; needs `random_seed`.
-    scale_loss: bool, see `mixed_precision.LossScale`.
+    settings: `model_graph.GraphSettings`, what the original has not.
 
   Returns:
     Function of (features, mode, params) to `loop.ModelSpec`.
+
+  Raises:
+    ValueError: `use_tpu` is set.
   """
+  if use_tpu:
+    raise ValueError("TPUs are not supported; use_tpu must be False.")
   num_layers = bert_config.num_hidden_layers
-  learning_rate_scale = layer_training.make_scale(
-      num_layers, layer_decay,
-      head_learning_rate / learning_rate if head_learning_rate else 1.0)
-
-  def tower(features, dropout_seed):
-    """(loss, loss of each row, function of a loss and variables to gradients)
-    of a batch in training."""
-    recorded_layers = [] if recompute_layers else None
-    loss, per_example_loss = create_model(
-        bert_config, True, features["input_ids"], features["input_mask"],
-        features["segment_ids"], features["label_ids"], num_labels,
-        use_one_hot_embeddings, pooling=pooling, dropout_seed=dropout_seed,
-        output_bias_initializer=None if output_bias is None else
-        tf.constant_initializer(output_bias), loss_fn=loss_fn,
-        recorded_layers=recorded_layers)[:2]
-    return loss, per_example_loss, (functools.partial(
-        layer_training.recomputed_gradients, layers=recorded_layers)
-                                    if recompute_layers else tf.gradients)
-
-  def rows_tower(features, dropout_seed):
-    return tower(features, dropout_seed)[1:]
+  tower = model_graph.make_tower(bert_config, num_labels,
+                                 use_one_hot_embeddings, settings)
+  head_rate = settings.head_learning_rate
+  step_settings = (
+      learning_rate, num_train_steps, num_warmup_steps,
+      layer_training.make_scale(num_layers, settings.layer_decay,
+                                head_rate / learning_rate if head_rate else 1.0),
+      settings.adam_bias_correction, settings.skip_nonfinite)
 
   def model_fn(features, mode, params):
     """Builds the training tower or the inference tower."""
@@ -335,44 +302,37 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
       return loop.ModelSpec(
           mode, None, None, None, None,
           head.create_inference_graph(
-              bert_config, num_labels, pooling, use_one_hot_embeddings,
-              with_labels=True, loss_fn=loss_fn))
-    dropout_seed = None
-    if random_seed is not None:
-      dropout_seed = (random_seed, features.get(
-          batch_parts.DROPOUT_STEP,
-          tf.train.get_or_create_global_step()))
+              bert_config, num_labels, settings.pooling,
+              use_one_hot_embeddings, with_labels=True,
+              loss_fn=settings.loss_fn))
     variables = functools.partial(layer_training.trained_variables, num_layers,
-                                  freeze_layers)
+                                  settings.freeze_layers)
+    dropout_seed = settings.dropout_seed(features)
     # On several devices each has some rows of the batch; see `mirrored`.
     make_towers = params.get("make_towers")
     if make_towers:
-      towers = make_towers(rows_tower, features, dropout_seed, variables)
+      towers = make_towers(lambda *args: tower(*args)[1:], features,
+                           dropout_seed, variables)
       loss = towers.loss
     else:
-      towers = None
       loss, _, gradients = tower(features, dropout_seed)
     if init_checkpoint:
       loop.log_checkpoint(
           checkpoint_restore.initialize_from_checkpoint(
               tf.trainable_variables(), init_checkpoint,
-              not_needed=() if pooling == "pooler" else ("bert/pooler/",)),
+              not_needed=() if settings.pooling == "pooler" else
+              ("bert/pooler/",)),
           init_checkpoint)
-    if use_tpu:
-      raise ValueError("TPUs are not supported; use_tpu must be False.")
     share = features.get(batch_parts.SHARE)
-    loss_scale = mixed_precision.LossScale() if scale_loss else None
-    settings = (learning_rate, num_train_steps, num_warmup_steps,
-                learning_rate_scale, adam_bias_correction, skip_nonfinite)
-    step = (towers.create_train_op(*settings) if towers else
+    loss_scale = mixed_precision.LossScale() if settings.scale_loss else None
+    step = (towers.create_train_op(*step_settings) if make_towers else
             train_op.create_train_op(
-                loss, *(settings + (share,)),
-                variables=variables(), gradients=gradients,
-                loss_scale=loss_scale))
+                loss, *(step_settings + (share,)), variables=variables(),
+                gradients=gradients, loss_scale=loss_scale))
     accumulate_op = None
     if share is not None:
       loss, accumulate_op = step.loss, step.accumulate_op
-    # Read before the step, which changes it.
+    # The loss scale is read before the step, which changes it.
     return loop.ModelSpec(
         mode, loss, step.train_op, step.learning_rate, step.grad_norm, None,
         accumulate_op, loss_scale and loss_scale.read)
@@ -385,50 +345,25 @@ def main(argv):
     raise ValueError("unexpected argument %s; every flag begins with --." %
                      argv[1])
   tf.disable_v2_behavior()
-  cluster = cluster_members.choose_distribution(FLAGS)
-  flag_checks.check_flags(FLAGS)
-  flag_checks.check_evaluation_flags(FLAGS)
-  if cluster is not None and cluster.job != "chief":
-    finetuning.join_cluster(cluster, FLAGS)
+  run = finetuning.Finetuning(
+      Settings.from_flags(FLAGS, command_line.flag_names()), model_fn_builder)
+  if run.is_helper:
+    run.join_cluster()
     return
-  is_time_over = finetuning.time_limit(FLAGS)
-  model = run_setup.choose_model(FLAGS)
-  flag_checks.check_layer_flags(FLAGS, model.bert_config.num_hidden_layers)
-  run_lock.check_output_dir(FLAGS.output_dir)
-  processor = run_setup.make_processor(FLAGS)
-  label_list = run_setup.choose_labels(processor, FLAGS)
-  if FLAGS.do_train and FLAGS.init_checkpoint:
-    run_setup.check_init_checkpoint(model, len(label_list),
-                                        FLAGS.init_checkpoint)
-  parts = preparation.read_parts(processor, label_list, model, FLAGS)
-  if FLAGS.do_train:
-    finetuning.plan_training(parts["train"].scan.num_examples,
-                             FLAGS)  # or refuse
-  with run_claim.claim(model, label_list, parts, FLAGS):
-    records = preparation.write_features(parts, label_list, model,
-                                           FLAGS.output_dir)
-    if cluster is not None:
-      finetuning.lead_cluster(cluster, model, label_list, parts, records, FLAGS,
-                   is_time_over)
-    with finetuning.make_run(model, label_list, parts, records, FLAGS) as run:
+  with run.claim():
+    run.read_examples()
+    run.write_features()
+    with run.start():
       if FLAGS.do_train:
-        if run.train_spec is None:
-          # Training is over, and what is left has to be done in one go.
-          is_time_over = None
-        finetuning.train(run, model, label_list, parts, records, FLAGS,
-                         is_time_over)
-        run.use_best_checkpoint()
-      try:
-        finetuning.write_outputs(run, model, label_list, parts, records, FLAGS,
-                      is_time_over)
-      except dev_evaluation.EvaluationStopped:
-        raise command_line.OutOfTime(
-            "--max_runtime is over while evaluating; %s." % (
-                "training is done, and the same command does the rest, "
-                "however long it takes" if FLAGS.do_train else
-                "raise it, since the same command begins anew"))
-  if (FLAGS.do_eval or FLAGS.do_test) and (
-      FLAGS.probabilities == decisions.ALL):
+        run.train()
+      if FLAGS.do_eval:
+        run.evaluate("dev")
+      run.store_decision()
+      if FLAGS.do_test:
+        run.evaluate("test")
+      if FLAGS.do_predict:
+        run.predict()
+  if (FLAGS.do_eval or FLAGS.do_test) and FLAGS.probabilities == decisions.ALL:
     write_report(FLAGS.output_dir, FLAGS.report)
 
 

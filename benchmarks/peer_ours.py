@@ -130,6 +130,7 @@ class Training(object):
     from multilabel.features import record_file
     from multilabel.training import loop
     import processors
+    from multilabel.training import model_graph
     import run_multilabel_classifier
     import tokenization
     tf.disable_v2_behavior()
@@ -156,8 +157,9 @@ class Training(object):
         num_labels=len(names),
         init_checkpoint=os.path.join(folder, "trained", "model.ckpt-0"),
         learning_rate=1e-5, num_train_steps=_NEVER, num_warmup_steps=0,
-        use_tpu=False, use_one_hot_embeddings=False, pooling=job["pooling"],
-        random_seed=1, adam_bias_correction=True)
+        use_tpu=False, use_one_hot_embeddings=False,
+        settings=model_graph.GraphSettings(
+            pooling=job["pooling"], random_seed=1, adam_bias_correction=True))
     self._run = loop.Run(
         model_fn, work, input_pipeline.file_based_input_fn_builder(
             records, job["max_seq_length"], True, False,

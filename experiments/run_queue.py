@@ -30,6 +30,7 @@ from absl import flags
 from absl import logging
 
 from multilabel.common import atomic_files
+from multilabel.common.settings import Settings
 from multilabel.common import command_line
 from multilabel.storage import run_lock
 from multilabel.training import evaluation
@@ -137,8 +138,9 @@ def with_settings(base, settings):
     values(["run"] + ["--%s=%s" % (name, value)
                       for name, value in settings.items()
                       if value is not None])
-    flag_checks.check_flags(values)
-    flag_checks.check_evaluation_flags(values)
+    checked = Settings.from_flags(values, run_flag_names(values))
+    flag_checks.check_flags(checked)
+    flag_checks.check_evaluation_flags(checked)
   except (flags.Error, ValueError) as error:
     raise ValueError("%s: %s" % (describe(settings), error))
   if not (values.do_eval or values.do_test):

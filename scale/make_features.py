@@ -16,6 +16,7 @@ see at the same place. What follows a bare -- is for Beam. Needs the extra
 """
 
 from multilabel.common import command_line
+from multilabel.common.settings import Settings
 
 
 if __name__ == "__main__":
@@ -32,6 +33,7 @@ from multilabel.features import encoding
 from multilabel.features import preparation
 from multilabel.features import record_shards
 from multilabel.storage import run_lock
+from multilabel.storage import trained_model
 from multilabel.training import flag_checks
 from multilabel.training import run_setup
 import run_multilabel_classifier
@@ -98,7 +100,8 @@ def is_written(shard):
 
 
 def main(argv):
-  flag_checks.check_flags(FLAGS)
+  settings = Settings.from_flags(FLAGS, command_line.flag_names())
+  flag_checks.check_flags(settings)
   if not 1 <= FLAGS.num_shards <= 99999:
     raise ValueError("--num_shards is %d; it must be from 1 to 99999." %
                      FLAGS.num_shards)
@@ -108,13 +111,14 @@ def main(argv):
                      % own[0])
   apache_beam = batch_predict.import_beam(FLAGS.debug)
   from scale import beam_features
-  model = run_setup.choose_model(FLAGS)
   run_lock.check_output_dir(FLAGS.output_dir)
-  processor = run_setup.make_processor(FLAGS)
-  label_list = run_setup.choose_labels(processor, FLAGS)
-  parts = preparation.read_parts(processor, label_list, model, FLAGS)
+  trained = None if FLAGS.do_train else trained_model.read(FLAGS.output_dir)
+  model = run_setup.choose_model(settings, trained)
+  processor = run_setup.make_processor(settings)
+  label_list = run_setup.choose_labels(processor, settings, trained)
+  parts = preparation.read_parts(processor, label_list, model, settings)
   source = beam_features.Source(
-      run_setup.processor_settings(FLAGS), os.path.abspath(FLAGS.data_dir),
+      run_setup.processor_settings(settings), os.path.abspath(FLAGS.data_dir),
       FLAGS.max_train_examples, label_list)
   with run_lock.lock(FLAGS.output_dir):
     planned = plan(parts, label_list, model, FLAGS)

@@ -24,6 +24,7 @@ from multilabel import metrics
 from multilabel.features import feature_rows
 from multilabel.features import input_pipeline
 from multilabel.training import loop
+from multilabel.training import model_graph
 from multilabel.training import train_op
 import predict_session
 import run_multilabel_classifier
@@ -91,7 +92,7 @@ def train_tower(layers):
                 "label_ids": tf.placeholder(tf.float32, [None, LABELS])}
     model_fn = run_multilabel_classifier.model_fn_builder(
         config(layers), LABELS, None, 1e-3, 10, 1, False, False,
-        random_seed=1, adam_bias_correction=True)
+        model_graph.GraphSettings(random_seed=1, adam_bias_correction=True))
     spec = model_fn(features, loop.TRAIN, {})
     return graph, needed(spec.train_op, spec.loss, spec.grad_norm)
 

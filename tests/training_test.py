@@ -22,6 +22,7 @@ from multilabel.storage import checkpoint_choice
 from multilabel.storage import checkpoint_files
 from multilabel.storage import trained_model
 from multilabel.training import loop
+from multilabel.training import model_graph
 from multilabel.training import progress as training_progress
 from multilabel.training import scoring
 import run_multilabel_classifier
@@ -310,7 +311,8 @@ def run(trained):
   """A `Run` for inference over the trained directory."""
   model = trained_model.read(trained)
   model_fn = run_multilabel_classifier.model_fn_builder(
-      model.bert_config, 3, None, 1e-3, 0, 0, False, False, pooling="mean")
+      model.bert_config, 3, None, 1e-3, 0, 0, False, False,
+      model_graph.GraphSettings(pooling="mean"))
   with loop.Run(model_fn, trained) as one:
     yield one
 
@@ -385,7 +387,8 @@ def test_a_checkpoint_of_another_model_is_refused(trained, tmp_path):
   config = modeling.BertConfig.from_dict(dict(
       trained_model.read(trained).bert_config.to_dict(), intermediate_size=64))
   model_fn = run_multilabel_classifier.model_fn_builder(
-      config, 3, None, 1e-3, 0, 0, False, False, pooling="mean")
+      config, 3, None, 1e-3, 0, 0, False, False,
+      model_graph.GraphSettings(pooling="mean"))
   with pytest.raises(ValueError, match=(
       r"does not fit this model: bert/encoder/layer_0/intermediate/dense/"
       r"kernel has shape \[16, 32\] there and \[16, 64\] here")):

@@ -163,6 +163,11 @@ def flag_group(title):
   _FLAG_GROUPS.append((title, [name for name in FLAGS if name not in before]))
 
 
+def flag_names():
+  """Names of the flags that the program defined: list of str."""
+  return [name for _, names in _FLAG_GROUPS for name in names] + ["debug"]
+
+
 def run(main, define_flags, description):
   """Defines and parses the flags, runs `main(argv)`, exits the process.
 

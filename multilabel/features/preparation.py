@@ -11,8 +11,8 @@ from absl import logging
 from multilabel.features import encoding
 from multilabel.features import record_file
 from multilabel.features import record_shards
-from multilabel.training import run_setup
 import processors
+from processors import label_checks
 import tokenization
 
 
@@ -21,31 +21,70 @@ import tokenization
 DataPart = collections.namedtuple("DataPart", ["name", "examples", "scan"])
 
 
-def read_parts(processor, label_list, model, flag_values):
+def read_parts(processor, label_list, model, settings):
   """Reads and checks the examples that the run needs: {name: DataPart}."""
   names = [name for name, is_needed in (
-      ("train", flag_values.do_train), ("dev", flag_values.do_eval),
-      ("test", flag_values.do_predict or flag_values.do_test)) if is_needed]
+      ("train", settings.do_train), ("dev", settings.do_eval),
+      ("test", settings.do_predict or settings.do_test)) if is_needed]
   parts = {}
   for name in names:
-    is_scored = name != "test" or flag_values.do_test
+    is_scored = name != "test" or settings.do_test
     examples = functools.partial(
-        part_examples, processor, name, flag_values.data_dir,
-        flag_values.max_train_examples)
+        part_examples, processor, name, settings.data_dir,
+        settings.max_train_examples)
     scan = encoding.scan_examples(
-        examples(), label_list, name != "test", name, flag_values.data_dir,
+        examples(), label_list, name != "test", name, settings.data_dir,
         not is_scored)
     if not scan.num_examples:
-      raise ValueError("%s has no %s examples." % (flag_values.data_dir, name))
+      raise ValueError("%s has no %s examples." % (settings.data_dir, name))
     if scan.num_pairs and model.max_seq_length < 4:
       raise ValueError("--max_seq_length is %d; a pair of texts needs 4 or "
                        "more." % model.max_seq_length)
     if is_scored:
-      run_setup.check_scored(name, scan, flag_values.data_dir)
+      check_scored(name, scan, settings.data_dir)
     else:
-      examples = run_setup._predicted_only(examples, scan, label_list)
+      examples = _predicted_only(examples, scan, label_list)
     parts[name] = DataPart(name, examples, scan)
   return parts
+
+
+def check_scored(name, scan, data_dir):
+  """Raises ValueError if a part has nothing that could be learnt or scored.
+
+  Args:
+    name: "train", "dev" or "test".
+    scan: `encoding.DataScan`.
+    data_dir: str.
+  """
+  what_else = ("give --do_predict instead of --do_test to predict it"
+               if name == "test" else "write the labels into its file")
+  if len(scan.unlabelled) == scan.num_examples:
+    raise ValueError(
+        "the %s set of %s is not labelled, so it cannot be scored: %s." % (
+            name, data_dir, what_else))
+  if not scan.label_counts.any():
+    raise ValueError(
+        "none of the %d texts of the %s set of %s has a label, so there is "
+        "nothing to %s: %s." % (
+            scan.num_examples - len(scan.unlabelled), name, data_dir,
+            "learn" if name == "train" else "score", what_else))
+
+
+def _predicted_only(examples, scan, label_list):
+  """Takes labels off that nobody gave: a function to examples.
+
+  Where all texts have none, or all the one that fills the place of labels in
+  processors for google-research/bert, nobody labelled the test set.
+  """
+  counts = dict(zip(label_list, scan.label_counts))
+  num_labelled = scan.num_examples - len(scan.unlabelled)
+  if counts.get(label_checks.PLACEHOLDER, 0) == scan.label_counts.sum() and (
+      scan.label_counts.sum() in (0, num_labelled)):
+    return lambda: label_checks.without_labels(examples())
+  if scan.num_placeholders:
+    known = frozenset(label_list)
+    return lambda: label_checks.without_labels(examples(), known)
+  return examples
 
 
 def part_examples(processor, name, data_dir, max_train_examples=0):

@@ -14,7 +14,7 @@ from multilabel.storage import trained_model
 from multilabel.storage.checkpoint_files import checkpoint_step
 
 
-def recover(output_dir):
+def recover(output_dir, run=None):
   """Finds the newest good checkpoint, and removes what is beyond it.
 
   Every tensor is read. Since training is exact, what comes after the
@@ -23,6 +23,7 @@ def recover(output_dir):
 
   Args:
     output_dir: str, a directory that the caller has locked.
+    run: `checkpoint_files.RunIdentity` of the directory; None: it is read.
 
   Returns:
     str, prefix; None if no checkpoint was ever finished.
@@ -30,7 +31,7 @@ def recover(output_dir):
   Raises:
     ValueError: there are checkpoints, and none to go on from.
   """
-  run = run_identity(output_dir)
+  run = run or run_identity(output_dir)
   claimed = _claimed_checkpoints(output_dir, run)
   problems = {}
 
@@ -49,7 +50,7 @@ def recover(output_dir):
         "output_dir %s has no whole checkpoint to go on from (%s); bring its "
         "files back, or name another --output_dir to begin anew." % (
             output_dir, "; ".join(_describe(problems))))
-  best = read_best(output_dir) if claimed else None
+  best = read_best(output_dir, run) if claimed else None
   if best is not None and best["step"] <= checkpoint_step(chosen):
     chosen = _before_broken_best(output_dir, best, run, problems, chosen,
                                  newest_good)
@@ -145,9 +146,13 @@ def run_identity(model_dir):
                                       settings["earlier_runs"])
 
 
-def earlier_runs(output_dir):
-  """`RunIdentity.earlier` of a run that goes on with other settings."""
-  run = run_identity(output_dir)
+def earlier_runs(output_dir, run):
+  """`RunIdentity.earlier` of a run that goes on with other settings.
+
+  Args:
+    output_dir: str.
+    run: `checkpoint_files.RunIdentity` of what is there.
+  """
   steps = [checkpoint_files.checkpoint_step(prefix) for prefix in
            checkpoint_files.finished_checkpoints(output_dir, run)]
   if not steps:
@@ -156,15 +161,15 @@ def earlier_runs(output_dir):
       {"fingerprint": run.fingerprint, "last_step": max(steps)}]
 
 
-def has_checkpoint(model_dir):
+def has_checkpoint(model_dir, run=None):
   """Whether there is a checkpoint, whole or not."""
-  run = run_identity(model_dir)
+  run = run or run_identity(model_dir)
   return bool(checkpoint_files.finished_checkpoints(model_dir, run) or
               os.path.exists(os.path.join(
                   model_dir, checkpoint_files.STATE_FILE)))
 
 
-def latest_checkpoint(model_dir):
+def latest_checkpoint(model_dir, run=None):
   """Returns the prefix of the newest checkpoint, or None if there is none.
 
   Only that its files are there is looked at.
@@ -173,7 +178,7 @@ def latest_checkpoint(model_dir):
     ValueError: the file `checkpoint` cannot be read, or a file of the newest
       checkpoint is missing.
   """
-  run = run_identity(model_dir)
+  run = run or run_identity(model_dir)
   finished = checkpoint_files.finished_checkpoints(model_dir, run)
   named = checkpoint_files.read_state(model_dir)
   if named is not None and run.fingerprint is None:
@@ -195,7 +200,7 @@ def latest_checkpoint(model_dir):
   return newest
 
 
-def read_best(model_dir):
+def read_best(model_dir, run=None):
   """Returns the content of best_checkpoint.json, or None if there is none.
 
   Returns:
@@ -208,7 +213,7 @@ def read_best(model_dir):
   path = os.path.join(model_dir, BEST_CHECKPOINT_FILE)
   if not os.path.exists(path):
     return None
-  run = run_identity(model_dir)
+  run = run or run_identity(model_dir)
   # Before the file, which a run that is at work may write again meanwhile.
   checkpoint, last_step = checkpoint_files.last_evaluation(model_dir, run)
   way_out = ("bring back what was written, or remove it to do without what was "
@@ -239,9 +244,9 @@ def read_best(model_dir):
   return best
 
 
-def best_checkpoint(model_dir):
+def best_checkpoint(model_dir, run=None):
   """`read_best`; ValueError if the checkpoint that it names is not there."""
-  best = read_best(model_dir)
+  best = read_best(model_dir, run)
   missing = best and checkpoint_files.missing_file(
       os.path.join(model_dir, best["checkpoint"]))
   if missing:
@@ -253,7 +258,7 @@ def best_checkpoint(model_dir):
   return best
 
 
-def prediction_checkpoint(model_dir, allow_older=False, verify=True):
+def prediction_checkpoint(model_dir, allow_older=False, verify=True, run=None):
   """The prefix to predict with: the best on dev, else the newest, else None.
 
   Args:
@@ -261,30 +266,31 @@ def prediction_checkpoint(model_dir, allow_older=False, verify=True):
     allow_older: bool, whether the newest whole checkpoint may take the place
       of one that is broken; a warning says so.
     verify: bool, whether the checkpoint's identity is looked at.
+    run: `checkpoint_files.RunIdentity` of the directory; None: it is read.
 
   Raises:
     ValueError: what would be taken is broken, or of another run.
   """
+  run = run or run_identity(model_dir)
   try:
-    best = best_checkpoint(model_dir)
-    chosen = (latest_checkpoint(model_dir) if best is None else
+    best = best_checkpoint(model_dir, run)
+    chosen = (latest_checkpoint(model_dir, run) if best is None else
               os.path.join(model_dir, best["checkpoint"]))
     if chosen is not None and verify:
-      check_checkpoint_identity(model_dir, chosen)
+      check_checkpoint_identity(model_dir, chosen, run)
     if chosen is None or not allow_older:
       return chosen
-    problem = checkpoint_files.find_problem(chosen, run_identity(model_dir),
-                                            True)
+    problem = checkpoint_files.find_problem(chosen, run, True)
     if problem is None:
       return chosen
   except ValueError as error:
     if not allow_older:
       raise
     problem = str(error)
-  return _newest_good_checkpoint(model_dir, problem)
+  return _newest_good_checkpoint(model_dir, problem, run)
 
 
-def check_checkpoint_identity(model_dir, checkpoint):
+def check_checkpoint_identity(model_dir, checkpoint, run=None):
   """Raises ValueError for a checkpoint that is changed or of another run.
 
   One from elsewhere is the caller's to know.
@@ -293,7 +299,8 @@ def check_checkpoint_identity(model_dir, checkpoint):
   if os.path.realpath(folder) != os.path.realpath(model_dir) or not re.match(
       r"model\.ckpt-\d+$", name):
     return
-  problem = checkpoint_files.find_problem(checkpoint, run_identity(model_dir))
+  problem = checkpoint_files.find_problem(
+      checkpoint, run or run_identity(model_dir))
   if problem:
     raise ValueError(
         "checkpoint %s cannot be trusted: %s; bring its files back, or take "
@@ -301,9 +308,8 @@ def check_checkpoint_identity(model_dir, checkpoint):
             checkpoint, problem.rstrip(".")))
 
 
-def _newest_good_checkpoint(model_dir, problem):
+def _newest_good_checkpoint(model_dir, problem, run):
   """The newest checkpoint that is whole; a warning names it and `problem`."""
-  run = run_identity(model_dir)
   for prefix in reversed(
       checkpoint_files.finished_checkpoints(model_dir, run)):
     if checkpoint_files.find_problem(prefix, run, True) is None:

@@ -74,7 +74,8 @@ def remove_temporary_files(output_dir):
 def lock(output_dir):
   """Makes the directory, and keeps other runs out of it meanwhile.
 
-  The kernel frees the lock when its holder ends, however it ends.
+  The kernel frees the lock when its holder ends, however it ends. A directory
+  that was made here and into which nothing came is removed if the body fails.
 
   Args:
     output_dir: str.
@@ -82,6 +83,7 @@ def lock(output_dir):
   Raises:
     ValueError: another process holds it; names its pid and host.
   """
+  is_new = not os.path.isdir(output_dir)
   atomic_files.make_folder(output_dir)
   path = os.path.join(output_dir, LOCK_FILE)
   with open(path, "a+") as holder:
@@ -96,6 +98,10 @@ def lock(output_dir):
         raise ValueError("output_dir %s is in use by another run (%s); wait "
                          "for it, or name another --output_dir." % (
                              output_dir, holder.read().strip() or "unknown"))
+      if not os.path.exists(path) or not os.path.samestat(
+          os.fstat(holder.fileno()), os.stat(path)):
+        raise ValueError("output_dir %s was removed by a run that just failed; "
+                         "start this one again." % output_dir)
     _locks.add(holder.fileno())
     try:
       with atomic_files.naming(path):
@@ -103,6 +109,11 @@ def lock(output_dir):
         os.write(holder.fileno(), ("pid %d on %s" % (
             os.getpid(), platform.node())).encode("utf-8"))
       yield
+    except BaseException:
+      if is_new and os.listdir(output_dir) == [LOCK_FILE]:
+        os.remove(path)
+        os.rmdir(output_dir)
+      raise
     finally:
       _locks.discard(holder.fileno())
 

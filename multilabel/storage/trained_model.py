@@ -26,8 +26,6 @@ from multilabel.common import atomic_files
 from multilabel.features import encoding
 from multilabel.storage import checkpoint_files
 
-# Whose a directory is can be asked here, too.
-# pylint: disable=unused-import
 from multilabel.storage.run_lock import SETTINGS_FILE
 import tokenization
 
@@ -72,6 +70,12 @@ class TrainedModel(collections.namedtuple(
         self.settings["always_one_label"])
 
   @property
+  def identity(self):
+    """`checkpoint_files.RunIdentity`: which checkpoints belong to it."""
+    return checkpoint_files.RunIdentity(self.settings["fingerprint"],
+                                        self.settings["earlier_runs"])
+
+  @property
   def long_text(self):
     """`encoding.LongText`."""
     return encoding.LongText(*[self.settings[key] for key in (
@@ -90,6 +94,9 @@ def write(output_dir, bert_config, vocab_file, labels, settings,
     settings: dict that JSON can hold, with the keys of `MODEL_SETTINGS`; with
       `run`, what decides a run's weights, checkpoints are tied to it.
     earlier_runs: `checkpoint_files.RunIdentity.earlier`.
+
+  Returns:
+    `TrainedModel`, as `read` would return it.
   """
   settings = dict(_VERSION_1, **dict({"threshold": 0.5}, **settings))
   _write_if_new(os.path.join(output_dir, BERT_CONFIG_FILE),
@@ -106,7 +113,9 @@ def write(output_dir, bert_config, vocab_file, labels, settings,
   settings["earlier_runs"] = [
       part for part in earlier_runs
       if part["fingerprint"] != settings["fingerprint"]]
-  write_settings(output_dir, dict(settings, format_version=FORMAT_VERSION))
+  settings["format_version"] = FORMAT_VERSION
+  write_settings(output_dir, settings)
+  return TrainedModel(output_dir, bert_config, target, list(labels), settings)
 
 
 def _write_if_new(path, text):
@@ -242,15 +251,15 @@ def _check_decision(settings):
     raise ValueError("top_k is %d; it must be 1 or more." % settings["top_k"])
 
 
-def update_decision(output_dir, kind, decision):
+def update_decision(trained, kind, decision):
   """Stores how probabilities become labels in model_settings.json.
 
   Args:
-    output_dir: str, a trained directory.
+    trained: `TrainedModel`.
     kind: str, one of `THRESHOLD_KINDS`.
     decision: `decisions.DecisionRule`.
   """
-  settings = read(output_dir).settings
+  settings = trained.settings
   threshold = decision.thresholds
   changed = dict(
       settings, format_version=FORMAT_VERSION, threshold_kind=kind,
@@ -258,7 +267,7 @@ def update_decision(output_dir, kind, decision):
       [float(value) for value in threshold],
       top_k=decision.top_k, always_one_label=decision.always_one_label)
   if changed != settings:
-    write_settings(output_dir, changed)
+    write_settings(trained.path, changed)
 
 
 def read_labels(path):
@@ -275,11 +284,11 @@ def read_labels(path):
   return labels
 
 
-def differences(output_dir, bert_config, vocab_file, labels, settings):
+def differences(trained, bert_config, vocab_file, labels, settings):
   """Says where a trained directory differs from what a run is asked to do.
 
   Args:
-    output_dir: str, a directory with a model_settings.json.
+    trained: `TrainedModel`.
     bert_config: `modeling.BertConfig` of the run.
     vocab_file: str, vocabulary of the run.
     labels: list of str, labels of the run.
@@ -288,7 +297,6 @@ def differences(output_dir, bert_config, vocab_file, labels, settings):
   Returns:
     list of str, one a difference; empty where there is none.
   """
-  trained = read(output_dir)
   found = []
   if trained.labels != list(labels):
     found.append(_label_difference(trained.labels, list(labels)))

@@ -345,13 +345,13 @@ class Member(object):
 
 
 def make_member(cluster, model_fn, record_file, num_labels, num_steps,
-                flag_values):
+                settings):
   """`Member` of a run that flags describe."""
   return Member(
       cluster, model_fn,
-      Shards(record_file, flag_values.train_batch_size,
-             flag_values.random_seed, num_labels, len(cluster.replicas)),
-      flag_values.random_seed, num_steps, flag_values.cluster_timeout)
+      Shards(record_file, settings.train_batch_size,
+             settings.random_seed, num_labels, len(cluster.replicas)),
+      settings.random_seed, num_steps, settings.cluster_timeout)
 
 
 def _stamp(generation, step):

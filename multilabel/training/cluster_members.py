@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import socket
-import sys
 import time
 
 from absl import logging
@@ -71,36 +70,39 @@ def read_environment():
   return read_tf_config(text) if text else None
 
 
-def choose_distribution(flag_values):
-  """Sets --distribution to cluster if TF_CONFIG says so, and checks it.
+def choose_distribution(settings):
+  """Takes --distribution=cluster from TF_CONFIG, and checks it.
+
+  Args:
+    settings: `common.settings.Settings`.
 
   Returns:
-    `Cluster`, or None.
+    (`Cluster` or None, settings with the distribution that is in force).
 
   Raises:
     ValueError: flags or TF_CONFIG cannot be.
   """
-  if not flag_values["distribution"].present and os.environ.get("TF_CONFIG"):
-    flag_values.distribution = mirrored.CLUSTER
-  if flag_values.distribution != mirrored.CLUSTER:
-    return None
+  if not settings.is_given("distribution") and os.environ.get("TF_CONFIG"):
+    settings = settings.replace(distribution=mirrored.CLUSTER)
+  if settings.distribution != mirrored.CLUSTER:
+    return None, settings
   cluster = read_environment()
   if cluster is None:
     raise ValueError("--distribution=cluster needs the environment variable "
                      "TF_CONFIG, which names the members.")
-  if not flag_values.do_train:
+  if not settings.do_train:
     raise ValueError("a cluster (TF_CONFIG) is for --do_train; evaluate and "
                      "predict on one machine, with --distribution=none.")
-  if flag_values.eval_steps:
+  if settings.eval_steps:
     raise ValueError("--eval_steps=%d does not go with a cluster, whose chief "
                      "evaluates at the end; leave it out." %
-                     flag_values.eval_steps)
-  if flag_values.profile:
+                     settings.eval_steps)
+  if settings.profile:
     raise ValueError("--profile does not go with a cluster.")
-  if not flag_values.cluster_timeout > 0:
+  if not settings.cluster_timeout > 0:
     raise ValueError("--cluster_timeout is %s; it must be above 0." %
-                     flag_values.cluster_timeout)
-  return cluster
+                     settings.cluster_timeout)
+  return cluster, settings
 
 
 def read_tf_config(text):
@@ -236,11 +238,10 @@ def code_sha256(root):
   return digest.hexdigest()
 
 
-def identity(flag_values):
+def identity(settings):
   """What the members must have in common: dict that JSON can hold."""
-  flags = {flag.name: flag.value for flag in
-           flag_values.get_flags_for_module(sys.argv[0])
-           if flag.name not in _OWN_FLAGS}
+  flags = {name: value for name, value in settings.to_dict().items()
+           if name not in _OWN_FLAGS}
   return {"flags": flags, "code_sha256": code_sha256(_ROOT),
           "tensorflow": tf.__version__}
 

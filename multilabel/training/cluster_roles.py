@@ -53,7 +53,7 @@ class ClusterRun(loop.Run):
     self._member = member
     self._output_dir = output_dir
     self._keep_checkpoint_max = keep_checkpoint_max
-    self._fingerprint = checkpoint_choice.run_identity(output_dir).fingerprint
+    self._identity = checkpoint_choice.run_identity(output_dir)
     self.checkpoint = checkpoint_choice.recover(output_dir)
     self.checkpoint_step = checkpoint_files.checkpoint_step(self.checkpoint)
     self.state = checkpoint_files.read_run_state(self.checkpoint)

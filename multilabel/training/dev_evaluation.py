@@ -72,7 +72,7 @@ class DevEvaluation(object):
   """
 
   def __init__(self, output_dir, evaluate, steps, num_train_steps, metric,
-               patience, first_step):
+               patience, first_step, run=None):
     """Reads what earlier processes of the run evaluated.
 
     Args:
@@ -86,6 +86,7 @@ class DevEvaluation(object):
         0: it never stops early.
       first_step: int, the step that training goes on from; what was evaluated
         after it will be evaluated again.
+      run: `checkpoint_files.RunIdentity` of the directory; None: it is read.
     """
     self.steps = steps
     self.metric = metric
@@ -93,8 +94,9 @@ class DevEvaluation(object):
     self._evaluate = evaluate
     self._num_train_steps = num_train_steps
     self._patience = patience
-    self._fingerprint = checkpoint_choice.run_identity(output_dir).fingerprint
-    known = checkpoint_choice.read_best(output_dir)
+    run = run or checkpoint_choice.run_identity(output_dir)
+    self._fingerprint = run.fingerprint
+    known = checkpoint_choice.read_best(output_dir, run)
     self._evaluations = [
         collections.OrderedDict(
             (key, float("nan") if value is None else value)
@@ -133,21 +135,12 @@ class DevEvaluation(object):
     best = choose(self._evaluations, self.metric).best
     atomic_files.write_sealed(
         os.path.join(self._output_dir, checkpoint_choice.BEST_CHECKPOINT_FILE),
-        {
-            "fingerprint":
-                self._fingerprint,
-            "checkpoint":
-                "model.ckpt-%d" % best["step"],
-            "step":
-                best["step"],
-            "metric":
-                self.metric,
-            "value":
-                _for_json(best[self.metric]),
-            "evaluations": [{
-                key: _for_json(value) for key, value in values.items()
-            } for values in self._evaluations]
-        })
+        {"fingerprint": self._fingerprint,
+         "checkpoint": "model.ckpt-%d" % best["step"], "step": best["step"],
+         "metric": self.metric, "value": _for_json(best[self.metric]),
+         "evaluations": [
+             {key: _for_json(value) for key, value in values.items()}
+             for values in self._evaluations]})
 
 
 def _for_json(value):

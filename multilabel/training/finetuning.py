@@ -1,6 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run does between its flags and its results."""
+"""One run as an object: what it reads once, and its steps in their order.
 
+    run = Finetuning(settings, model_fn_builder)
+    with run.claim():
+      run.read_examples()
+      run.write_features()
+      with run.start():
+        run.train()
+        run.evaluate("dev")
+        run.predict()
+
+`run_multilabel_classifier.py` makes the settings of flags;
+`multilabel_classifier.py` of keywords, with examples that are in memory.
+"""
+
+import collections
 import contextlib
 import itertools
 import time
@@ -9,12 +23,14 @@ from absl import logging
 
 from multilabel import decisions
 from multilabel import head
+from multilabel.common import command_line
 from multilabel.features import input_pipeline
 from multilabel.features import preparation
 from multilabel.features import record_shards
 from multilabel.storage import checkpoint_choice
 from multilabel.storage import checkpoint_files
 from multilabel.storage import checkpoint_restore
+from multilabel.storage import run_lock
 from multilabel.storage import trained_model
 from multilabel.training import cluster_graph
 from multilabel.training import cluster_members
@@ -25,300 +41,409 @@ from multilabel.training import flag_checks
 from multilabel.training import loop
 from multilabel.training import mirrored
 from multilabel.training import mixed_precision
+from multilabel.training import model_graph
+from multilabel.training import run_claim
 from multilabel.training import run_setup
 from multilabel.training import scoring
 
 
-def plan_training(num_records, flag_values):
-  """Returns (num_train_steps, num_warmup_steps); ValueError: too many."""
-  num_train_steps = max(1, int(
-      steps_per_epoch(num_records, flag_values) *
-      flag_values.num_train_epochs))
+# Steps in all, steps of warmup, steps of one pass over train.
+Plan = collections.namedtuple(
+    "Plan", ["num_train_steps", "num_warmup_steps", "steps_per_epoch"])
+
+
+def count_steps(num_records, settings):
+  """(steps in all, steps per epoch); ValueError: there are too many steps.
+
+  The last step of an epoch may have fewer examples.
+  """
+  per_epoch = -(-num_records // settings.train_batch_size)
+  num_train_steps = max(1, int(per_epoch * settings.num_train_epochs))
   if num_train_steps > flag_checks.MOST_STEPS:
     raise ValueError(
         "--num_train_epochs is %s, which makes %d steps; there may be 2^31 - 1."
-        % (flag_values.num_train_epochs, num_train_steps))
-  return (num_train_steps,
-          int(num_train_steps * flag_values.warmup_proportion))
+        % (settings.num_train_epochs, num_train_steps))
+  return num_train_steps, per_epoch
 
 
-def steps_per_epoch(num_records, flag_values):
-  """The last step of an epoch may have fewer examples."""
-  return -(-num_records // flag_values.train_batch_size)
+def plan_training(num_records, settings):
+  """The `Plan` of so many records."""
+  num_train_steps, per_epoch = count_steps(num_records, settings)
+  return Plan(num_train_steps,
+              int(num_train_steps * settings.warmup_proportion), per_epoch)
 
 
-def make_model_fn(model, num_labels, plan, flag_values, init_checkpoint=None,
-                  output_bias=None):
-  """`model_fn_builder` of a run that flags describe; see `plan_training`."""
-  import run_multilabel_classifier  # pylint: disable=g-import-not-at-top
-  return run_multilabel_classifier.model_fn_builder(
-      bert_config=model.bert_config,
-      num_labels=num_labels,
-      init_checkpoint=init_checkpoint,
-      learning_rate=flag_values.learning_rate,
-      num_train_steps=plan[0],
-      num_warmup_steps=plan[1],
-      use_tpu=False,
-      use_one_hot_embeddings=flag_values.use_one_hot_embeddings,
-      pooling=model.pooling,
-      head_learning_rate=flag_values.head_learning_rate,
-      output_bias=output_bias,
-      random_seed=flag_values.random_seed,
-      adam_bias_correction=flag_values.adam_bias_correction,
-      loss_fn=run_setup.make_loss(model.loss, flag_values.output_dir),
-      skip_nonfinite=flag_values.skip_nonfinite > 0,
-      layer_decay=flag_values.layer_decay,
-      freeze_layers=flag_values.freeze_layers,
-      recompute_layers=flag_values.recompute_layers,
-      scale_loss=(mixed_precision.choose_precision(flag_values) ==
-                  mixed_precision.FLOAT16))
+class Finetuning(object):
+  """A run that trains, evaluates and predicts in its `output_dir`.
 
-
-def make_run(model, label_list, parts, records, flag_values):
-  """Builds the graph and its session: `loop.Run`.
-
-  Without --do_train, and where training is over, it has no training tower.
+  Attributes:
+    settings: `common.settings.Settings`.
+    cluster: `cluster_members.Cluster`, or None on one machine.
+    trained: `trained_model.TrainedModel`, what output_dir holds; None before
+      a new run has written it.
+    model: `run_setup.Model`.
+    labels: list of str, in the order of the outputs.
+    parts: {"train", "dev", "test": `preparation.DataPart`}, those needed.
+    records: {part: (path, `record_file.FeatureStats`)}.
+    plan: `Plan`, None without training.
+    dev: `dev_evaluation.DevEvaluation`, None without.
+    decision: `decisions.DecisionRule`, from probabilities to labels.
+    run: `loop.Run`, the graph and its session, between `start` and its end.
   """
-  train_input_fn, output_bias = None, None
-  num_train_steps = num_warmup_steps = 0
-  checkpoint = None
-  if flag_values.do_train:
-    checkpoint = checkpoint_choice.recover(flag_values.output_dir)
-    scan, (record_file, stats) = parts["train"].scan, records["train"]
-    num_train_steps, num_warmup_steps = plan_training(
-        stats.num_records, flag_values)
-    if flag_values.init_bias_from_prior:
-      output_bias = head.log_odds(
-          scan.label_counts, scan.num_examples)
-    step = checkpoint_files.checkpoint_step(checkpoint)
-    dev = make_dev_evaluation(None, model, label_list, records, flag_values,
-                              step)
-    is_over = step >= num_train_steps or (dev is not None and dev.is_over)
-    log_start(scan, label_list, checkpoint, step, num_train_steps, is_over,
-              flag_values)
-    # A kill may have come before the last evaluation.
-    if not is_over or (dev is not None and dev.is_due(step)):
-      train_input_fn = input_pipeline.file_based_input_fn_builder(
-          record_file, model.max_seq_length, True, False,
-          num_labels=len(label_list), seed=flag_values.random_seed,
-          num_steps=num_train_steps)
-  model_fn = make_model_fn(
-      model, len(label_list), (num_train_steps, num_warmup_steps), flag_values,
-      None if checkpoint else flag_values.init_checkpoint, output_bias)
-  return loop.Run(
-      model_fn, flag_values.output_dir, train_input_fn,
-      flag_values.train_batch_size, flag_values.random_seed,
-      flag_values.keep_checkpoint_max,
-      flag_values.allow_older_checkpoint and not flag_values.do_train,
-      flag_values.gradient_accumulation_steps,
-      mirrored.count_devices(flag_values),
-      mixed_precision.choose_precision(flag_values), flag_values.xla)
 
+  def __init__(self, settings, model_fn_builder, processor=None):
+    """Checks the settings; reads nothing yet.
 
-def make_member(cluster, model, num_labels, record_file, num_records,
-                flag_values):
-  """`cluster_graph.Member` of chief or worker."""
-  plan = plan_training(num_records, flag_values)
-  return cluster_graph.make_member(
-      cluster, make_model_fn(model, num_labels, plan, flag_values),
-      record_file, num_labels, plan[0], flag_values)
+    Args:
+      settings: `common.settings.Settings`.
+      model_fn_builder: that of `run_multilabel_classifier`.
+      processor: `processors.DataProcessor`; None: the settings name it.
 
+    Raises:
+      ValueError: settings that are invalid, or do not go together.
+    """
+    self.cluster, self.settings = cluster_members.choose_distribution(settings)
+    flag_checks.check_flags(self.settings)
+    flag_checks.check_evaluation_flags(self.settings)
+    self._model_fn_builder = model_fn_builder
+    self._processor = processor
+    self._is_time_over = time_limit(self.settings)
+    self.trained = self.model = self.labels = self.plan = None
+    self.dev = self.decision = self.run = None
+    self.parts, self.records = {}, {}
 
-def lead_cluster(cluster, model, label_list, parts, records, flag_values,
-                 is_time_over):
-  """The chief's training; its weights start as those of a single process."""
-  record_file, stats = records["train"]
-  if checkpoint_choice.recover(flag_values.output_dir) is None:
-    with make_run(model, label_list, parts, records, flag_values) as run:
-      run.save(0)
-  member = make_member(cluster, model, len(label_list), record_file,
-                       stats.num_records, flag_values)
-  cluster_roles.lead(
-      member, cluster_members.identity(flag_values), flag_values.output_dir,
-      flag_values.keep_checkpoint_max,
-      lambda run: train(run, model, label_list, parts, records, flag_values,
-                        is_time_over))
+  def __repr__(self):
+    return "Finetuning(output_dir=%r)" % self.settings.output_dir
 
+  @property
+  def is_helper(self):
+    """Whether this process works for the chief of a cluster."""
+    return self.cluster is not None and self.cluster.job != "chief"
 
-def join_cluster(cluster, flag_values):
-  """What a worker, or a ps, does: all of it."""
-  output_dir, seconds = flag_values.output_dir, flag_values.cluster_timeout
-  there = cluster_members.wait_for_chief(cluster, output_dir, seconds)
-  cluster_members.check_identity(
-      cluster_members.identity(flag_values), there["identity"], cluster)
-  if there["state"] == cluster_members.FINISHED:
-    logging.info("The run is finished.")
-  elif cluster.job == "ps":
-    cluster_roles.serve(cluster, output_dir, seconds)
-  else:
-    record_file = preparation.record_path(output_dir, "train")
-    with contextlib.closing(record_shards.open_records(record_file)) as rows:
-      num_records = len(rows)
-    cluster_roles.work(make_member(
-        cluster, run_setup.choose_model(flag_values),
-        len(trained_model.read(output_dir).labels), record_file, num_records,
-        flag_values), output_dir)
+  @contextlib.contextmanager
+  def claim(self):
+    """Locks output_dir and reads it, once; a context manager.
 
+    Raises:
+      ValueError: the directory is not the run's to take, or there is nothing
+        to go on from.
+    """
+    settings = self.settings
+    if not settings.do_train and not run_lock.is_trained(settings.output_dir):
+      raise ValueError("output_dir %s has no trained model; train first "
+                       "(--do_train)." % settings.output_dir)
+    run_lock.check_output_dir(settings.output_dir)
+    with run_lock.lock(settings.output_dir):
+      self.trained = run_claim.read_directory(settings)
+      self.model = run_setup.choose_model(
+          settings, None if settings.do_train else self.trained)
+      flag_checks.check_layer_flags(
+          settings, self.model.bert_config.num_hidden_layers)
+      yield self
 
-def make_dev_evaluation(run, model, label_list, records, flag_values,
-                        first_step):
-  """Evaluation on dev while training: `DevEvaluation`, or None."""
-  if not run_setup.evaluates_while_training(flag_values):
-    return None
-  num_records = records["train"][1].num_records
+  def read_examples(self):
+    """Reads and checks the data, then writes what describes the run.
 
-  def evaluate_part(name, should_stop, most=None):
-    path, _ = records[name]
-    with contextlib.closing(record_shards.open_records(path, most)) as rows:
-      return evaluation.run_part(
-          run, rows, flag_values.eval_batch_size, len(label_list),
-          model.long_text.pooling, should_stop)
+    Raises:
+      ValueError: the data are broken, or output_dir is of another run.
+    """
+    settings = self.settings
+    if self._processor is None:
+      self._processor = run_setup.make_processor(settings)
+    self.labels = run_setup.choose_labels(self._processor, settings,
+                                          self.trained)
+    if settings.do_train and settings.init_checkpoint:
+      run_setup.check_init_checkpoint(self.model, len(self.labels),
+                                      settings.init_checkpoint)
+    self.parts = preparation.read_parts(
+        self._processor, self.labels, self.model, settings)
+    if settings.do_train:
+      # Or refuse; there may be more records than examples, never fewer.
+      count_steps(self.parts["train"].scan.num_examples, settings)
+    self.trained = run_claim.settle(self.trained, self.model, self.labels,
+                                    self.parts, settings)
+    self.decision = run_setup.choose_decision(settings, self.trained)
 
-  def evaluate_now(should_stop):
+  def write_features(self):
+    """Writes the record files of the parts, or finds them; plans the run."""
+    self.records = preparation.write_features(
+        self.parts, self.labels, self.model, self.settings.output_dir)
+    if self.settings.do_train:
+      self.plan = plan_training(self.records["train"][1].num_records,
+                                self.settings)
+
+  @contextlib.contextmanager
+  def start(self):
+    """Builds the graph and its session: `run`; a context manager."""
+    if self.cluster is not None:
+      self._lead_cluster()
+    with self._make_run() as self.run:
+      yield self.run
+    self.run = None
+
+  def train(self):
+    """Trains, with evaluations on dev in between; then takes the best weights.
+
+    Raises:
+      See `loop.train`.
+    """
+    if self.run.train_spec is None:
+      # Training is over, and what is left has to be done in one go.
+      self._is_time_over = None
+    self._train(self.run)
+    self.run.use_best_checkpoint()
+
+  def evaluate(self, name):
+    """Evaluates a labelled part and writes its results.
+
+    On dev the thresholds are found here, if they are to be.
+
+    Args:
+      name: str, "dev" or "test".
+
+    Returns:
+      `evaluation.Outputs`.
+    """
+    settings, part = self.settings, self.parts[name]
+    left_out = part.scan.unlabelled
+    with self._telling_of_time(), self._open(name) as records:
+      scored = (input_pipeline.RecordsWithout(records, left_out)
+                if len(left_out) else records)
+      outputs = evaluation.run_part(
+          self.run, scored, settings.eval_batch_size, len(self.labels),
+          self.model.long_text.pooling, self._is_time_over)
+    if name == "dev" and settings.threshold in run_setup.TUNED_THRESHOLDS:
+      self.decision = evaluation.tune(
+          outputs, self.decision, settings.threshold, self.labels,
+          settings.min_precision)
+    result = evaluation.results(outputs, self.decision, self.labels)
+    if len(left_out):
+      logging.info("%s of %s texts of %s are not labelled and left out of its "
+                   "scores", "{:,}".format(len(left_out)),
+                   "{:,}".format(part.scan.num_examples), name)
+      result["num_texts_left_out"] = len(left_out)
+    evaluation.write_results(name, result, self.run.checkpoint_step,
+                             settings.output_dir)
+    if name == "dev":
+      evaluation.write_predictions(
+          name, part.examples(), outputs, self.decision, self.labels,
+          settings.output_dir, decisions.parse(settings.probabilities))
+    return outputs
+
+  def store_decision(self):
+    """Keeps the decision rule in output_dir, if the settings spoke of it."""
+    self.trained = trained_model.update_decision(
+        self.trained, run_setup.threshold_kind(self.settings, self.trained),
+        self.decision)
+
+  def predict(self):
+    """Predicts the test set and writes the files of results."""
+    settings = self.settings
+    examples = iter(self.parts["test"].examples())
+    with self._telling_of_time(), self._open("test") as records, \
+        evaluation.PredictionWriter(
+            "test", self.decision, self.labels, settings.output_dir, True,
+            decisions.parse(settings.probabilities)) as writer:
+      for window in scoring.predict(
+          self.run, records, settings.predict_batch_size, len(self.labels),
+          self.model.long_text.pooling, self._is_time_over):
+        writer.write(examples, window)
+    logging.info("***** Predictions on test: %s, %s *****",
+                 " and ".join(writer.paths), self.decision.describe())
+
+  def join_cluster(self):
+    """Does all that a worker, or a ps, has to do."""
+    cluster, settings = self.cluster, self.settings
+    output_dir, seconds = settings.output_dir, settings.cluster_timeout
+    there = cluster_members.wait_for_chief(cluster, output_dir, seconds)
+    cluster_members.check_identity(
+        cluster_members.identity(settings), there["identity"], cluster)
+    if there["state"] == cluster_members.FINISHED:
+      logging.info("The run is finished.")
+    elif cluster.job == "ps":
+      cluster_roles.serve(cluster, output_dir, seconds)
+    else:
+      self.trained = trained_model.read(output_dir)
+      self.model = run_setup.choose_model(settings)
+      self.labels = self.trained.labels
+      record_file = preparation.record_path(output_dir, "train")
+      with contextlib.closing(record_shards.open_records(record_file)) as rows:
+        self.plan = plan_training(len(rows), settings)
+      cluster_roles.work(self._make_member(record_file), output_dir)
+
+  def _lead_cluster(self):
+    """The chief's training; its weights start as those of a single process."""
+    settings = self.settings
+    if checkpoint_choice.recover(settings.output_dir,
+                                 self.trained.identity) is None:
+      with self._make_run() as run:
+        run.save(0)
+    cluster_roles.lead(
+        self._make_member(self.records["train"][0]),
+        cluster_members.identity(settings), settings.output_dir,
+        settings.keep_checkpoint_max, self._train)
+
+  def _make_member(self, record_file):
+    """`cluster_graph.Member` of chief or worker."""
+    return cluster_graph.make_member(
+        self.cluster, self._make_model_fn(), record_file, len(self.labels),
+        self.plan.num_train_steps, self.settings)
+
+  def _make_model_fn(self, init_checkpoint=None, output_bias=None):
+    """Calls `model_fn_builder` with what the run is."""
+    settings, plan = self.settings, self.plan or Plan(0, 0, 0)
+    return self._model_fn_builder(
+        self.model.bert_config, len(self.labels), init_checkpoint,
+        settings.learning_rate, plan.num_train_steps, plan.num_warmup_steps,
+        use_tpu=False,
+        use_one_hot_embeddings=settings.use_one_hot_embeddings,
+        settings=model_graph.GraphSettings(
+            pooling=self.model.pooling,
+            head_learning_rate=settings.head_learning_rate,
+            output_bias=output_bias,
+            random_seed=settings.random_seed,
+            adam_bias_correction=settings.adam_bias_correction,
+            loss_fn=run_setup.make_loss(self.model.loss, self.trained),
+            skip_nonfinite=settings.skip_nonfinite > 0,
+            layer_decay=settings.layer_decay,
+            freeze_layers=settings.freeze_layers,
+            recompute_layers=settings.recompute_layers,
+            scale_loss=(mixed_precision.choose_precision(settings) ==
+                        mixed_precision.FLOAT16)))
+
+  def _make_run(self):
+    """Builds the graph and its session: `loop.Run`.
+
+    Without --do_train, and where training is over, it has no training tower.
+    """
+    settings, checkpoint = self.settings, None
+    train_input_fn, output_bias = None, None
+    if settings.do_train:
+      checkpoint = checkpoint_choice.recover(settings.output_dir,
+                                             self.trained.identity)
+      step = checkpoint_files.checkpoint_step(checkpoint)
+      scan = self.parts["train"].scan
+      if settings.init_bias_from_prior:
+        output_bias = head.log_odds(scan.label_counts, scan.num_examples)
+      self.dev = self._make_dev_evaluation(step)
+      is_over = step >= self.plan.num_train_steps or (
+          self.dev is not None and self.dev.is_over)
+      self._log_start(checkpoint, step, is_over)
+      # A kill may have come before the last evaluation.
+      if not is_over or (self.dev is not None and self.dev.is_due(step)):
+        train_input_fn = input_pipeline.file_based_input_fn_builder(
+            self.records["train"][0], self.model.max_seq_length, True, False,
+            num_labels=len(self.labels), seed=settings.random_seed,
+            num_steps=self.plan.num_train_steps)
+    return loop.Run(
+        self._make_model_fn(
+            None if checkpoint else settings.init_checkpoint, output_bias),
+        settings.output_dir, train_input_fn, settings.train_batch_size,
+        settings.random_seed, settings.keep_checkpoint_max,
+        settings.allow_older_checkpoint and not settings.do_train,
+        settings.gradient_accumulation_steps,
+        mirrored.count_devices(settings),
+        mixed_precision.choose_precision(settings), settings.xla,
+        self.trained.identity)
+
+  def _make_dev_evaluation(self, first_step):
+    """Evaluation on dev while training: `DevEvaluation`, or None."""
+    settings = self.settings
+    if not run_setup.evaluates_while_training(settings):
+      return None
+    return dev_evaluation.DevEvaluation(
+        settings.output_dir, self._evaluate_now,
+        settings.eval_steps or self.plan.steps_per_epoch,
+        self.plan.num_train_steps,
+        evaluation.full_metric_name(settings.metric_for_best),
+        settings.early_stopping_patience, first_step, self.trained.identity)
+
+  def _evaluate_now(self, should_stop):
     """One evaluation: dev, and the first train examples if they are asked."""
-    scores = evaluation.dev_scores(evaluate_part("dev", should_stop),
-                                   label_list)
-    if flag_values.eval_train_sample:
-      sample = evaluation.dev_scores(
-          evaluate_part("train", should_stop, flag_values.eval_train_sample),
-          label_list, "train_")
+    def score(name, prefix="", most=None):
+      with self._open(name, most) as records:
+        return evaluation.dev_scores(
+            evaluation.run_part(
+                self.run, records, self.settings.eval_batch_size,
+                len(self.labels), self.model.long_text.pooling, should_stop),
+            self.labels, prefix)
+
+    scores = score("dev")
+    if self.settings.eval_train_sample:
+      sample = score("train", "train_", self.settings.eval_train_sample)
       scores.values.update(sample.values)
       scores.summaries.extend(sample.summaries)
     return scores
 
-  return dev_evaluation.DevEvaluation(
-      flag_values.output_dir, evaluate_now,
-      flag_values.eval_steps or steps_per_epoch(num_records, flag_values),
-      plan_training(num_records, flag_values)[0],
-      evaluation.full_metric_name(flag_values.metric_for_best),
-      flag_values.early_stopping_patience, first_step)
+  def _log_start(self, checkpoint, step, is_over):
+    """Says from what, and on what, training starts."""
+    scan, num_train_steps = self.parts["train"].scan, self.plan.num_train_steps
+    logging.info("***** Training *****")
+    logging.info("  %s examples, %d labels, batches of %d, %d steps",
+                 "{:,}".format(scan.num_examples), len(self.labels),
+                 self.settings.train_batch_size, num_train_steps)
+    unseen = [label for label, count in zip(self.labels, scan.label_counts)
+              if not count]
+    if unseen:
+      logging.warning(
+          "  no train example has the label%s %s",
+          "s" if len(unseen) > 1 else "", checkpoint_restore.some_names(
+              unseen, evaluation.MAX_LOGGED_LABELS))
+    if checkpoint:
+      logging.info("  %s step %d of %d, found in %s",
+                   "already finished:" if is_over else "going on from", step,
+                   num_train_steps, checkpoint)
+    elif not self.settings.init_checkpoint:
+      logging.warning("  no --init_checkpoint: training from scratch, from "
+                      "random weights")
+
+  def _train(self, run):
+    """Trains with the session of a `loop.Run`."""
+    settings = self.settings
+    loop.train(
+        run, self.plan.num_train_steps, settings.save_checkpoints_steps,
+        settings.log_steps, settings.train_batch_size, self.dev,
+        settings.skip_nonfinite, self._is_time_over, self._describe_batch,
+        settings.profile)
+
+  def _describe_batch(self, step, most=10):
+    """Names the examples of a step's batch, the first `most` of them."""
+    with self._open("train") as records:
+      epoch, number = divmod(step, self.plan.steps_per_epoch)
+      rows = input_pipeline.epoch_batches(
+          records.lengths, self.settings.train_batch_size,
+          self.settings.random_seed, epoch)[number]
+      texts = sorted(set(int(text) for text in records.texts[rows]))
+    named = texts[:most]
+    examples = enumerate(itertools.islice(
+        self.parts["train"].examples(), named[-1] + 1))
+    return "a batch of %d example%s (id %s%s)" % (
+        len(texts), "" if len(texts) == 1 else "s",
+        ", ".join(str(example.guid) for number, example in examples
+                  if number in named), ", ..." if len(texts) > most else "")
+
+  def _open(self, name, most=None):
+    """The records of a part, to be closed by `with`."""
+    return contextlib.closing(
+        record_shards.open_records(self.records[name][0], most))
+
+  @contextlib.contextmanager
+  def _telling_of_time(self):
+    """Says what to do when --max_runtime ends an evaluation."""
+    try:
+      yield
+    except dev_evaluation.EvaluationStopped:
+      raise command_line.OutOfTime(
+          "--max_runtime is over while evaluating; %s." % (
+              "training is done, and the same command does the rest, "
+              "however long it takes" if self.settings.do_train else
+              "raise it, since the same command begins anew"))
 
 
-def log_start(scan, label_list, checkpoint, step, num_train_steps, is_over,
-              flag_values):
-  """Says from what, and on what, training starts."""
-  logging.info("***** Training *****")
-  logging.info("  %s examples, %d labels, batches of %d, %d steps",
-               "{:,}".format(scan.num_examples), len(label_list),
-               flag_values.train_batch_size, num_train_steps)
-  unseen = [label for label, count in zip(label_list, scan.label_counts)
-            if not count]
-  if unseen:
-    logging.warning(
-        "  no train example has the label%s %s", "s" if len(unseen) > 1 else "",
-        checkpoint_restore.some_names(unseen, evaluation.MAX_LOGGED_LABELS))
-  if checkpoint:
-    logging.info("  %s step %d of %d, found in %s",
-                 "already finished:" if is_over else "going on from", step,
-                 num_train_steps, checkpoint)
-  elif not flag_values.init_checkpoint:
-    logging.warning("  no --init_checkpoint: training from scratch, from "
-                    "random weights")
-
-
-def train(run, model, label_list, parts, records, flag_values, is_time_over):
-  """Trains, with evaluations on dev in between."""
-  record_file, stats = records["train"]
-  loop.train(
-      run, plan_training(stats.num_records, flag_values)[0],
-      flag_values.save_checkpoints_steps, flag_values.log_steps,
-      flag_values.train_batch_size,
-      make_dev_evaluation(run, model, label_list, records, flag_values,
-                          run.checkpoint_step),
-      flag_values.skip_nonfinite, is_time_over,
-      lambda step: describe_batch(step, parts["train"], record_file,
-                                  flag_values), flag_values.profile)
-
-
-def describe_batch(step, part, record_file, flag_values, most=10):
-  """Names the examples of a step's batch, the first `most` of them."""
-  with contextlib.closing(record_shards.open_records(record_file)) as records:
-    epoch, number = divmod(step, steps_per_epoch(len(records), flag_values))
-    rows = input_pipeline.epoch_batches(
-        records.lengths, flag_values.train_batch_size, flag_values.random_seed,
-        epoch)[number]
-    texts = sorted(set(int(text) for text in records.texts[rows]))
-  named = texts[:most]
-  ids = [str(example.guid) for number, example in enumerate(itertools.islice(
-      part.examples(), named[-1] + 1)) if number in named]
-  return "a batch of %d example%s (id %s%s)" % (
-      len(texts), "" if len(texts) == 1 else "s", ", ".join(ids),
-      ", ..." if len(texts) > most else "")
-
-
-def evaluate(run, model, part, record_file, label_list, decision,
-             flag_values, is_time_over=None):
-  """Evaluates a labelled part and writes its results.
-
-  Returns:
-    (`evaluation.Outputs`, `DecisionRule`): on dev the thresholds are found
-    here, if they are to be.
-  """
-  left_out = part.scan.unlabelled
-  with contextlib.closing(record_shards.open_records(record_file)) as records:
-    scored = (input_pipeline.RecordsWithout(records, left_out)
-              if len(left_out) else records)
-    outputs = evaluation.run_part(run, scored, flag_values.eval_batch_size,
-                                  len(label_list), model.long_text.pooling,
-                                  is_time_over)
-  if part.name == "dev" and (
-      flag_values.threshold in run_setup.TUNED_THRESHOLDS):
-    decision = evaluation.tune(outputs, decision, flag_values.threshold,
-                               label_list, flag_values.min_precision)
-  result = evaluation.results(outputs, decision, label_list)
-  if len(left_out):
-    logging.info("%s of %s texts of %s are not labelled and left out of its "
-                 "scores", "{:,}".format(len(left_out)),
-                 "{:,}".format(part.scan.num_examples), part.name)
-    result["num_texts_left_out"] = len(left_out)
-  evaluation.write_results(part.name, result, run.checkpoint_step,
-                           flag_values.output_dir)
-  return outputs, decision
-
-
-def predict(run, model, part, record_file, label_list, decision, flag_values,
-            is_time_over=None):
-  """Predicts the test set and writes the two files of results."""
-  examples = iter(part.examples())
-  with contextlib.closing(
-      record_shards.open_records(record_file)) as records, \
-      evaluation.PredictionWriter("test", decision, label_list,
-                                  flag_values.output_dir, True,
-                                  decisions.parse(
-                                      flag_values.probabilities)) as writer:
-    for window in scoring.predict(
-        run, records, flag_values.predict_batch_size, len(label_list),
-        model.long_text.pooling, is_time_over):
-      writer.write(examples, window)
-  logging.info("***** Predictions on test: %s, %s *****",
-               " and ".join(writer.paths), decision.describe())
-
-
-def time_limit(flag_values):
+def time_limit(settings):
   """A function that says whether --max_runtime is over; None: no limit."""
-  seconds = flag_checks.parse_runtime(flag_values.max_runtime)
+  seconds = flag_checks.parse_runtime(settings.max_runtime)
   if seconds is None:
     return None
   end = time.monotonic() + seconds
   return lambda: time.monotonic() >= end
-
-
-def write_outputs(run, model, label_list, parts, records, flag_values,
-                  is_time_over):
-  """Evaluates and predicts what the flags ask for."""
-  decision = run_setup.choose_decision(flag_values)
-  which = decisions.parse(flag_values.probabilities)
-  if flag_values.do_eval:
-    outputs, decision = evaluate(
-        run, model, parts["dev"], records["dev"][0], label_list, decision,
-        flag_values, is_time_over)
-    evaluation.write_predictions(
-        "dev", parts["dev"].examples(), outputs, decision, label_list,
-        flag_values.output_dir, which)
-  run_setup.store_decision(decision, flag_values)
-  if flag_values.do_test:
-    evaluate(run, model, parts["test"], records["test"][0], label_list,
-             decision, flag_values, is_time_over)
-  if flag_values.do_predict:
-    predict(run, model, parts["test"], records["test"][0], label_list,
-            decision, flag_values, is_time_over)

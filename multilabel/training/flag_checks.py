@@ -10,21 +10,21 @@ from multilabel.training import mixed_precision
 from multilabel.training import run_setup
 
 
-def check_distribution_flags(flag_values):
+def check_distribution_flags(settings):
   """Raises ValueError for flags that cannot work together."""
-  num_devices = flag_values.num_devices
-  if num_devices is not None and flag_values.distribution != mirrored.MIRRORED:
+  num_devices = settings.num_devices
+  if num_devices is not None and settings.distribution != mirrored.MIRRORED:
     raise ValueError("--num_devices needs --distribution=mirrored.")
   if num_devices is not None and num_devices < 1:
     raise ValueError("--num_devices is %d; it must be 1 or more." %
                      num_devices)
-  parts, size = (flag_values.gradient_accumulation_steps,
-                 flag_values.train_batch_size)
-  if parts > 1 and flag_values.distribution == mirrored.CLUSTER:
+  parts, size = (settings.gradient_accumulation_steps,
+                 settings.train_batch_size)
+  if parts > 1 and settings.distribution == mirrored.CLUSTER:
     raise ValueError("--gradient_accumulation_steps=%d does not go with "
                      "several machines; leave it or --distribution=cluster "
                      "out." % parts)
-  devices = mirrored.count_devices(flag_values)
+  devices = mirrored.count_devices(settings)
   if size % (parts * devices):
     raise ValueError(
         "--train_batch_size is %d, which %d devices%s do not divide; take %s." %
@@ -33,10 +33,10 @@ def check_distribution_flags(flag_values):
          multiples_near(size, parts * devices)))
 
 
-def check_accumulation_flags(flag_values):
+def check_accumulation_flags(settings):
   """Raises ValueError for a batch that cannot be divided as is asked."""
-  parts, size = (flag_values.gradient_accumulation_steps,
-                 flag_values.train_batch_size)
+  parts, size = (settings.gradient_accumulation_steps,
+                 settings.train_batch_size)
   if parts < 1:
     raise ValueError("--gradient_accumulation_steps is %d; it must be 1 or "
                      "more." % parts)
@@ -53,27 +53,27 @@ def multiples_near(size, parts):
       size // parts, size // parts + 1) if number)
 
 
-def check_layer_flags(flag_values, num_layers):
+def check_layer_flags(settings, num_layers):
   """Raises ValueError for what a model of so many layers cannot have."""
-  frozen = flag_values.freeze_layers
+  frozen = settings.freeze_layers
   if frozen is not None and not 0 <= frozen <= num_layers:
     raise ValueError(
         "--freeze_layers is %d; it must be from 0 (the embeddings alone) to "
         "%d, the number of layers of this model." % (frozen, num_layers))
-  if not 0 < flag_values.layer_decay <= 1:
+  if not 0 < settings.layer_decay <= 1:
     raise ValueError("--layer_decay is %s; it must be above 0 and at most 1." %
-                     flag_values.layer_decay)
+                     settings.layer_decay)
 
 
-def check_precision_flags(flag_values):
+def check_precision_flags(settings):
   """Raises ValueError for flags that this machine, or others, do not allow."""
   for name in ("amp", "xla"):
-    if flag_values[name].value and flag_values.distribution != "none":
+    if settings[name] and settings.distribution != "none":
       raise ValueError("--%s does not go with several devices; leave it or "
                        "--distribution=%s out." % (
-                           name, flag_values.distribution))
-  mixed_precision.choose_precision(flag_values)
-  if flag_values.xla and flag_values.recompute_layers:
+                           name, settings.distribution))
+  mixed_precision.choose_precision(settings)
+  if settings.xla and settings.recompute_layers:
     raise ValueError("--xla does not go with --recompute_layers: it merges "
                      "what was to be computed again; leave one of them out.")
 
@@ -86,53 +86,53 @@ TPU_FLAGS = ("use_tpu", "tpu_name", "tpu_zone", "gcp_project", "master",
 MOST_STEPS = 2 ** 31 - 1
 
 
-def check_flags(flag_values):
+def check_flags(settings):
   """Raises ValueError for flags that cannot work, before any work is done."""
   for name in TPU_FLAGS:
-    if flag_values[name].present and flag_values[name].value is not False:
+    if settings.is_given(name) and settings[name] is not False:
       raise ValueError("--%s: TPUs are not supported; leave the flag out." %
                        name)
-  if not (flag_values.do_train or flag_values.do_eval or
-          flag_values.do_test or flag_values.do_predict):
+  if not (settings.do_train or settings.do_eval or
+          settings.do_test or settings.do_predict):
     raise ValueError("at least one of --do_train, --do_eval, --do_test, "
                      "--do_predict must be given.")
   required = ["data_dir", "output_dir"]
-  if flag_values.do_train:
+  if settings.do_train:
     required += ["bert_config_file", "vocab_file"]
   for name in required:
-    if not flag_values[name].value:
+    if not settings[name]:
       raise ValueError("--%s must be given." % name)
   for name in ("train_batch_size", "eval_batch_size", "predict_batch_size",
                "save_checkpoints_steps", "log_steps"):
-    if flag_values[name].value < 1:
+    if settings[name] < 1:
       raise ValueError("--%s is %d; it must be 1 or more." % (
-          name, flag_values[name].value))
+          name, settings[name]))
   for name in ("keep_checkpoint_max", "max_train_examples", "eval_steps",
                "early_stopping_patience", "eval_train_sample", "top_k",
                "skip_nonfinite"):
-    if (flag_values[name].value or 0) < 0:
+    if (settings[name] or 0) < 0:
       raise ValueError("--%s is %d; it must be 0 or more." % (
-          name, flag_values[name].value))
+          name, settings[name]))
   for name in ("max_train_examples", "num_train_epochs", "train_batch_size",
                "eval_batch_size", "predict_batch_size", "eval_steps",
                "save_checkpoints_steps", "log_steps", "eval_train_sample"):
-    if (flag_values[name].value or 0) > MOST_STEPS:
+    if (settings[name] or 0) > MOST_STEPS:
       raise ValueError("--%s is %s; it must be 2^31 - 1 at most." % (
-          name, flag_values[name].value))
-  check_accumulation_flags(flag_values)
-  check_distribution_flags(flag_values)
-  check_precision_flags(flag_values)
-  parse_runtime(flag_values.max_runtime)
+          name, settings[name]))
+  check_accumulation_flags(settings)
+  check_distribution_flags(settings)
+  check_precision_flags(settings)
+  parse_runtime(settings.max_runtime)
   for name in ("learning_rate", "head_learning_rate", "num_train_epochs"):
-    value = flag_values[name].value
+    value = settings[name]
     if value is not None and not 0 < value < float("inf"):
       raise ValueError("--%s is %s; it must be above 0." % (name, value))
-  if not 0 <= flag_values.warmup_proportion <= 1:
+  if not 0 <= settings.warmup_proportion <= 1:
     raise ValueError("--warmup_proportion is %s; it must be from 0 to 1." %
-                     flag_values.warmup_proportion)
-  if not 0 <= flag_values.random_seed < 2 ** 31:
+                     settings.warmup_proportion)
+  if not 0 <= settings.random_seed < 2 ** 31:
     raise ValueError("--random_seed is %d; it must be from 0 to 2^31 - 1." %
-                     flag_values.random_seed)
+                     settings.random_seed)
 
 
 def parse_runtime(text):
@@ -148,17 +148,17 @@ def parse_runtime(text):
   return seconds
 
 
-def check_evaluation_flags(flag_values):
+def check_evaluation_flags(settings):
   """Raises ValueError for flags of evaluation that cannot work."""
-  which = decisions.parse(flag_values.probabilities)
-  if flag_values.report and which != decisions.ALL:
+  which = decisions.parse(settings.probabilities)
+  if settings.report and which != decisions.ALL:
     raise ValueError("--report needs --probabilities=all.")
-  threshold = flag_values.threshold
+  threshold = settings.threshold
   if threshold in run_setup.TUNED_THRESHOLDS:
-    if not flag_values.do_eval:
+    if not settings.do_eval:
       raise ValueError("--threshold=%s needs --do_eval: thresholds are found "
                        "on the dev set." % threshold)
-  elif flag_values.min_precision is not None:
+  elif settings.min_precision is not None:
     raise ValueError("--min_precision needs --threshold=tune or "
                      "tune_per_label.")
   else:
@@ -170,16 +170,16 @@ def check_evaluation_flags(flag_values):
       raise ValueError("--threshold is %s; it must be a number from 0 to 1, "
                        "tune or tune_per_label." % threshold)
   for name in ("min_precision", "label_smoothing"):
-    value = flag_values[name].value
+    value = settings[name]
     if value is not None and not 0 <= value <= 1:
       raise ValueError("--%s is %s; it must be from 0 to 1." % (name, value))
-  evaluation.full_metric_name(flag_values.metric_for_best)
-  if not run_setup.evaluates_while_training(flag_values):
+  evaluation.full_metric_name(settings.metric_for_best)
+  if not run_setup.evaluates_while_training(settings):
     for name in ("early_stopping_patience", "eval_train_sample"):
-      if flag_values[name].value:
+      if settings[name]:
         raise ValueError("--%s needs evaluation while training: --do_train, "
                          "--do_eval, and --eval_steps not 0." % name)
   for loss, names in sorted(run_setup.LOSS_FLAGS.items()):
     for name in names:
-      if flag_values[name].present and flag_values.loss != loss:
+      if settings.is_given(name) and settings.loss != loss:
         raise ValueError("--%s needs --loss=%s." % (name, loss))

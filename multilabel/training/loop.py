@@ -57,7 +57,7 @@ class Run(object):
   def __init__(self, model_fn, output_dir, train_input_fn=None,
                train_batch_size=None, random_seed=0, keep_checkpoint_max=5,
                allow_older_checkpoint=False, num_parts=1, num_devices=1,
-               precision=None, use_xla=False):
+               precision=None, use_xla=False, identity=None):
     """Builds the graph and restores a checkpoint, if there is one.
 
     To train it is the newest; else the best on dev, if one was chosen.
@@ -77,6 +77,8 @@ class Run(object):
       num_devices: int, see `mirrored`.
       precision: str or None, see `mixed_precision.configure_session`.
       use_xla: bool, whether XLA compiles the training step.
+      identity: `checkpoint_files.RunIdentity` of the directory; None: it is
+        read.
 
     Raises:
       ValueError: there is nothing to train and no checkpoint either, or the
@@ -84,11 +86,13 @@ class Run(object):
     """
     self._output_dir = output_dir
     self._keep_checkpoint_max = keep_checkpoint_max
-    self._fingerprint = checkpoint_choice.run_identity(output_dir).fingerprint
-    self.checkpoint = (checkpoint_choice.prediction_checkpoint(
-        output_dir, allow_older_checkpoint) if train_input_fn is None else
-                       checkpoint_choice.latest_checkpoint(output_dir))
-    first_step = checkpoint_step(self.checkpoint)
+    self._identity = identity or checkpoint_choice.run_identity(output_dir)
+    self.checkpoint = (
+        checkpoint_choice.prediction_checkpoint(
+            output_dir, allow_older_checkpoint, run=self._identity)
+        if train_input_fn is None else
+        checkpoint_choice.latest_checkpoint(output_dir, self._identity))
+    self.checkpoint_step = checkpoint_step(self.checkpoint)
     self.state = checkpoint_files.read_run_state(self.checkpoint)
     if self.checkpoint is None and train_input_fn is None:
       raise ValueError("output_dir %s has no checkpoint; train first "
@@ -99,37 +103,18 @@ class Run(object):
       tf.set_random_seed(random_seed)
       self.global_step = tf.train.get_or_create_global_step()
     with self.graph.as_default(), mirrored.scope(strategy):
+      local_initializers = []
       self.train_spec = None
       if train_input_fn is not None:
         dataset = train_input_fn(
-            {"batch_size": train_batch_size, "first_step": first_step,
-             "num_parts": num_parts})
-        iterator = tf.data.make_initializable_iterator(dataset)
-        features = iterator.get_next()
-        with mixed_precision.compiled(use_xla):
-          self.train_spec = model_fn(
-              features, TRAIN, mirrored.model_params(strategy))
-        # What is fetched with a batch, or with each part of one.
-        self.batch_fetches = {
-            "shape": tf.shape(features["input_ids"]),
-            "num_tokens": tf.reduce_sum(features["input_mask"])}
-        if self.train_spec.accumulate_op is not None:
-          self.batch_fetches.update(
-              accumulate_op=self.train_spec.accumulate_op,
-              is_last_part=features[batch_parts.IS_LAST])
-      with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
-        self.towers = mirrored.on_each_device(
-            strategy, lambda: model_fn(None, EVAL, {}).inference)
-      self.inference = self.towers[0]
-      # What is removed is decided here, by what the directory holds.
-      self._saver = tf.train.Saver(max_to_keep=0, save_relative_paths=True)
-      self._check_weights = tf.group(*[
-          tf.debugging.check_numerics(variable, variable.op.name)
-          for variable in tf.global_variables()
-          if variable.dtype.base_dtype.is_floating])
+            {"batch_size": train_batch_size,
+             "first_step": self.checkpoint_step, "num_parts": num_parts})
+        local_initializers.append(self._build_training(
+            model_fn, dataset, strategy, use_xla))
+      self._build_inference(model_fn, strategy)
       # A session must not see a graph that is changed later.
-      initializers = (tf.global_variables_initializer(),
-                      tf.local_variables_initializer())
+      initializer = tf.global_variables_initializer()
+      local_initializers.append(tf.local_variables_initializer())
       self.session = tf.Session(
           graph=self.graph,
           config=mixed_precision.configure_session(
@@ -137,13 +122,42 @@ class Run(object):
               precision))
       self.stepper = self.session
       if self.checkpoint is None:
-        self.session.run(initializers[0])
+        self.session.run(initializer)
       else:
         self._restore(self.checkpoint)
       if self.train_spec is not None:
-        self.session.run([iterator.initializer, initializers[1]])
+        self.session.run(local_initializers)
       self.graph.finalize()
-    self.checkpoint_step = first_step
+
+  def _build_training(self, model_fn, dataset, strategy, use_xla):
+    """Builds the training tower; returns what initializes its iterator."""
+    iterator = tf.data.make_initializable_iterator(dataset)
+    features = iterator.get_next()
+    with mixed_precision.compiled(use_xla):
+      self.train_spec = model_fn(
+          features, TRAIN, mirrored.model_params(strategy))
+    # What is fetched with a batch, or with each part of one.
+    self.batch_fetches = {
+        "shape": tf.shape(features["input_ids"]),
+        "num_tokens": tf.reduce_sum(features["input_mask"])}
+    if self.train_spec.accumulate_op is not None:
+      self.batch_fetches.update(
+          accumulate_op=self.train_spec.accumulate_op,
+          is_last_part=features[batch_parts.IS_LAST])
+    return iterator.initializer
+
+  def _build_inference(self, model_fn, strategy):
+    """Builds the inference towers, which share the variables, and the saver."""
+    with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
+      self.towers = mirrored.on_each_device(
+          strategy, lambda: model_fn(None, EVAL, {}).inference)
+    self.inference = self.towers[0]
+    # What is removed is decided here, by what the directory holds.
+    self._saver = tf.train.Saver(max_to_keep=0, save_relative_paths=True)
+    self._check_weights = tf.group(*[
+        tf.debugging.check_numerics(variable, variable.op.name)
+        for variable in tf.global_variables()
+        if variable.dtype.base_dtype.is_floating])
 
   def _restore(self, checkpoint):
     """Restores every variable of the graph; the step comes with them."""
@@ -153,7 +167,8 @@ class Run(object):
 
   def use_best_checkpoint(self):
     """Restores the checkpoint that did best on dev, to evaluate and predict."""
-    checkpoint = checkpoint_choice.prediction_checkpoint(self._output_dir)
+    checkpoint = checkpoint_choice.prediction_checkpoint(
+        self._output_dir, run=self._identity)
     if checkpoint is not None and (
         checkpoint_step(checkpoint) != self.checkpoint_step):
       self._restore(checkpoint)
@@ -186,7 +201,8 @@ class Run(object):
         with self.graph.as_default():
           self._saver.save(self.session, prefix, write_meta_graph=False,
                            write_state=False)
-        checkpoint_files.finish(prefix, self._fingerprint, self.state)
+        checkpoint_files.finish(prefix, self._identity.fingerprint,
+                                self.state)
     except write_errors.StorageError:
       self._remove_unfinished()
       raise
@@ -202,17 +218,16 @@ class Run(object):
     self.state[checkpoint_files.LAST_EVALUATION] = step
     if self.checkpoint is not None and self.checkpoint_step == step:
       with write_errors.naming(self.checkpoint + checkpoint_files.IDENTITY):
-        checkpoint_files.write_identity(self.checkpoint, self._fingerprint,
-                                        self.state)
+        checkpoint_files.write_identity(
+            self.checkpoint, self._identity.fingerprint, self.state)
 
   def _remove_unfinished(self):
     """Gives back the room of a checkpoint that could not be written."""
     try:
       checkpoint_files.remove_others(
           self._output_dir,
-          checkpoint_files.finished_checkpoints(
-              self._output_dir,
-              checkpoint_choice.run_identity(self._output_dir)))
+          checkpoint_files.finished_checkpoints(self._output_dir,
+                                                self._identity))
     except EnvironmentError:
       pass  # The next start tries again.
 

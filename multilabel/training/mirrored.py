@@ -27,16 +27,16 @@ CLUSTER = "cluster"
 _REPLICA_STEPS = 1 << 52
 
 
-def count_devices(flag_values):
+def count_devices(settings):
   """How many devices a run has: int; 1 is the plain session loop.
 
   Raises:
     ValueError: there are not so many GPUs, or it is not said how many parts of
       the CPU to take.
   """
-  if flag_values.distribution != MIRRORED:
+  if settings.distribution != MIRRORED:
     return 1
-  num_devices, num_gpus = flag_values.num_devices, _num_gpus()
+  num_devices, num_gpus = settings.num_devices, _num_gpus()
   if num_devices is None and not num_gpus:
     raise ValueError(
         "--distribution=mirrored found no GPU; leave it out, or try it on so "

@@ -28,14 +28,14 @@ _CPU_FLAGS = ("avx512_bf16", "amx_bf16")
 _CPU_REWRITING = "auto_mixed_precision_onednn_bfloat16"
 
 
-def choose_precision(flag_values):
+def choose_precision(settings):
   """What --amp makes of this machine: `FLOAT16`, `BFLOAT16`, or None without.
 
   Raises:
     ValueError: nothing here computes in half precision, or it does not go with
       the other flags.
   """
-  if not flag_values.amp:
+  if not settings.amp:
     return None
   capabilities = _gpu_capabilities()
   if capabilities:

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The settings of a run as one object, from flags or from keywords."""
+
+import difflib
+
+
+class Settings(object):
+  """Values by the names of the flags; they do not change.
+
+  `settings.learning_rate` is a value, `settings["learning_rate"]` the same for
+  a name held in a variable.
+  """
+
+  def __init__(self, values, defaults=None, given=()):
+    """Makes settings of values.
+
+    Args:
+      values: dict of name to value.
+      defaults: dict of name to default; default: `values`.
+      given: collection of the names that the user set, whatever the value.
+    """
+    self.__dict__["_values"] = dict(values)
+    self.__dict__["_defaults"] = dict(values if defaults is None else defaults)
+    self.__dict__["_given"] = frozenset(given)
+
+  @classmethod
+  def from_flags(cls, flag_values, names):
+    """The settings that parsed flags hold.
+
+    Args:
+      flag_values: `absl.flags.FlagValues`, parsed.
+      names: collection of str, the flags of the program.
+    """
+    flags = {name: flag_values[name] for name in names}
+    return cls({name: flag.value for name, flag in flags.items()},
+               {name: flag.default for name, flag in flags.items()},
+               [name for name, flag in flags.items() if flag.present])
+
+  def __getattr__(self, name):
+    try:
+      return self._values[name]
+    except KeyError:
+      raise AttributeError("there is no setting %s" % name)
+
+  def __setattr__(self, name, value):
+    raise AttributeError("settings do not change; see Settings.replace")
+
+  def __getitem__(self, name):
+    return self._values[name]
+
+  def __contains__(self, name):
+    return name in self._values
+
+  def __getstate__(self):
+    return dict(self.__dict__)
+
+  def __setstate__(self, state):
+    self.__dict__.update(state)
+
+  def __repr__(self):
+    return "Settings(%s)" % ", ".join(
+        "%s=%r" % (name, self._values[name]) for name in sorted(self._given))
+
+  def is_given(self, name):
+    """Whether the user set it: on the command line, or as a keyword."""
+    return name in self._given
+
+  def default(self, name):
+    """The value where the user sets none."""
+    return self._defaults[name]
+
+  def replace(self, **changes):
+    """Settings with other values, which count as given.
+
+    Raises:
+      ValueError: there is no setting of a name; says which is nearest.
+    """
+    for name in sorted(changes):
+      if name not in self._values:
+        near = difflib.get_close_matches(name, self._values, 1)
+        raise ValueError("there is no setting %s%s." % (
+            name, "; did you mean %s?" % near[0] if near else ""))
+    return Settings(dict(self._values, **changes), self._defaults,
+                    self._given.union(changes))
+
+  def to_dict(self):
+    """A copy of the values: dict of name to value."""
+    return dict(self._values)

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training graph: settings beyond the original's, and the tower."""
+
+import collections
+import functools
+
+import tensorflow.compat.v1 as tf
+
+from multilabel import head
+from multilabel.features import batch_parts
+from multilabel.training import layer_training
+
+
+class GraphSettings(collections.namedtuple("GraphSettings", [
+    "pooling", "head_learning_rate", "output_bias", "random_seed",
+    "adam_bias_correction", "loss_fn", "skip_nonfinite", "layer_decay",
+    "freeze_layers", "recompute_layers", "scale_loss"], defaults=[
+        "pooler", None, None, None, False,
+        tf.nn.sigmoid_cross_entropy_with_logits, False, 1.0, None, False,
+        False])):
+  """What shapes a run's graph beside `model_fn_builder`'s eight arguments.
+
+  Fields:
+    pooling: str, see `head.create_model`.
+    head_learning_rate: float, peak of `output_*`; None: the learning rate.
+    output_bias: list of float, initial `output_bias`; None: zeros.
+    random_seed: int, seed of the dropout masks; None: TensorFlow's own.
+    adam_bias_correction: bool, see `optimization.AdamWeightDecayOptimizer`.
+    loss_fn: see `head.create_model`.
+    skip_nonfinite: bool, see `train_op.create_train_op`.
+    layer_decay: float, see `layer_training.make_scale`.
+    freeze_layers: int or None, see `layer_training.trained_variables`.
+    recompute_layers: bool, see `layer_training.recomputed_gradients`; needs
+      `random_seed`.
+    scale_loss: bool, see `mixed_precision.LossScale`.
+  """
+
+  __slots__ = ()
+
+  def dropout_seed(self, features):
+    """The key of a batch's dropout masks: (seed, step); None without seed."""
+    if self.random_seed is None:
+      return None
+    return (self.random_seed, features.get(
+        batch_parts.DROPOUT_STEP, tf.train.get_or_create_global_step()))
+
+
+DEFAULTS = GraphSettings()
+
+
+def make_tower(bert_config, num_labels, use_one_hot_embeddings, settings):
+  """The function that builds the model in training, once per device.
+
+  Args:
+    bert_config: `modeling.BertConfig`.
+    num_labels: int.
+    use_one_hot_embeddings: bool.
+    settings: `GraphSettings`.
+
+  Returns:
+    Function of (features, dropout_seed) to (loss: float scalar tensor,
+    per-example loss: float `[batch]`, function of a loss and variables to
+    gradients).
+  """
+  def tower(features, dropout_seed):
+    recorded_layers = [] if settings.recompute_layers else None
+    loss, per_example_loss = head.create_model(
+        bert_config, True, features["input_ids"], features["input_mask"],
+        features["segment_ids"], features["label_ids"], num_labels,
+        use_one_hot_embeddings, pooling=settings.pooling,
+        dropout_seed=dropout_seed,
+        output_bias_initializer=None if settings.output_bias is None else
+        tf.constant_initializer(settings.output_bias),
+        loss_fn=settings.loss_fn, recorded_layers=recorded_layers)[:2]
+    return loss, per_example_loss, (
+        functools.partial(layer_training.recomputed_gradients,
+                          layers=recorded_layers)
+        if settings.recompute_layers else tf.gradients)
+
+  return tower
