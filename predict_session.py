@@ -21,6 +21,7 @@ if __name__ == "__main__":
 # pylint: disable=g-import-not-at-top
 import asyncio
 import collections
+import collections.abc
 import os
 import sys
 import threading
@@ -372,12 +373,20 @@ class SessionPredictor(object):
 
 
 def _as_list(texts):
-  """A list of what is iterable, but no text."""
+  """A list of what holds texts in an order: a list, a column, a generator."""
   if isinstance(texts, (str, bytes)):
     raise ValueError("predict takes a list of texts, not one text.")
+  kind = type(texts).__name__
+  # Iterating over these would give keys, names of columns, or any order.
+  if isinstance(texts, (collections.abc.Mapping, collections.abc.Set)):
+    raise ValueError("predict takes a list of texts, not a %s." % kind)
+  if hasattr(texts, "columns"):  # of pandas, polars, pyarrow
+    raise ValueError("predict takes a list of texts or one column of a table, "
+                     "such as table[\"text\"], not a whole %s." % kind)
   if not hasattr(texts, "__iter__"):
-    raise ValueError("predict takes a list of texts, not %s." %
-                     type(texts).__name__)
+    raise ValueError("predict takes a list of texts, not %s." % kind)
+  if hasattr(texts, "to_pylist"):  # pyarrow's columns hold its own scalars
+    return texts.to_pylist()
   return list(texts)
 
 

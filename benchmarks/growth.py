@@ -38,6 +38,7 @@ from multilabel.common import atomic_files
 from multilabel.features import input_pipeline
 from multilabel.features import record_file
 from multilabel.inference import predict_files
+from multilabel.inference import prediction_writers
 from multilabel.storage import trained_model
 import predict_session
 import processors
@@ -245,7 +246,7 @@ def predict_rows(size, folder, unused_vocab_file, predictor):
   """What predict_session.py does for an --input_file."""
   with io.open(os.path.join(folder, "labels.jsonl"), "wb") as stream:
     predict_files.predict_file(predictor, make_rows(size),
-                               predict_files.json_writer(stream),
+                               prediction_writers.json_writer(stream),
                                predictor.decision_for())
 
 

@@ -14,6 +14,7 @@ import pytest
 import tiny_bert
 
 from multilabel.inference import predict_files
+from multilabel.inference import prediction_writers
 from multilabel.storage import trained_model
 import predict_session
 import processors
@@ -197,9 +198,9 @@ def predict_table(predictor, folder, **changes):
     rows.writerow(["id", "text"])
     rows.writerows([name, u"an apple"] for name in IDS)
   values = dict(input_file=source, output_file=str(folder / "labels.tsv"),
-                input_form=None, text_column=None, text_pair_column=None,
+                input_format=None, text_column=None, text_pair_column=None,
                 id_column=None, delimiter=None, spreadsheet_safe=False,
-                probabilities="all")
+                probabilities="all", quoting="auto", encoding=None)
   values.update(changes)
   predict_files.predict_to_file(predictor, Flags(values), predictor.decision)
   with io.open(values["output_file"], encoding="utf-8", newline="") as reader:
@@ -246,7 +247,7 @@ def test_a_table_for_a_spreadsheet_has_no_formulas(predictor, tmp_path):
     (u"\xa0=a", u"'\xa0=a"), (u"\ta", u"'\ta"), (u"\na", u"'\na"),
     (u"\uff0d1", u"'\uff0d1"), (u"a=b", u"a=b"), (u" a", u" a")])
 def test_neutralised(cell, safe):
-  assert predict_files.neutralised(cell) == safe
+  assert prediction_writers.neutralised(cell) == safe
 
 
 def test_the_flag_for_spreadsheets_needs_a_table(run, tmp_path):
@@ -259,8 +260,8 @@ def test_the_flag_for_spreadsheets_needs_a_table(run, tmp_path):
         predict_session,
         ["--model_dir=" + run[1], "--spreadsheet_safe"] + flags)
     assert status == 2
-    assert "--spreadsheet_safe is for an --output_file that ends in .tsv" in (
-        stderr)
+    assert ("--spreadsheet_safe is for an --output_file that ends in .csv or "
+            ".tsv") in stderr
 
 
 def test_a_line_of_standard_input_that_does_not_end(monkeypatch):

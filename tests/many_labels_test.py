@@ -16,6 +16,7 @@ from multilabel import score_curves
 from multilabel.features import encoding
 from multilabel.features import input_pipeline
 from multilabel.inference import predict_files
+from multilabel.inference import prediction_writers
 from multilabel.serving import http_requests
 from multilabel.serving import openapi
 from multilabel.training import evaluation
@@ -201,7 +202,7 @@ def test_a_predictor_writes_the_best_alone():
                           (1, ["b"])):
     stream = io.BytesIO()
     predict_files.predict_file(
-        Predictor(), [("1", "x", None)], predict_files.json_writer(stream),
+        Predictor(), [("1", "x", None)], prediction_writers.json_writer(stream),
         RULE(0.5), which)
     line = json.loads(stream.getvalue().decode("utf-8"))
     assert list(line["probabilities"]) == expected

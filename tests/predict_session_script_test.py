@@ -256,7 +256,7 @@ def test_help(server):
   assert (status, err) == (0, "")
   for name in ("model_dir", "threshold", "top_k", "always_one_label",
                "batch_size", "input_file",
-               "input_form", "text_column", "text_pair_column", "id_column",
+               "input_format", "text_column", "text_pair_column", "id_column",
                "delimiter", "output_file", "debug"):
     assert "\n  --" + name in out.replace("--[no]", "--")
 
@@ -272,10 +272,18 @@ def test_help(server):
     (["--input_file=-", "a"], "not both"),
     (["--output_file=x.jsonl", "a"], "--output_file needs --input_file"),
     (["--text_column=x", "a"], "--text_column needs --input_file"),
-    (["--input_file=-", "--output_file=x.csv"], "must end in .jsonl or .tsv"),
+    (["--input_file=-", "--output_file=x.txt"],
+     "must end in .jsonl, .csv, .tsv or .parquet"),
+    (["--input_file=-", "--output_file=x.csv", "--probabilities=labels"],
+     "a table has a column a label"),
+    (["--input_file=-", "--spreadsheet_safe"], "ends in .csv or .tsv"),
+    (["--input_file=-", "--encoding=gbk18"], "--encoding='gbk18'"),
+    (["--quoting=none", "a"], "--quoting needs --input_file"),
+    (["--input_file=-", "--quoting=none"], "--quoting is for tables"),
+    (["--input_file=-", "--input_format=xlsx"], "needs a file"),
     (["--input_file=-", "--output_file=/nowhere/x.tsv"], "/nowhere"),
     (["--input_file=-", "--text_column=x"], "--text_column is for tables"),
-    (["--input_file=-", "--input_form=xml"], "should be one of"),
+    (["--input_file=-", "--input_format=xml"], "should be one of"),
     (["--model_dir=", "a"], "--model_dir must be given"),
     (["--model_dir=/nowhere", "a"], "/nowhere is not a directory"),
 ])
@@ -319,8 +327,9 @@ def test_tables(name, delimiter, server, predictor, tmp_path):
       for row in rows)
   flags = ["--text_column=a", "--text_pair_column=b", "--id_column=key"]
   if name == "-":
-    status, out, err = server.run("--input_file=-", "--input_form=csv", *flags,
-                                  stdin=text.encode("utf-8"))
+    status, out, err = server.run(
+        "--input_file=-", "--input_format=csv", *flags,
+        stdin=text.encode("utf-8"))
   else:
     status, out, err = server.run(write(tmp_path / name, text), *flags)
   assert (status, err) == (0, "")
@@ -351,6 +360,136 @@ def test_tsv_output(server, predictor, tmp_path):
                                            u"\u732b"]
   for row, want in zip(table[1:], predictor.predict([u"the apple", u"", u"a"])):
     assert [float(cell) for cell in row[1:]] == pytest.approx(want, abs=1e-6)
+
+
+def read_csv(path):
+  with open(str(path), encoding="utf-8-sig", newline="") as reader:
+    return list(csv.reader(reader, strict=True))
+
+
+def check_table(rows, header, predictor, texts):
+  """Compares rows of a .csv with what the predictor says of the texts."""
+  labels = list(tiny_bert.LABELS)
+  assert rows[0] == header + labels
+  probabilities = predictor.predict(texts)
+  assert len(rows) - 1 == len(texts)
+  for row, want, named in zip(rows[1:], probabilities,
+                              predictor.predict_labels(texts)):
+    assert [float(cell) for cell in row[len(header):]] == pytest.approx(
+        want, abs=1e-6)
+    assert row[len(header) - 1] == ",".join(label for label, _ in named)
+
+
+def test_csv_output(server, predictor, tmp_path):
+  long_text = u'the "apple",\n\ta ' + u"we see " * 200
+  source = write(tmp_path / "a.csv", (
+      u'id,text\n1,"%s"\n=x,\n猫,猫\n' % long_text.replace('"', '""')))
+  target = tmp_path / "b.csv"
+  assert server.run(source, "--output_file=%s" % target)[:2] == (0, "")
+  rows = read_csv(target)
+  check_table(rows, ["id", "text", "labels"], predictor,
+              [long_text, u"", u"猫"])
+  assert [row[:2] for row in rows[1:]] == [
+      ["1", long_text], ["=x", ""], [u"猫", u"猫"]]
+  assert not target.read_bytes().startswith(b"\xef\xbb\xbf")
+  # What it wrote it reads again.
+  again = tmp_path / "c.csv"
+  assert server.run("--input_file=%s" % target,
+                    "--output_file=%s" % again)[:2] == (0, "")
+  assert again.read_bytes() == target.read_bytes()
+  assert server.run(source, "--output_file=%s" % target,
+                    "--spreadsheet_safe")[:2] == (0, "")
+  assert target.read_bytes().startswith(b"\xef\xbb\xbfid,text,labels,")
+  assert [row[0] for row in read_csv(target)[1:]] == ["1", "'=x", u"猫"]
+
+
+def test_csv_output_of_pairs(server, predictor, tmp_path):
+  source = write(tmp_path / "a.jsonl", u'{"text": "a", "text_pair": "b"}\n'
+                 u'{"text": "c", "text_pair": ""}\n')
+  target = tmp_path / "b.csv"
+  assert server.run(source, "--output_file=%s" % target)[:2] == (0, "")
+  rows = read_csv(target)
+  check_table(rows, ["id", "text", "text_pair", "labels"], predictor,
+              [(u"a", u"b"), (u"c", u"")])
+  source = write(tmp_path / "a.jsonl", u'{"text": "a"}\n'
+                 u'{"text": "c", "id": "x", "text_pair": ""}\n')
+  before = target.read_bytes()
+  status, out, err = server.run(source, "--output_file=%s" % target)
+  assert (status, out) == (2, "")
+  assert "row 'x' has two texts, the first row has one" in err
+  assert target.read_bytes() == before
+
+
+def test_parquet(server, predictor, tmp_path):
+  pytest.importorskip("pyarrow")
+  from pyarrow import parquet
+  texts = [row["text"] for row in tiny_bert.make_rows(1500, 8)]
+  source = write(tmp_path / "a.txt", u"".join(t + u"\n" for t in texts))
+  target = tmp_path / "b.parquet"
+  assert server.run(source, "--output_file=%s" % target)[:2] == (0, "")
+  table = parquet.read_table(str(target))
+  assert table.column_names == ["id", "text", "text_pair", "labels"] + list(
+      tiny_bert.LABELS)
+  assert table["id"].to_pylist() == [str(i + 1) for i in range(1500)]
+  assert table["text"].to_pylist() == texts
+  assert table["text_pair"].null_count == 1500
+  found = np.array([table[label].to_pylist() for label in tiny_bert.LABELS]).T
+  np.testing.assert_allclose(found, predictor.predict(texts), atol=1e-6)
+  assert table["labels"].to_pylist() == [
+      [label for label, _ in named]
+      for named in predictor.predict_labels(texts)]
+  again = tmp_path / "c.csv"
+  assert server.run("--input_file=%s" % target,
+                    "--output_file=%s" % again)[:2] == (0, "")
+  assert [row[1] for row in read_csv(again)[1:]] == texts
+
+
+@pytest.mark.parametrize("flags, content", [
+    (["--input_format=csv"], u"id,text\n1,the apple\n2,\n"),
+    (["--input_format=tsv", "--quoting=none"],
+     u'id\ttext\n1\tthe apple\n2\t\n'),
+    (["--input_format=jsonl"], u'{"text": "the apple"}\n"" \n'),
+    (["--input_format=json"], u'["the apple",\n""]'),
+    (["--input_format=text"], u"the apple\n\n"), ([], u"the apple\n\n"),
+    (["--input_format=csv", "--encoding=utf-16-le"],
+     u"text,id\nthe apple,1\n,2\n".encode("utf-16-le"))])
+def test_standard_input(flags, content, server, predictor):
+  content = content if isinstance(content, bytes) else content.encode("utf-8")
+  status, out, err = server.run("--input_file=-", *flags, stdin=content)
+  assert (status, err) == (0, "")
+  check_records(parse(out), predictor,
+                [("1", u"the apple", None), ("2", u"", None)])
+
+
+@pytest.mark.parametrize("content, part", [
+    (b"id,text\n1,a\n", ":1: the line looks like the header of a table"),
+    (b'{"text": "a"}\n', ":1: the line looks like JSON lines"),
+    (u"今天天气很好\n".encode("gbk"),
+     "give --encoding=gb18030")])
+def test_standard_input_of_another_form(content, part, server):
+  status, out, err = server.run("--input_file=-", stdin=content)
+  assert (status, out, err.count("\n")) == (2, "", 1)
+  assert err.startswith("predict_session.py: /dev/stdin:1: ") and part in err
+
+
+def test_files_of_others(server, tmp_path):
+  source = write(tmp_path / "a.txt", u"a\n")
+  target = tmp_path / "b.jsonl"
+  (tmp_path / "b.jsonl.tmp").write_text(u"thesis")
+  (tmp_path / "real").mkdir()
+  target.symlink_to(tmp_path / "real" / "c.jsonl")
+  (tmp_path / "real" / "c.jsonl").write_text(u"old")
+  (tmp_path / "real" / "c.jsonl").chmod(0o600)
+  assert server.run(source, "--output_file=%s" % target) == (0, "", "")
+  assert tiny_bert.read_text(tmp_path / "b.jsonl.tmp") == u"thesis"
+  assert target.is_symlink() and '"text": "a"' in tiny_bert.read_text(target)
+  assert (tmp_path / "real" / "c.jsonl").stat().st_mode & 0o777 == 0o600
+  os.mkfifo(str(tmp_path / "d.jsonl"))
+  status, _, err = server.run(
+      source, "--output_file=%s" % (tmp_path / "d.jsonl"))
+  assert status == 2 and "is a pipe or a device" in err
+  assert sorted(os.listdir(str(tmp_path))) == [
+      "a.txt", "b.jsonl", "b.jsonl.tmp", "d.jsonl", "real"]
 
 
 def test_many_windows_keep_the_order(server, predictor, tmp_path):
@@ -533,7 +672,7 @@ def test_interrupted_while_it_writes(model, tmp_path):
   process.stdin.write(b"the apple\n" * 2000)
   process.stdin.flush()
   for _ in range(600):
-    if (tmp_path / "b.jsonl.tmp").exists():
+    if os.listdir(str(tmp_path)):
       break
     time.sleep(0.1)
   time.sleep(0.5)

@@ -369,6 +369,48 @@ def test_directory_can_be_moved(made, copy):
 # What is refused.
 
 
+class Table(object):
+  """What a data frame shows of itself."""
+
+  def __init__(self, columns):
+    self.columns = columns
+
+  def __iter__(self):
+    return iter(self.columns)
+
+
+class Column(object):
+  """As Column of pyarrow, whose elements are no str."""
+
+  def __init__(self, texts):
+    self._texts = texts
+
+  def __iter__(self):
+    return iter([object()])
+
+  def to_pylist(self):
+    return list(self._texts)
+
+
+def test_what_holds_texts(predictor):
+  expected = predictor.predict([u"a", u"the apple"])
+  for texts in ((u"a", u"the apple"), iter([u"a", u"the apple"]),
+                np.array([u"a", u"the apple"]), Column([u"a", u"the apple"]),
+                np.array([u"a", u"the apple"], object)):
+    np.testing.assert_array_equal(predictor.predict(texts), expected)
+
+
+def test_columns_of_pandas(predictor):
+  pandas = pytest.importorskip("pandas")
+  frame = pandas.DataFrame({"text": [u"a", u"the apple"]}, index=[7, 3])
+  np.testing.assert_array_equal(predictor.predict(frame["text"]),
+                                predictor.predict([u"a", u"the apple"]))
+  for table in (frame, frame[["text"]]):
+    assert "not a whole DataFrame" in error_of(predictor.predict, table)
+  frame.loc[3, "text"] = None
+  assert "text 1 is" in error_of(predictor.predict, frame["text"])
+
+
 @pytest.mark.parametrize("texts, message", [
     (u"one text", "predict takes a list of texts, not one text."),
     (b"one text", "predict takes a list of texts, not one text."),
@@ -380,6 +422,9 @@ def test_directory_can_be_moved(made, copy):
     ([(u"a",)], "text 0 is tuple"),
     (None, "predict takes a list of texts"),
     (5, "predict takes a list of texts"),
+    ({u"text": u"a"}, "predict takes a list of texts, not a dict."),
+    ({u"a", u"b"}, "predict takes a list of texts, not a set."),
+    (Table({"text": [u"a"]}), 'such as table["text"], not a whole Table.'),
 ])
 def test_no_texts_at_all(texts, message, predictor):
   assert message in error_of(predictor.predict, texts)

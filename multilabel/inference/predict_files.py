@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Texts from files, or typed, to a predictor; its labels to files, or shown."""
 
-import collections
 import itertools
-import json
 import os
 import re
 import sys
@@ -14,6 +12,9 @@ import numpy as np
 
 from multilabel import decisions
 from multilabel.common import atomic_files
+from multilabel.inference import prediction_writers
+from processors import table_reader
+from processors import text_encoding
 from processors import text_lines
 from processors import unlabelled
 
@@ -23,15 +24,15 @@ from processors import unlabelled
 FILE_WINDOW = 1024
 FILE_WINDOW_CELLS = 1 << 21
 
-# What makes a spreadsheet take a cell for a formula: these, also of full width,
-# and also behind white space, which some of them skip.
-_FORMULA_START = re.compile("\\s*[=+@\uff1d\uff0b\uff0d\uff20-]|[\t\r\n]")
 # Control characters and marks of direction: they move a terminal's cursor,
 # change its settings, or show a text in another order than it has.
 _TERMINAL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f"
                        "\u202a-\u202e\u2066-\u2069]")
 
-TABLE_FLAGS = ("text_column", "text_pair_column", "id_column", "delimiter")
+# Those of --input_file, with their values when they are not given.
+_INPUT_FLAGS = (("text_column", None), ("text_pair_column", None),
+                ("id_column", None), ("delimiter", None),
+                ("quoting", table_reader.AUTO), ("encoding", None))
 
 
 def define_decision_flags():
@@ -58,11 +59,11 @@ def check_decision_flags(flag_values):
 def define_flags():
   """Defines the flags of files; called where the script starts."""
   flags.DEFINE_string(
-      "input_file", None, "Texts to label: lines, .csv, .tsv or .jsonl, "
-      "also .gz; - is standard input.")
+      "input_file", None, "Texts to label: lines, .jsonl, .ndjson, .json, .csv "
+      "or .tsv, also .gz, .parquet, .xlsx; - is standard input.")
   flags.DEFINE_enum(
-      "input_form", None, list(unlabelled.FORMS),
-      "Form of --input_file; default: by its ending, else lines of text.")
+      "input_format", None, list(unlabelled.FORMS),
+      "Format of --input_file; default: by its ending, else lines of text.")
   flags.DEFINE_string("text_column", None,
                       "Tables: column of the text; default: text, "
                       "comment_text or sentence.")
@@ -71,41 +72,51 @@ def define_flags():
   flags.DEFINE_string("id_column", None,
                       "Tables: column of the id; default: id.")
   flags.DEFINE_string("delimiter", None, "Tables: between two cells.")
+  flags.DEFINE_enum("quoting", table_reader.AUTO, list(table_reader.QUOTINGS),
+                    table_reader.QUOTING_HELP)
+  flags.DEFINE_string("encoding", None, table_reader.ENCODING_HELP)
   flags.DEFINE_string(
-      "output_file", None, "Where the labels go: .jsonl, or .tsv (id and a "
-      "probability a label); default: standard output, as JSON lines.")
+      "output_file", None, "Where the labels go: .jsonl, .csv or .parquet (id, "
+      "text, labels, a probability a label), .tsv (id and probabilities); "
+      "default: standard output, as JSON lines.")
   flags.DEFINE_string("probabilities", decisions.ALL,
                       decisions.HELP)
   flags.DEFINE_bool(
-      "spreadsheet_safe", False, "Write a ' before ids and label names in a "
-      ".tsv that a spreadsheet would take for formulas.")
+      "spreadsheet_safe", False, "Write a ' before what a spreadsheet would "
+      "take for a formula in a .csv or .tsv.")
 
 
 def check_flags(flag_values, texts):
   """Raises ValueError for flags of files that cannot work."""
   path = flag_values.input_file
   if path is None:
-    for name in TABLE_FLAGS + ("input_form", "output_file"):
-      if flag_values[name].value is not None:
+    for name, default in _INPUT_FLAGS + (("input_format", None),
+                                         ("output_file", None)):
+      if flag_values[name].value != default:
         raise ValueError("--%s needs --input_file." % name)
-  if flag_values.spreadsheet_safe and not (
-      flag_values.output_file or "").endswith(".tsv"):
+  output_file = flag_values.output_file or ""
+  if flag_values.spreadsheet_safe and not output_file.endswith(
+      prediction_writers.SHEETS):
     raise ValueError("--spreadsheet_safe is for an --output_file that ends in "
-                     ".tsv.")
+                     ".csv or .tsv.")
   if decisions.parse(
       flag_values.probabilities) != decisions.ALL and (
-          flag_values.output_file or "").endswith(".tsv"):
-    raise ValueError("--probabilities is for JSON lines; a .tsv file has a "
-                     "column a label.")
+          output_file.endswith(prediction_writers.TABLES)):
+    raise ValueError("--probabilities is for JSON lines; a table has a column "
+                     "a label.")
+  text_encoding.check(flag_values.encoding)
   if path is None:
     return
   if texts:
     raise ValueError("give texts or --input_file, not both.")
+  if path == "-" and flag_values.input_format in ("parquet", "xlsx"):
+    raise ValueError("--input_format=%s needs a file; standard input cannot be "
+                     "read twice." % flag_values.input_format)
   # A pipe that a shell made, `<(zcat x.gz)`, is no regular file.
   if path != "-" and (not os.path.exists(path) or os.path.isdir(path)):
     raise ValueError("--input_file %s: there is no such file." % path)
   if flag_values.output_file is not None:
-    check_output_file(flag_values.output_file, path)
+    prediction_writers.check_output_file(flag_values.output_file, path)
 
 
 def predict_to_file(predictor, flag_values, decision):
@@ -118,19 +129,20 @@ def predict_to_file(predictor, flag_values, decision):
   """
   path = flag_values.input_file
   rows = unlabelled.read_texts(
-      "/dev/stdin" if path == "-" else path,
-      flag_values.input_form or unlabelled.guess_form(path),
-      {name: flag_values[name].value for name in TABLE_FLAGS})
+      "/dev/stdin" if path == "-" else path, flag_values.input_format,
+      {name: flag_values[name].value for name, _ in _INPUT_FLAGS})
   which = decisions.parse(flag_values.probabilities)
   output_file = flag_values.output_file
   if output_file is None:
-    predict_file(predictor, rows, json_writer(sys.stdout.buffer), decision,
-                 which)
+    predict_file(
+        predictor, rows, prediction_writers.json_writer(sys.stdout.buffer),
+        decision, which)
     return
   with atomic_files.replacing(output_file) as stream:
-    write = (tsv_writer(stream, predictor.labels, flag_values.spreadsheet_safe)
-             if output_file.endswith(".tsv") else json_writer(stream))
-    predict_file(predictor, rows, write, decision, which)
+    with prediction_writers.open_writer(
+        stream, os.path.splitext(output_file)[1], predictor.labels,
+        flag_values.spreadsheet_safe) as write:
+      predict_file(predictor, rows, write, decision, which)
 
 
 def window_size(num_labels):
@@ -169,57 +181,6 @@ def predict_file(predictor, rows, write, decision,
     # What comes next, maybe an error, has a line of its own.
     if show and done:
       sys.stderr.write("\n")
-
-
-def json_writer(stream):
-  """Returns a `write` for `predict_file` that writes JSON lines."""
-  def write(row, described):
-    name, text_a, text_b = row
-    record = collections.OrderedDict([("id", name), ("text", text_a)])
-    if text_b is not None:
-      record["text_pair"] = text_b
-    record["labels"] = [label for label, _ in described.labels]
-    record["probabilities"] = collections.OrderedDict(
-        (label, round(value, 6))
-        for label, value in described.probabilities.items())
-    line = json.dumps(record, ensure_ascii=False) + u"\n"
-    stream.write(line.encode("utf-8", "replace"))
-  return write
-
-
-def tsv_writer(stream, labels, spreadsheet_safe=False):
-  """Returns a `write` for `predict_file`: a header, then a row a text.
-
-  Args:
-    stream: where bytes are written to.
-    labels: list of str.
-    spreadsheet_safe: bool, whether what a spreadsheet would take for a formula
-      gets a ' before it.
-  """
-  def write_row(names, numbers=()):
-    if spreadsheet_safe:
-      names = [neutralised(name) for name in names]
-    cells = [_quoted(name) for name in names] + ["%.8g" % n for n in numbers]
-    stream.write(("\t".join(cells) + "\n").encode("utf-8", "replace"))
-
-  write_row(["id"] + list(labels))
-  return lambda row, described: write_row(
-      [row[0]], described.probabilities.values())
-
-
-def neutralised(cell):
-  """Returns a cell (str) as one that every spreadsheet shows as text."""
-  return "'" + cell if _FORMULA_START.match(cell) else cell
-
-
-def _quoted(cell):
-  """A cell of a table as RFC 4180 has it.
-
-  Python's csv writer quotes carriage returns in newer versions alone.
-  """
-  if re.search("[\t\r\n\"]", cell):
-    return '"%s"' % cell.replace('"', '""')
-  return cell
 
 
 def for_terminal(text):
@@ -268,20 +229,3 @@ def ask(predictor, decision):
       raise ValueError("standard input:%d: byte 0x%02x is not UTF-8." % (
           number, line[error.start]))
     print_labels(predictor, text.rstrip("\r\n"), decision)
-
-
-def check_output_file(output_file, input_file):
-  """Raises ValueError for an --output_file that cannot be written."""
-  if not output_file.endswith((".jsonl", ".tsv")):
-    raise ValueError("--output_file %s must end in .jsonl or .tsv." %
-                     output_file)
-  folder = os.path.dirname(os.path.abspath(output_file))
-  if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
-    raise ValueError("--output_file %s: there is no directory %s that can be "
-                     "written to." % (output_file, folder))
-  if os.path.isdir(output_file):
-    raise ValueError("--output_file %s is a directory." % output_file)
-  if os.path.exists(output_file) and os.path.exists(
-      input_file) and os.path.samefile(input_file, output_file):
-    raise ValueError("--output_file is --input_file %s; name another file." %
-                     input_file)

@@ -8,7 +8,7 @@ import json
 import os
 import re
 
-from multilabel.inference import predict_files
+from multilabel.inference import prediction_writers
 import processors
 from processors import table_reader
 from robustness.fuzz import checks
@@ -121,7 +121,7 @@ def _write_again(rows):
   """Ids and labels of a prediction's table are read back as they were."""
   labels = rows[0][1]
   stream = io.BytesIO()
-  write = predict_files.tsv_writer(stream, labels)
+  write = prediction_writers.tsv_writer(stream, labels)
   names = [row[0] for _, row in rows[1:]]
   for name in names:
     write((name, "", None), _Described({label: 0.5 for label in labels}))
@@ -132,7 +132,7 @@ def _write_again(rows):
       [name] + ["0.5"] * len(labels) for name in names],
                 "the table is read as another", again, labels, names)
   for cell in labels + names:
-    safe = predict_files.neutralised(cell)
+    safe = prediction_writers.neutralised(cell)
     checks.expect(safe.endswith(cell) and not re.match(
         r"[=+\-@\t\r\n]", safe.strip(" ")), "a formula", cell)
 

@@ -106,7 +106,7 @@ TARGETS = collections.OrderedDict([
          b"--loss=focal", b"--threshold=tune", b"--do_eval", b"--top_k=",
          b"--num_train_epochs=", b"--train_batch_size=", b"--max_runtime=",
          b"--random_seed=", b"--dev_fraction=", b"--stride=", b"--undefok=",
-         b"--output_file=", b"--input_file=", b"--input_form=csv", b"--"] +
+         b"--output_file=", b"--input_file=", b"--input_format=csv", b"--"] +
         _UNICODE)),
     ("http_bodies", Target(
         programs.parse_body,
