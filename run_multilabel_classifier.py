@@ -248,10 +248,13 @@ def define_flags():
                          "most probable ones; 0: no limit.")
     flags.DEFINE_bool("always_one_label", False, "Give a text without any "
                       "label its most probable one.")
+    flags.DEFINE_bool(
+        "shorten_texts", False, "Cut texts in the files of predictions to 200 "
+        "characters.")
     flags.DEFINE_string(
         "probabilities", decisions.ALL,
-        decisions.HELP + " Only with all there is a "
-        "test_results.tsv, and a report.")
+        decisions.HELP + " Only with all there are "
+        "test_results.tsv, test_predictions.csv and a report.")
     flags.DEFINE_bool(
         "report", None, "Write report.html after --do_eval or --do_test; "
         "default: if matplotlib is installed.")

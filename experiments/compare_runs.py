@@ -94,6 +94,14 @@ def read_predictions(path):
           "looked for %s" % " and ".join(FILES)))
 
 
+def _is_same_text(text_a, text_b):
+  """Whether texts are the same; one may have been cut when it was written."""
+  for cut, whole in ((text_a, text_b), (text_b, text_a)):
+    if cut.endswith(u"\u2026") and whole.startswith(cut[:-1]):
+      return True
+  return text_a == text_b
+
+
 def check_same_texts(path_a, a, path_b, b):
   """Makes sure that both files can be compared.
 
@@ -111,14 +119,15 @@ def check_same_texts(path_a, a, path_b, b):
   """
   for there, here, path, other in ((a.labels, b.labels, path_a, path_b),
                                    (b.labels, a.labels, path_b, path_a)):
-    lacking = [label for label in there if label not in set(here)]
+    known = set(here)
+    lacking = [label for label in there if label not in known]
     if lacking:
       raise ValueError(
           "the lists of labels differ: %s has the label %s, %s has not; "
           "compare runs on the same labels." % (path, shown(lacking[0]), other))
   for i, (id_a, id_b, text_a, text_b) in enumerate(
       zip(a.ids, b.ids, a.texts, b.texts), 1):
-    if id_a != id_b or text_a != text_b:
+    if id_a != id_b or not _is_same_text(text_a, text_b):
       raise ValueError(
           "the texts differ: the first that does is number %d, %s %s in %s, %s "
           "%s in %s; compare predictions of the same file." % (
@@ -131,7 +140,8 @@ def check_same_texts(path_a, a, path_b, b):
         "the texts differ: %s has %d, %s has %d; the first that only %s has is "
         "%s." % (path_a, len(a.ids), path_b, len(b.ids), path,
                  shown(longer.ids[first])))
-  columns = [b.labels.index(label) for label in a.labels]
+  index = {label: column for column, label in enumerate(b.labels)}
+  columns = [index[label] for label in a.labels]
   b = b._replace(
       labels=a.labels, predicted=b.predicted[:, columns],
       true=b.true[:, columns], probabilities=b.probabilities[:, columns])

@@ -32,7 +32,7 @@ class PredictionFile(collections.namedtuple(
 
   Attributes:
     ids: list of N str. An id may stand there more than once.
-    texts: list of N str, as the file has them (the writers cut long ones).
+    texts: list of N str, as the file has them (cut with --shorten_texts).
     labels: list of L str, the order of the columns.
     predicted: bool [N, L].
     true: bool [N, L], or None where the file has no true labels.

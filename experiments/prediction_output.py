@@ -10,14 +10,10 @@ import json
 from multilabel.common import atomic_files
 
 
-_LONGEST_TEXT = 200  # characters, as in the files of the program itself
-
 
 def shown_text(text_a, text_b=None):
   """The text of an example, or of a pair, as files of predictions have it."""
-  text = text_a if text_b is None else text_a + " ||| " + text_b
-  return text if len(text) <= _LONGEST_TEXT else (
-      text[:_LONGEST_TEXT - 1] + u"\u2026")
+  return text_a if text_b is None else text_a + " ||| " + text_b
 
 
 def write(path, ids, texts, label_names, predicted, true, probabilities):

@@ -201,3 +201,18 @@ def test_mistakes_end_in_one_sentence(files):
     assert (status, out) == (2, "")
     assert expected in err
     assert err.count("\n") == 1
+
+
+def test_texts_that_one_run_cut(tmp_path):
+  whole = "w" * 300
+  for text, differs in ((whole, False), ("w" * 199 + u"\u2026", False),
+                        ("v" * 199 + u"\u2026", True), ("w" * 199, True)):
+    paths = []
+    for name, here in (("a", whole), ("b", text)):
+      paths.append(write(tmp_path / (name + ".jsonl"),
+                         [row(1, "a", "a", text=here)]))
+    if differs:
+      with pytest.raises(ValueError, match="texts differ"):
+        read_both(paths)
+    else:
+      read_both(paths)

@@ -15,6 +15,7 @@ from multilabel import decisions
 from multilabel.reporting import report
 from multilabel.training import evaluation
 import processors
+from processors import unlabelled
 import run_multilabel_classifier
 
 
@@ -329,9 +330,10 @@ def example(guid, text_a, text_b=None, labels=None):
 
 def line_of(*args, **keywords):
   chosen = keywords.pop("chosen", [False, True])
+  shorten_texts = keywords.pop("shorten_texts", False)
   line = evaluation.prediction_line(
       example(*args, **keywords), np.array([0.25, 0.75], np.float32), chosen,
-      ["x", "y"])
+      ["x", "y"], shorten_texts=shorten_texts)
   assert line.endswith("\n") and line.count("\n") == 1
   return json.loads(line)
 
@@ -343,7 +345,10 @@ def test_prediction_line():
   assert line_of(np.int64(7), u"a\ud800")["id"] == "7"
   assert line_of(7, u"a\ud800")["text"] == "a?"
   assert line_of(7, "t" * 200)["text"] == "t" * 200
-  assert line_of(7, "t" * 201)["text"] == "t" * 199 + u"\u2026"
+  assert line_of(7, "t" * 201)["text"] == "t" * 201
+  assert line_of(7, "t" * 200, shorten_texts=True)["text"] == "t" * 200
+  assert line_of(7, "t" * 201, shorten_texts=True)["text"] == (
+      "t" * 199 + u"\u2026")
 
 
 def test_prediction_line_with_true_labels():
@@ -375,8 +380,30 @@ def test_prediction_writer(tmp_path):
       ("0", ["x"]), ("1", ["x"]), ("2", [])]
   assert tiny_bert.read_text(tmp_path / "test_results.tsv") == (
       "0.69999999\t0.1\n0.60000002\t0.5\n0.1\t0.2\n")
+  assert tiny_bert.read_text(tmp_path / "test_predictions.csv") == (
+      "id,text,labels,true_labels,x,y\n0,text 0,x,y,0.69999999,0.1\n"
+      "1,text 1,x,y,0.60000002,0.5\n2,text 2,,y,0.1,0.2\n")
   assert sorted(os.listdir(str(tmp_path))) == [
-      "test_predictions.jsonl", "test_results.tsv"]
+      "test_predictions.csv", "test_predictions.jsonl", "test_results.tsv"]
+
+
+@pytest.mark.parametrize("made, labels, expected", [
+    ([("1", u'a "b",\n\u732b', None, None)], ["x", "y"],
+     u'id,text,labels,x,y\n1,"a ""b"",\n\u732b",y,0.25,0.75\n'),
+    ([(7, "a", "b", ("x", "y")), (8, "t" * 201, "", ())], ["x", "y"],
+     u"id,text,text_pair,labels,true_labels,x,y\n7,a,b,y,\"x,y\",0.25,0.75\n"
+     u"8,%s\u2026,,y,,0.25,0.75\n" % ("t" * 199)),
+    ([("1", "a", None, ("p, q",))], ["p, q", "text"],
+     u'id,text,labels,true_labels,"p, q",text (probability)\n'
+     u'1,a,"[""text""]","[""p, q""]",0.25,0.75\n')])
+def test_table_of_predictions(made, labels, expected, tmp_path):
+  with evaluation.PredictionWriter("test", RULE(0.5), labels, str(tmp_path),
+                                   True, shorten_texts=True) as writer:
+    writer.write((example(*row) for row in made),
+                 np.array([[0.25, 0.75]] * len(made), np.float32))
+  assert tiny_bert.read_text(tmp_path / "test_predictions.csv") == expected
+  rows = list(unlabelled.read_texts(str(tmp_path / "test_predictions.csv")))
+  assert [row[0] for row in rows] == [str(row[0]) for row in made]
 
 
 def test_predictions_that_fail_leave_the_old_ones(tmp_path):

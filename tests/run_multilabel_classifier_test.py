@@ -20,7 +20,7 @@ import run_multilabel_classifier
 
 
 RESULTS = ("eval_results.txt", "eval_predictions.jsonl", "test_results.tsv",
-           "test_predictions.jsonl")
+           "test_predictions.jsonl", "test_predictions.csv")
 PROGRAM = "run_multilabel_classifier.py: "
 
 

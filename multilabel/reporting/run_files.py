@@ -21,6 +21,8 @@ SETTINGS_FILE = "model_settings.json"
 LABELS_FILE = "labels.txt"
 BEST_CHECKPOINT_FILE = "best_checkpoint.json"
 
+_MOST_SHOWN = 200  # characters of a text
+
 # Parts of the data that have predictions: name, predictions, results.
 PART_FILES = (("test", "test_predictions.jsonl", "test_eval_results.txt"),
               ("dev", "eval_predictions.jsonl", "eval_results.txt"))
@@ -209,7 +211,9 @@ class _PredictionReader(object):
     self._true.extend(true)
     self._decided.extend(decided)
     self._ids.append(str(record.get("id", "")))
-    self._texts.append(str(record.get("text", "")))
+    text = str(record.get("text", ""))
+    self._texts.append(text if len(text) <= _MOST_SHOWN else
+                       text[:_MOST_SHOWN - 1] + u"\u2026")
 
   def result(self):
     """Returns `Predictions`."""

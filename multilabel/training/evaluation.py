@@ -3,7 +3,8 @@
 
 `eval_results.txt` and `test_eval_results.txt` hold `key = value` lines, as
 the original's; `*_predictions.jsonl` a JSON object a text; `test_results.tsv`
-a row of probabilities a text, as the original's.
+a row of probabilities a text, as the original's; `test_predictions.csv` a row
+a text for spreadsheets and pandas.
 """
 
 import collections
@@ -18,6 +19,7 @@ from multilabel import bootstrap
 from multilabel import decisions
 from multilabel import metrics as multilabel_metrics
 from multilabel.common import atomic_files
+from multilabel.inference import prediction_writers
 from multilabel.storage import checkpoint_restore
 from multilabel.storage import event_files
 from multilabel.training import dev_evaluation
@@ -30,6 +32,9 @@ RESULT_FILES = {"dev": "eval_results.txt", "test": "test_eval_results.txt"}
 PREDICTION_FILES = {"dev": "eval_predictions.jsonl",
                     "test": "test_predictions.jsonl"}
 TEST_RESULTS_FILE = "test_results.tsv"
+TEST_TABLE_FILE = "test_predictions.csv"
+# Characters of a text with --shorten_texts.
+SHORT_TEXT = 200
 
 # Above so many cells the intervals are left to report.html and compare_runs.
 MAX_BOOTSTRAP_CELLS = 200000
@@ -246,7 +251,7 @@ class PredictionWriter(object):
   """Writes predictions beside their texts; the files appear when complete."""
 
   def __init__(self, part, decision, label_list, output_dir, table=False,
-               probabilities=decisions.ALL):
+               probabilities=decisions.ALL, shorten_texts=False):
     """Opens the files; a context manager.
 
     Args:
@@ -254,19 +259,25 @@ class PredictionWriter(object):
       decision: `DecisionRule`.
       label_list: list of str.
       output_dir: str.
-      table: bool, also write test_results.tsv.
-      probabilities: see `decisions`; test_results.tsv holds all of
-        them, so without all it is not written, and one of before is removed.
+      table: bool, also write test_results.tsv and test_predictions.csv.
+      probabilities: see `decisions`; the tables hold all of them, so without
+        all they are not written, and those of before are removed.
+      shorten_texts: bool, whether texts are cut to `SHORT_TEXT` characters.
     """
     self._probabilities = probabilities
-    self._stale = None
+    self._shorten_texts = shorten_texts
+    self._stale = []
     if table and probabilities != decisions.ALL:
-      table, self._stale = False, os.path.join(output_dir, TEST_RESULTS_FILE)
+      table, self._stale = False, [
+          os.path.join(output_dir, name)
+          for name in (TEST_RESULTS_FILE, TEST_TABLE_FILE)]
     self._decision = decision
     self._label_list = label_list
-    names = [PREDICTION_FILES[part]] + ([TEST_RESULTS_FILE] if table else [])
+    names = [PREDICTION_FILES[part]] + (
+        [TEST_RESULTS_FILE, TEST_TABLE_FILE] if table else [])
     self.paths = [os.path.join(output_dir, name) for name in names]
     self._files = []
+    self._table = None
     self._stack = None
 
   def write(self, examples, probabilities):
@@ -276,44 +287,91 @@ class PredictionWriter(object):
     for row, chosen, example in zip(probabilities, above, examples):
       self._files[0].write(
           prediction_line(example, row, chosen, self._label_list,
-                          self._probabilities))
-      for table in self._files[1:]:
-        table.write(u"\t".join("%.8g" % value for value in row) + u"\n")
+                          self._probabilities, self._shorten_texts))
+      if len(self._files) > 1:
+        self._files[1].write(
+            u"\t".join("%.8g" % value for value in row) + u"\n")
+        self._write_cells(example, row, chosen)
+
+  def _write_cells(self, example, probabilities, chosen):
+    """Writes a row of test_predictions.csv; its first one the header, too."""
+    text_b = getattr(example, "text_b", None)
+    true_labels = base.example_labels(example)
+    if self._table is None:
+      self._table = _Table(self._files[2], self._label_list,
+                           text_b is not None, true_labels is not None)
+    texts = [_shortened(text, self._shorten_texts)
+             for text in (example.text_a, text_b or "")]
+    self._table.write(
+        str(example.guid), texts,
+        [label for label, is_on in zip(self._label_list, chosen) if is_on],
+        true_labels, probabilities)
 
   def __enter__(self):
     with contextlib.ExitStack() as stack:
       for path in self.paths:
-        self._files.append(stack.enter_context(
-            atomic_files.replacing(path, text=True)))
+        self._files.append(stack.enter_context(atomic_files.replacing(
+            path, text=not path.endswith(".csv"))))
       self._stack = stack.pop_all()
     return self
 
   def __exit__(self, *error):
-    if self._stale and error[0] is None:
-      logging.info("%s is not written: it would hold all probabilities",
-                   self._stale)
-      if os.path.exists(self._stale):
-        os.remove(self._stale)
+    for path in self._stale if error[0] is None else ():
+      logging.info("%s is not written: it would hold all probabilities", path)
+      if os.path.exists(path):
+        os.remove(path)
     return self._stack.__exit__(*error)
 
 
+class _Table(object):
+  """The rows of test_predictions.csv; a cell is empty where nothing is known.
+  """
+
+  def __init__(self, stream, label_list, is_pair, has_truth):
+    self._write_cells = prediction_writers.cell_writer(stream, ",")
+    self._join = prediction_writers.labels_joiner(label_list)
+    self._label_list = label_list
+    self._is_pair, self._has_truth = is_pair, has_truth
+    self._write_cells(prediction_writers.column_names(
+        label_list, is_pair, has_truth))
+
+  def write(self, name, texts, labels, true_labels, probabilities):
+    """Writes a row; the texts are two."""
+    if not self._is_pair and texts[1]:
+      texts = [u" ||| ".join(texts)]  # as in the JSON lines
+    cells = [name] + texts[:1 + self._is_pair] + [self._join(labels)]
+    if self._has_truth:
+      true_labels = frozenset(true_labels or ())
+      cells.append(self._join([label for label in self._label_list
+                               if label in true_labels]))
+    self._write_cells(cells, probabilities)
+
+
 def write_predictions(part, examples, outputs, decision, label_list,
-                      output_dir, probabilities=decisions.ALL):
+                      output_dir, probabilities=decisions.ALL,
+                      shorten_texts=False):
   """Writes the prediction file of a part that has been evaluated."""
   with PredictionWriter(part, decision, label_list, output_dir,
-                        probabilities=probabilities) as writer:
+                        probabilities=probabilities,
+                        shorten_texts=shorten_texts) as writer:
     writer.write(iter(examples), outputs.probabilities)
 
 
+def _shortened(text, is_wanted=True):
+  """A text, cut if it is long and that is wanted."""
+  return (text if not is_wanted or len(text) <= SHORT_TEXT else
+          text[:SHORT_TEXT - 1] + u"\u2026")
+
+
 def prediction_line(example, probabilities, chosen, label_list,
-                    which=decisions.ALL):
+                    which=decisions.ALL, shorten_texts=False):
   """One line of a prediction file; `which` as in `decisions`."""
   text = example.text_a
   if getattr(example, "text_b", None) is not None:
     text += " ||| " + example.text_b
   record = collections.OrderedDict([
       ("id", example.guid),
-      ("text", text if len(text) <= 200 else text[:199] + u"\u2026"),
+      ("text", _shortened(text, shorten_texts)),
       ("labels", [label for label, is_on in zip(label_list, chosen) if is_on]),
   ])
   true_labels = base.example_labels(example)

@@ -227,7 +227,8 @@ class Finetuning(object):
     if name == "dev":
       evaluation.write_predictions(
           name, part.examples(), outputs, self.decision, self.labels,
-          settings.output_dir, decisions.parse(settings.probabilities))
+          settings.output_dir, decisions.parse(settings.probabilities),
+          settings.shorten_texts)
     return outputs
 
   def store_decision(self):
@@ -243,13 +244,14 @@ class Finetuning(object):
     with self._telling_of_time(), self._open("test") as records, \
         evaluation.PredictionWriter(
             "test", self.decision, self.labels, settings.output_dir, True,
-            decisions.parse(settings.probabilities)) as writer:
+            decisions.parse(settings.probabilities),
+            settings.shorten_texts) as writer:
       for window in scoring.predict(
           self.run, records, settings.predict_batch_size, len(self.labels),
           self.model.long_text.pooling, self._is_time_over):
         writer.write(examples, window)
     logging.info("***** Predictions on test: %s, %s *****",
-                 " and ".join(writer.paths), self.decision.describe())
+                 ", ".join(writer.paths), self.decision.describe())
 
   def join_cluster(self):
     """Does all that a worker, or a ps, has to do."""
