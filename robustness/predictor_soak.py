@@ -23,10 +23,9 @@ import time
 from absl import flags
 import numpy as np
 
-
+from robustness.faults import soak
 FLAGS = flags.FLAGS
 
-MOST_GROWTH = 0.03
 # Batches of other texts are computed in another order.
 TOLERANCE = 1e-5
 
@@ -43,14 +42,6 @@ def define_flags():
                          "opens, that are not counted.")
 
 
-def status():
-  """(resident kilobytes, threads, open files) of this process."""
-  with open("/proc/self/status") as lines:
-    values = dict(line.split(":", 1) for line in lines)
-  return (int(values["VmRSS"].split()[0]), int(values["Threads"]),
-          len(os.listdir("/proc/self/fd")))
-
-
 def make_texts(vocab_file, max_seq_length, count, rng):
   """Texts of words of the vocabulary, some longer than the model reads."""
   with open(vocab_file, encoding="utf-8") as lines:
@@ -62,17 +53,10 @@ def make_texts(vocab_file, max_seq_length, count, rng):
 
 
 def report(what, samples):
-  """Prints how a list of `status` went on; returns whether nothing grew."""
-  samples = np.array(samples, np.float64)
-  half = len(samples) // 2
-  kilobytes = samples[:, 0]
-  growth = kilobytes[half:].mean() / kilobytes[:half].mean() - 1
-  print("%s: resident MB %.0f at first, %.0f at last, %.0f at most; second "
-        "half %+.2f%%; threads %d to %d, files %d to %d" % (
-            what, kilobytes[0] / 1024, kilobytes[-1] / 1024,
-            kilobytes.max() / 1024, 100 * growth, samples[0, 1],
-            samples[-1, 1], samples[0, 2], samples[-1, 2]))
-  return growth <= MOST_GROWTH and (samples[-1, 1:] <= samples[half, 1:]).all()
+  """Prints how a list of `soak.Sample` went on; whether nothing grew."""
+  is_good, line = soak.judge(samples, 0)
+  print("%s: %s" % (what, line))
+  return is_good
 
 
 def soak_calls(predictor, texts, rng):
@@ -84,7 +68,7 @@ def soak_calls(predictor, texts, rng):
     found = predictor.predict([texts[i] for i in numbers])
     worst = max(worst, np.abs(found - want[numbers]).max())
     if call >= FLAGS.warm_up_calls and call % 100 == 0:
-      samples.append(status())
+      samples.append(soak.sample(os.getpid()))
   print("%d calls in %.0f s; probabilities differ by at most %.1e" % (
       FLAGS.calls, time.time() - start, worst))
   return report("calls", samples) and worst <= TOLERANCE
@@ -97,7 +81,7 @@ def soak_opens(open_predictor, texts):
     with open_predictor() as predictor:
       predictor.predict(texts[:16])
     if number >= FLAGS.warm_up_calls // 100:
-      samples.append(status())
+      samples.append(soak.sample(os.getpid()))
   return report("opens", samples)
 
 

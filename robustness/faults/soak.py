@@ -69,11 +69,12 @@ def watch(command, pattern):
   return process.returncode, [one for one in samples if one is not None], line
 
 
-def judge(samples):
+def judge(samples, warm_up=WARM_UP):
   """Whether nothing grew, and a line that says how it went.
 
   Args:
-    samples: list of `Sample`, in order; those of the warm-up are left out.
+    samples: list of `Sample`, in order.
+    warm_up: float, the share of them that is left out.
 
   Returns:
     (bool, str).
@@ -81,7 +82,7 @@ def judge(samples):
   Raises:
     ValueError: there are less than four without them.
   """
-  kept = samples[int(len(samples) * WARM_UP):]
+  kept = samples[int(len(samples) * warm_up):]
   if len(kept) < 4:
     raise ValueError("%d samples are too few." % len(samples))
   half = len(kept) // 2
