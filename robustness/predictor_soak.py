@@ -24,6 +24,7 @@ from absl import flags
 import numpy as np
 
 from robustness.faults import soak
+
 FLAGS = flags.FLAGS
 
 # Batches of other texts are computed in another order.

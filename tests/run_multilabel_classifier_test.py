@@ -24,11 +24,6 @@ RESULTS = ("eval_results.txt", "eval_predictions.jsonl", "test_results.tsv",
 PROGRAM = "run_multilabel_classifier.py: "
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-  return tiny_bert.make_data(tmp_path_factory.mktemp("data"))
-
-
 def call(line):
   return tiny_bert.call(run_multilabel_classifier, line)
 
@@ -48,15 +43,6 @@ def refused(line, status=2):
   assert stderr.startswith(PROGRAM) and stderr.endswith("\n")
   assert stderr.count("\n") == 1 and "Traceback" not in stderr
   return stderr[len(PROGRAM):-1]
-
-
-@pytest.fixture(scope="module")
-def learned(bert, data, tmp_path_factory):
-  """(output_dir, log) of a run that has learned the data."""
-  output_dir = str(tmp_path_factory.mktemp("learned") / u"a b \u76ee\u5f55")
-  log = run(bert, data, output_dir, num_train_epochs=12, do_eval=True,
-            do_predict=True, log_steps=15)
-  return output_dir, log
 
 
 @pytest.fixture

@@ -28,24 +28,16 @@ from multilabel.training import scoring
 import run_multilabel_classifier
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-  return tiny_bert.make_data(tmp_path_factory.mktemp("data"))
-
-
 def call(*args, **flags):
   return tiny_bert.call(run_multilabel_classifier,
                         tiny_bert.arguments(*args, **flags))
 
 
 @pytest.fixture(scope="module")
-def trained(bert, data, tmp_path_factory):
-  """An output_dir after 2 epochs of 15 steps, with records of dev and test."""
-  output_dir = str(tmp_path_factory.mktemp("trained"))
-  status, _, stderr, _ = call(
-      bert, data, output_dir, do_eval=True, do_predict=True, log_steps=4,
-      save_checkpoints_steps=7, keep_checkpoint_max=3)
-  assert (status, stderr) == (0, "")
+def trained(learned, tmp_path_factory):
+  """A copy of the trained directory, which the tests leave as it is."""
+  output_dir = str(tmp_path_factory.mktemp("trained") / "copy")
+  shutil.copytree(learned.output_dir, output_dir)
   return output_dir
 
 
@@ -157,9 +149,10 @@ def test_a_finished_run_does_not_train_again(bert, data, trained):
             for name in os.listdir(trained) if "ckpt" in name}
   weights = weights_of(trained)
   results = tiny_bert.read_text(os.path.join(trained, "eval_results.txt"))
-  status, _, stderr, log = call(bert, data, trained, do_eval=True)
+  status, _, stderr, log = call(bert, data, trained, do_eval=True,
+                                num_train_epochs=12)
   assert (status, stderr) == (0, "")
-  assert any("already finished: step 30 of 30" in line for line in log)
+  assert any("already finished: step 180 of 180" in line for line in log)
   after = {name: os.stat(os.path.join(trained, name)).st_mtime_ns
            for name in os.listdir(trained) if "ckpt" in name}
   assert after == before
@@ -191,14 +184,21 @@ def test_a_signal_in_the_last_step_stops_too(bert, data, tmp_path,
 
 
 def test_checkpoints_and_steps(trained):
-  # 120 examples, batches of 8, 2 epochs; saved every 7 steps, 3 are kept.
-  best = checkpoint_choice.best_checkpoint(trained)["step"]
-  assert steps_of(trained) == sorted(set([21, 28, 30, best]))
+  # 120 examples, batches of 8, 12 epochs; saved every 50 steps and where an
+  # evaluation is the best so far; the best and the 3 newest are kept.
+  best = json.loads(tiny_bert.read_text(
+      os.path.join(trained, "best_checkpoint.json")))
+  evaluated = [row["step"] for row in best["evaluations"]]
+  assert evaluated == list(range(15, 181, 15))
+  steps = steps_of(trained)
+  assert set(steps) <= {50, 100, 150, 180}.union(evaluated)
+  assert len([step for step in steps if step != best["step"]]) in (2, 3)
+  assert steps[-1] == 180 and best["step"] in steps
   weights = weights_of(trained)
-  assert weights["global_step"] == 30
+  assert weights["global_step"] == 180
   assert weights["output_weights"].shape == (3, 16)
   assert "bert/encoder/layer_0/output/dense/kernel/adam_v" in weights
-  assert event_steps(trained)["loss"] == [4, 8, 12, 16, 20, 24, 28, 30]
+  assert event_steps(trained)["loss"] == list(range(15, 181, 15))
   assert not glob.glob(os.path.join(trained, "*.meta"))
   assert not glob.glob(os.path.join(trained, "*.tmp"))
 
@@ -224,14 +224,16 @@ def test_tensorboard_values(trained):
   for event in tf.train.summary_iterator(path):
     for value in event.summary.value:
       values[value.tag, event.step] = value.simple_value
-  # Peak 0.015, warmup of 3 steps, 30 in all: the 4th step is number 3.
-  assert values["learning_rate", 4] == pytest.approx(
-      0.015 * (1 - 3 / 30.), rel=1e-5)
+  # Peak 0.015, warmup of 18 steps, 180 in all: the 15th step is number 14.
+  assert values["learning_rate", 15] == pytest.approx(
+      0.015 * 14 / 18, rel=1e-5)
   assert values["learning_rate", 30] == pytest.approx(
-      0.015 * (1 - 29 / 30.), rel=1e-5)
-  assert 0 < values["grad_norm", 4] < 100
-  assert values["examples_per_second", 8] > 0
-  assert 0 < values["loss", 30] < 1
+      0.015 * (1 - 29 / 180.), rel=1e-5)
+  assert values["learning_rate", 180] == pytest.approx(
+      0.015 * (1 - 179 / 180.), rel=1e-5)
+  assert 0 < values["grad_norm", 15] < 100
+  assert values["examples_per_second", 30] > 0
+  assert 0 < values["loss", 180] < 1
 
 
 # Divergence.
