@@ -64,6 +64,13 @@ def test_labels_that_all_texts_have():
   assert not start_log.data_warnings({"train": part(1, [1])}, ["a"])
 
 
+def test_a_label_for_nearly_every_text():
+  names = ["l%d" % number for number in range(60)]
+  warning, = start_log.data_warnings({"train": part(100, [1] * 60)}, names)
+  assert "60 labels for 100 texts" in warning
+  assert not start_log.data_warnings({"train": part(120, [2] * 60)}, names)
+
+
 def test_device():
   with tf.Graph().as_default(), tf.Session() as session:
     text = start_log.describe_devices(session)

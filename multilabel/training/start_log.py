@@ -67,6 +67,12 @@ def data_lines(parts, label_list, columns=()):
 def data_warnings(parts, label_list):
   """What is odd about the labels: list of str."""
   warnings = []
+  if "train" in parts and len(label_list) > max(
+      MOST_LABELS, parts["train"].scan.num_examples // 2):
+    warnings.append(
+        "  there are {:,} labels for {:,} texts of train: is it the right "
+        "column, and the right --label_separator?".format(
+            len(label_list), parts["train"].scan.num_examples))
   for name in ("train", "dev"):
     if name not in parts:
       continue
