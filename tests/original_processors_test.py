@@ -105,8 +105,8 @@ class JsonProcessor(object):
       return [json.loads(line) for line in stream]
 
   def get_train_examples(self, data_dir):
-    return [Example(str(i), row["sentence"], label=row["tag"])
-            for i, row in enumerate(self._read(data_dir + "/train.json"))]
+    rows = enumerate(self._read(data_dir + "/train.json"))
+    return [Example(str(i), r["sentence"], label=r["tag"]) for i, r in rows]
 
   def get_dev_examples(self, data_dir):
     return [Example(str(i), row["sentence"], label=row["tag"])
@@ -188,7 +188,7 @@ def test_json_reader(tmp_path):
 
 @pytest.mark.parametrize("source, name, files, parts", [
     (JSON_SHAPE, "JsonProcessor", {"train_json": '{"sentence": "a"}\n'},
-     ['label=row["tag"])', "get_train_examples failed", "KeyError: 'tag'"]),
+     ['label=r["tag"])', "get_train_examples failed", "KeyError: 'tag'"]),
     (JSON_SHAPE, "JsonProcessor", {"train_json": "{]\n"},
      ["json.loads(line)", "JSONDecodeError: Expecting"]),
     (JSON_SHAPE, "JsonProcessor", {},
@@ -205,7 +205,8 @@ def test_json_reader(tmp_path):
                                 "(called in "]),
     (NEWS_SHAPE.replace("yield", "exit(3)\n      yield"), "NewsProcessor",
      {"train_tsv": "a\tb\n"}, ["exit(3)", "SystemExit"]),
-])
+], ids=["key", "json", "no_file", "index", "own_words", "our_argument",
+        "our_reader", "exit"])
 def test_an_error_names_the_users_line(tmp_path, source, name, files, parts):
   data_dir = write(tmp_path, **files)
   processor = own(tmp_path, source, name)
