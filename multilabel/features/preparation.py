@@ -8,6 +8,7 @@ import os
 
 from absl import logging
 
+from multilabel.common import waiting
 from multilabel.features import encoding
 from multilabel.features import record_file
 from multilabel.features import record_shards
@@ -33,8 +34,8 @@ def read_parts(processor, label_list, model, settings):
         part_examples, processor, name, settings.data_dir,
         settings.max_train_examples)
     scan = encoding.scan_examples(
-        examples(), label_list, name != "test", name, settings.data_dir,
-        not is_scored)
+        waiting.counted(examples(), "Reading " + name), label_list,
+        name != "test", name, settings.data_dir, not is_scored)
     if not scan.num_examples:
       raise ValueError("%s has no %s examples." % (settings.data_dir, name))
     if scan.num_pairs and model.max_seq_length < 4:

@@ -29,6 +29,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from multilabel.common import atomic_files
+from multilabel.common import waiting
 from multilabel.common import write_errors
 from multilabel.features import encoding
 
@@ -76,7 +77,8 @@ def file_based_convert_examples_to_features(
   rows = _map_chunks(
       encode_chunk, (tokenizer, label_map, max_seq_length, long_text),
       examples, num_workers)
-  return write_rows(rows, output_file, fingerprint)
+  return write_rows(waiting.counted(rows, "Writing " + output_file),
+                    output_file, fingerprint)
 
 
 def write_rows(rows, output_file, fingerprint, **more):

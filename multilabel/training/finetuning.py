@@ -24,6 +24,7 @@ from absl import logging
 from multilabel import decisions
 from multilabel import head
 from multilabel.common import command_line
+from multilabel.common import waiting
 from multilabel.features import input_pipeline
 from multilabel.features import preparation
 from multilabel.features import record_shards
@@ -45,6 +46,7 @@ from multilabel.training import model_graph
 from multilabel.training import run_claim
 from multilabel.training import run_setup
 from multilabel.training import scoring
+from multilabel.training import start_log
 
 
 # Steps in all, steps of warmup, steps of one pass over train.
@@ -150,11 +152,13 @@ class Finetuning(object):
     settings = self.settings
     if self._processor is None:
       self._processor = run_setup.make_processor(settings)
-    self.labels = run_setup.choose_labels(self._processor, settings,
-                                          self.trained)
+    with waiting.saying("Reading the labels"):
+      self.labels = run_setup.choose_labels(self._processor, settings,
+                                            self.trained)
     if settings.do_train and settings.init_checkpoint:
-      run_setup.check_init_checkpoint(self.model, len(self.labels),
-                                      settings.init_checkpoint)
+      with waiting.saying("Checking %s" % settings.init_checkpoint):
+        run_setup.check_init_checkpoint(self.model, len(self.labels),
+                                        settings.init_checkpoint)
     self.parts = preparation.read_parts(
         self._processor, self.labels, self.model, settings)
     if settings.do_train:
@@ -162,6 +166,9 @@ class Finetuning(object):
       count_steps(self.parts["train"].scan.num_examples, settings)
     self.trained = run_claim.settle(self.trained, self.model, self.labels,
                                     self.parts, settings)
+    if settings.do_train:
+      start_log.log_data(self.parts, self.labels, start_log.columns_taken(
+          self._processor, settings.data_dir))
     self.decision = run_setup.choose_decision(settings, self.trained)
 
   def write_features(self):
@@ -178,6 +185,8 @@ class Finetuning(object):
     if self.cluster is not None:
       self._lead_cluster()
     with self._make_run() as self.run:
+      if self.run.train_spec is not None:
+        start_log.log_device(self.run.session)
       yield self.run
     self.run = None
 
@@ -337,16 +346,17 @@ class Finetuning(object):
             self.records["train"][0], self.model.max_seq_length, True, False,
             num_labels=len(self.labels), seed=settings.random_seed,
             num_steps=self.plan.num_train_steps)
-    return loop.Run(
-        self._make_model_fn(
-            None if checkpoint else settings.init_checkpoint, output_bias),
-        settings.output_dir, train_input_fn, settings.train_batch_size,
-        settings.random_seed, settings.keep_checkpoint_max,
-        settings.allow_older_checkpoint and not settings.do_train,
-        settings.gradient_accumulation_steps,
-        mirrored.count_devices(settings),
-        mixed_precision.choose_precision(settings), settings.xla,
-        self.trained.identity)
+    with waiting.saying("Building the graph"):
+      return loop.Run(
+          self._make_model_fn(
+              None if checkpoint else settings.init_checkpoint, output_bias),
+          settings.output_dir, train_input_fn, settings.train_batch_size,
+          settings.random_seed, settings.keep_checkpoint_max,
+          settings.allow_older_checkpoint and not settings.do_train,
+          settings.gradient_accumulation_steps,
+          mirrored.count_devices(settings),
+          mixed_precision.choose_precision(settings), settings.xla,
+          self.trained.identity)
 
   def _make_dev_evaluation(self, first_step):
     """Evaluation on dev while training: `DevEvaluation`, or None."""

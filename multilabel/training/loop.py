@@ -8,6 +8,7 @@ On several devices there is a tower a device, see `mirrored`.
 """
 
 import collections
+import contextlib
 import os
 import re
 import time
@@ -19,6 +20,7 @@ import tensorflow.compat.v1 as tf
 from multilabel.common import command_line
 from multilabel.common import session_profile
 from multilabel.common import sessions
+from multilabel.common import waiting
 from multilabel.common import write_errors
 from multilabel.features import batch_parts
 from multilabel.storage import checkpoint_choice
@@ -161,6 +163,7 @@ class Run(object):
 
   def _restore(self, checkpoint):
     """Restores every variable of the graph; the step comes with them."""
+    logging.info("Restoring %s", checkpoint)
     checkpoint_restore.restore_checkpoint(
         self.session, self._saver, self.graph.get_collection(
             tf.GraphKeys.GLOBAL_VARIABLES), checkpoint)
@@ -299,7 +302,10 @@ def train(run, num_train_steps, save_checkpoints_steps, log_steps, batch_size,
     if stop.by_signal() or (is_evaluated and stop()):
       loop.stop(step, stop)
     while step < num_train_steps and not (dev and dev.is_over):
-      values = loop.make_step(step)
+      # TensorFlow optimises the graph when it runs it for the first time.
+      with (waiting.saying("Starting with step %d" % (step + 1))
+            if step == first_step else contextlib.nullcontext()):
+        values = loop.make_step(step)
       step += 1
       progress.update(step, values)
       run.state["smoothed_loss"] = progress.state

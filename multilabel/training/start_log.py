@@ -10,6 +10,7 @@ import platform
 from absl import logging
 import tensorflow.compat.v1 as tf
 
+from processors import DataProcessor
 from processors.text_lines import list_names
 from processors.text_lines import shown
 
@@ -33,6 +34,14 @@ def log_data(parts, label_list, columns=()):
     logging.info("%s", line)
   for line in data_warnings(parts, label_list):
     logging.warning("%s", line)
+
+
+def columns_taken(processor, data_dir):
+  """What a processor read as what: list of str; empty where it does not tell.
+  """
+  if data_dir is None or not isinstance(processor, DataProcessor):
+    return []
+  return list(processor.columns_taken(data_dir))
 
 
 def data_lines(parts, label_list, columns=()):
