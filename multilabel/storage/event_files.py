@@ -9,7 +9,6 @@ are on disk nor survives a full one. These are written when they come.
 """
 
 import collections
-import glob
 import os
 import platform
 import re
@@ -23,6 +22,7 @@ from multilabel.common import write_errors
 
 
 _NAME = "events.out.tfevents.%010d.%s"
+_EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d+)\..*")
 
 
 class EventWriter(object):
@@ -38,9 +38,9 @@ class EventWriter(object):
     self._step_before = first_step - 1
     self._tags_before = _tags_at(folder, first_step - 1)
     number = int(time.time())
-    for path in event_paths(folder):
-      number = max(number, int(re.search(r"\.tfevents\.(\d+)\.", path).group(
-          1)) + 1)
+    for path in event_paths(folder)[-1:]:
+      number = max(number, 1 + int(
+          _EVENT_FILE.match(os.path.basename(path)).group(1)))
     self._path = os.path.join(folder, _NAME % (
         number, platform.node() or "localhost"))
     with write_errors.naming(self._path):
@@ -75,41 +75,36 @@ class EventWriter(object):
 
 def event_paths(folder):
   """The event files of a folder in the order of their writing."""
-  return sorted(path for path in glob.glob(
-      os.path.join(glob.escape(folder), "events.out.tfevents.*"))
-                if re.search(r"\.tfevents\.\d+\.", path))
+  found = [(int(match.group(1)), match.group()) for match in
+           map(_EVENT_FILE.match, os.listdir(folder)) if match]
+  return [os.path.join(folder, name) for _, name in sorted(found)]
+
+
+def _read_events(path):
+  """Yields the events of a file up to its end, or to where a kill cut it."""
+  try:
+    for event in tf.train.summary_iterator(path):
+      yield event
+  except tf.errors.DataLossError:
+    logging.info("%s is cut off; what stands before is used.", path)
 
 
 def _tags_at(folder, step):
   """The tags that the event files have at a step, session starts honoured."""
   tags = set()
   for path in event_paths(folder):
-    try:
-      for event in tf.train.summary_iterator(path):
-        if (event.session_log.status == tf.SessionLog.START and
-            event.step <= step):
-          tags.clear()
-        if event.step == step:
-          tags.update(value.tag for value in event.summary.value)
-    except tf.errors.DataLossError:
-      pass  # where a kill cut the file off
+    for event in _read_events(path):
+      if (event.session_log.status == tf.SessionLog.START and
+          event.step <= step):
+        tags.clear()
+      if event.step == step:
+        tags.update(value.tag for value in event.summary.value)
   return tags
 
 
 # values: {tag: [(step, value), ...]}, steps ascending, each step once.
 # first_time: float, seconds since 1970 of the earliest point; None without.
 Scalars = collections.namedtuple("Scalars", ["values", "first_time"])
-
-
-_EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d+)\.")
-
-
-def list_event_files(folder):
-  """Returns the paths of the event files in a folder, oldest first."""
-  found = [(int(match.group(1)), name) for name, match in
-           ((name, _EVENT_FILE.match(name)) for name in os.listdir(folder))
-           if match]
-  return [os.path.join(folder, name) for _, name in sorted(found)]
 
 
 def read_scalars(folder, tags):
@@ -129,7 +124,7 @@ def read_scalars(folder, tags):
   """
   points = {tag: {} for tag in tags}
   first_time = None
-  for path in list_event_files(folder):
+  for path in event_paths(folder):
     for event in _read_events(path):
       if event.session_log.status == tf.SessionLog.START:
         for tag in points:
@@ -142,15 +137,6 @@ def read_scalars(folder, tags):
             first_time = event.wall_time
   return Scalars({tag: sorted(values.items())
                   for tag, values in points.items() if values}, first_time)
-
-
-def _read_events(path):
-  """Yields the events of a file up to its end, or to where it is broken."""
-  try:
-    for event in tf.train.summary_iterator(path):
-      yield event
-  except tf.errors.DataLossError:
-    logging.info("%s is cut off; what stands before is used.", path)
 
 
 def scalar_summary(scalars):
