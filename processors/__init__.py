@@ -16,6 +16,7 @@ import sys
 from absl import logging
 
 from processors import label_cells
+from processors import package_names
 from processors import user_code
 from processors.attack_tactics import AttackTacticsProcessor
 from processors.base import DataProcessor
@@ -182,6 +183,7 @@ def _load_class(processor):
 
 def _import_file(path):
   """Runs a Python file as a module, which may import those beside it."""
+  package_names.alias(__name__)
   path = os.path.abspath(path)
   # The name is the path's own, so that no other module is shadowed.
   name = "processor_%s_%s" % (

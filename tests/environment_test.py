@@ -172,7 +172,8 @@ def test_tensorflow_cpu_counts_as_tensorflow(tmp_path):
 def test_every_requirement_has_a_lower_and_an_upper_bound():
   with open(os.path.join(ROOT, "pyproject.toml"), encoding="utf-8") as reader:
     text = reader.read()
-  project = text[text.index("\ndependencies = "):text.index("\n[tool.")]
+  project = text[text.index("\ndependencies = "):
+                 text.index("\n[project.scripts]")]
   lines = re.findall(r'"([^"]+)"', project)
   assert len(lines) > 30
   for line in lines:
@@ -181,25 +182,17 @@ def test_every_requirement_has_a_lower_and_an_upper_bound():
     assert re.search(r"==\d|<\d", versions), line
 
 
-def test_every_module_of_the_top_level_is_packaged():
-  with open(os.path.join(ROOT, "pyproject.toml"), encoding="utf-8") as reader:
-    listed = re.search(r"py-modules = \[(.*?)\]", reader.read(), re.S).group(1)
-  modules = {os.path.splitext(os.path.basename(path))[0]
-             for path in glob.glob(os.path.join(ROOT, "*.py"))}
-  assert modules - set(re.findall(r'"(\w+)"', listed)) == set()
-
-
 def test_warnings_of_every_module_of_ours_are_errors():
   with open(os.path.join(ROOT, "pyproject.toml"), encoding="utf-8") as reader:
     text = reader.read()
   rules = [rule.replace("\\\\", "\\")
            for rule in re.findall('"error:::(.*)"', text)]
   assert len(rules) == 2
-  names = re.findall(r'"([\w.]+)"', re.search(
-      r"\npackages = \[(.*?)\]", text, re.S).group(1))
-  names += re.findall(r'"(\w+)"', re.search(
-      r"py-modules = \[(.*?)\]", text, re.S).group(1))
-  assert len(names) > 15
+  names = [name[:-len(".py")] for name in os.listdir(ROOT)
+           if name.endswith(".py")]
+  assert len(names) > 8
+  names += ["bert_multilabel", "multilabel.common.atomic_files", "processors",
+            "processors.base", "experiments.sweep", "robustness.faults.run"]
   for name in names:
     assert any(re.match(rule, name) for rule in rules), name
   for name in ("tensorflow", "numpy.core", "training_test", "json"):

@@ -41,9 +41,9 @@ _TEXTS = (
 )
 
 _PROGRAM = """
-import json, sys
-from multilabel.export import run_export
-run_export.main(json.loads(sys.stdin.buffer.readline().decode("ascii")))
+import importlib, json, sys
+importlib.import_module(sys.argv[1]).main(
+    json.loads(sys.stdin.buffer.readline().decode("ascii")))
 """
 
 # What the predictor says: of `texts`, and of `rows` of ids (list of
@@ -96,7 +96,8 @@ class Checker(object):
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     # Modules come from its working directory first.
     self._process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", _PROGRAM], cwd=root,
+        [sys.executable, "-W", "ignore", "-c", _PROGRAM,
+         __package__ + ".run_export"], cwd=root,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env=dict(os.environ, TF_CPP_MIN_LOG_LEVEL="3", PYTHONPATH=path))
 
