@@ -84,17 +84,17 @@ def open_bytes(path):
       if not start.startswith(_GZIP):
         raise ValueError("%s: broken gzip data (%s)." % (
             path, "the file is empty" if not start else
-            "it is %s" % _kind(start) if _kind(start) else
+            "it is %s" % kind(start) if kind(start) else
             "it is not packed, take .gz off its name"))
       with unpacking(path):
         raw = stack.enter_context(gzip.GzipFile(
             fileobj=_Started(start, raw)))
         start = _read_start(raw)
-    if _kind(start):
+    if kind(start):
       raise ValueError("%s%s is %s." % (
           path, " unpacked" if is_packed else "",
           "gzip data again: unpack it once"
-          if is_packed and start.startswith(_GZIP) else _kind(start)))
+          if is_packed and start.startswith(_GZIP) else kind(start)))
     yield _Started(start, raw), start
 
 
@@ -129,7 +129,7 @@ def _read_start(stream):
   return start
 
 
-def _kind(start):
+def kind(start):
   """What a file is that begins like this, and what to do; None: maybe text."""
   if start[_TAR[0]:].startswith(_TAR[1]):
     return "a tar archive: unpack it"

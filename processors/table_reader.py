@@ -316,14 +316,21 @@ def lone_return(path, line):
 
 def _check_swallowed(path, first, last, row, delimiter):
   """Refuses a quoted field of a TSV file that looks like several rows."""
-  if delimiter != "\t":
-    return
-  for cell in row:
-    if ("\n" in cell or "\r" in cell) and ("\t" in cell or len(row) == 1):
-      raise ValueError(
-          "%s:%d: a quotation mark makes one field of the lines %d to %d: give "
-          "--quoting=none if the marks are characters, --quoting=standard if "
-          "the field is meant." % (path, first, first, last))
+  if swallows(row, delimiter):
+    raise ValueError(
+        "%s:%d: a quotation mark makes one field of the lines %d to %d: %s." % (
+            path, first, first, last, SWALLOWED))
+
+
+SWALLOWED = ("give --quoting=none if the marks are characters, "
+             "--quoting=standard if the field is meant")
+
+
+def swallows(row, delimiter):
+  """Whether a field (of a row, list of str) looks like rows of a TSV file."""
+  return delimiter == "\t" and any(
+      ("\n" in cell or "\r" in cell) and ("\t" in cell or len(row) == 1)
+      for cell in row)
 
 
 def _explain_error(path, start, lines, delimiter, error, quoting):

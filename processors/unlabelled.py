@@ -91,12 +91,22 @@ def _lines(path, encoding, is_guessed):
     if line[:1] == "\ufeff":
       line = line[1:]
     if is_guessed:
-      _check_is_text(path, number, line)
+      reason = looks_like(number, line)
+      if reason:
+        raise ValueError("%s:%d: %s." % (path, number, reason))
     yield str(number), line, None
 
 
-def _check_is_text(path, number, line):
-  """Refuses a line that looks like one of another form."""
+def looks_like(number, line):
+  """Says what a line that was guessed to be a text looks like instead.
+
+  Args:
+    number: int, its number from 1 on.
+    line: str, without its end.
+
+  Returns:
+    str, a sentence without its full stop, or None: a text.
+  """
   looks = None
   if line[:1] in "{[ " and _JSON_START.match(line):
     if line.lstrip()[0] == "{":
@@ -109,11 +119,10 @@ def _check_is_text(path, number, line):
       form = {"\t": "tsv"}.get(delimiter, "csv")
       looks = "the header of a table", form + (
           " --delimiter='%s'" % delimiter if delimiter in ";|" else "")
-  if looks:
-    raise ValueError(
-        "%s:%d: the line looks like %s (%s): give --input_format=%s, or "
-        "--input_format=text if it is a text." % (
-            path, number, looks[0], shown(line, 40), looks[1]))
+  return looks and (
+      "the line looks like %s (%s): give --input_format=%s, or "
+      "--input_format=text if it is a text" % (
+          looks[0], shown(line, 40), looks[1]))
 
 
 def _header_delimiter(line):

@@ -33,6 +33,7 @@ from absl import flags
 
 from multilabel import decisions
 from multilabel.inference import predict_files
+from processors import table_reader
 
 
 FLAGS = flags.FLAGS
@@ -65,8 +66,9 @@ def define_flags():
         "input", None, "Patterns of the texts: lines, .csv, .tsv, .jsonl (also "
         ".gz), .avro, .parquet, on any file system that Beam knows.")
     flags.DEFINE_enum(
-        "input_form", None, ["text", "csv", "tsv", "jsonl", "avro", "parquet"],
-        "Form of --input; default: by each file's ending, else lines.")
+        "input_format", None,
+        ["text", "csv", "tsv", "jsonl", "avro", "parquet"],
+        "Format of --input; default: by each file's ending, else lines.")
     flags.DEFINE_string("text_column", None, "Tables, Avro, Parquet: column of "
                         "the text; default: text, comment_text or sentence.")
     flags.DEFINE_string("text_pair_column", None,
@@ -74,6 +76,8 @@ def define_flags():
     flags.DEFINE_string("id_column", None,
                         "The same of the id; default: id.")
     flags.DEFINE_string("delimiter", None, "Tables: between two cells.")
+    flags.DEFINE_enum("quoting", table_reader.AUTO, list(table_reader.QUOTINGS),
+                      table_reader.QUOTING_HELP)
     flags.DEFINE_string(
         "output", None, "Where the labels go: DIR/NAME.jsonl, .avro or "
         ".parquet, in shards DIR/NAME-00000-of-00004.jsonl.")
@@ -190,13 +194,13 @@ def main(argv):
                      % own[0])
   apache_beam = import_beam(FLAGS.debug)
   from scale import beam_predict as beam_predict_module
+  from scale import output_claim
   prefix, suffix = os.path.splitext(FLAGS.output)
   rows_together = (beam_predict_module.ROWS_TOGETHER if "://" in FLAGS.model_dir
                    else predict_files.window_size(check_model(FLAGS.model_dir)))
   paths = find_files(beam_predict_module, FLAGS.input)
-  check_output(beam_predict_module, prefix, suffix, prefix + ".bad")
   table_options = {name: FLAGS[name].value for name in (
-      "text_column", "text_pair_column", "id_column", "delimiter")}
+      "text_column", "text_pair_column", "id_column", "delimiter", "quoting")}
   handler = beam_predict_module.SessionModelHandler(
       FLAGS.model_dir, FLAGS.batch_size,
       {name: FLAGS[name].value
@@ -204,11 +208,13 @@ def main(argv):
       FLAGS.intra_op_threads, FLAGS.verify_checkpoint,
       decisions.parse(FLAGS.probabilities), rows_together)
   start = time.time()
-  metrics = run_pipeline(
-      apache_beam, beam_arguments, FLAGS.debug,
-      lambda pipeline: beam_predict_module.build(
-          pipeline, paths, FLAGS.input_form, table_options, handler, prefix,
-          suffix, prefix + ".bad", FLAGS.num_shards))
+  with output_claim.claim(prefix):
+    check_output(beam_predict_module, prefix, suffix, prefix + ".bad")
+    metrics = run_pipeline(
+        apache_beam, beam_arguments, FLAGS.debug,
+        lambda pipeline: beam_predict_module.build(
+            pipeline, paths, FLAGS.input_format, table_options, handler, prefix,
+            suffix, prefix + ".bad", FLAGS.num_shards))
   counters = show_counters(metrics, time.time() - start)
   if not counters.get("rows") and (
       counters.get("bad_rows") or counters.get("bad_files")):

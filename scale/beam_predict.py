@@ -53,9 +53,8 @@ class CutFile(beam.DoFn):
     self._bad_files = Metrics.counter(NAMESPACE, "bad_files")
 
   def process(self, path):
-    form = self._form or input_blocks.guess_form(path)
     try:
-      for block in input_blocks.cut(path, form, open_file, self._options,
+      for block in input_blocks.cut(path, self._form, open_file, self._options,
                                     self._block_bytes):
         yield block
     except (ValueError, OSError, EOFError) as error:

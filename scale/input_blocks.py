@@ -11,21 +11,28 @@ import contextlib
 import csv
 import gzip
 import io
+import re
 import zlib
 
 import numpy as np
 
 from processors import delimited
+from processors import file_bytes
 from processors import jsonl
 from processors import table_reader
+from processors import text_encoding
 from processors import text_lines
+from processors import unlabelled
 
 
 FORMS = ("text", "csv", "tsv", "jsonl", "avro", "parquet")
-TABLE_FLAGS = ("text_column", "text_pair_column", "id_column", "delimiter")
+TABLE_FLAGS = ("text_column", "text_pair_column", "id_column", "delimiter",
+               "quoting")
 
 # Bytes of a block, about: hours of a table are minutes of a block.
 BLOCK_BYTES = 4 << 20
+# Bytes at the beginning of a file that show what it is.
+_START = 4096
 
 # `offset` and `size`: where the rows are, bytes and rows, or the number of a
 # Parquet row group; None: the whole file. `first_row` and `first_line` count
@@ -33,7 +40,8 @@ BLOCK_BYTES = 4 << 20
 # text, second text and id, and how many there are; names for Avro, Parquet.
 Block = collections.namedtuple(
     "Block", ["path", "form", "offset", "size", "first_row", "first_line",
-              "is_last", "columns", "delimiter"])
+              "is_last", "columns", "delimiter", "quoting"],
+    defaults=[table_reader.AUTO])
 
 # A text to predict; `row` counts the rows of the file from 1.
 Row = collections.namedtuple("Row", ["file", "row", "id", "text", "text_pair"])
@@ -43,11 +51,18 @@ BadRow = collections.namedtuple("BadRow", ["file", "line", "row", "reason"])
 
 
 def guess_form(path):
-  """Returns one of `FORMS` by a file's ending; "text" for all others."""
-  if path.endswith(".gz"):
-    path = path[:-3]
-  ending = path.rpartition(".")[2].lower()
-  return ending if ending in FORMS else "text"
+  """Returns one of `FORMS` by a file's ending; "text" for all others.
+
+  Raises:
+    ValueError: it is a form that cannot be cut into blocks.
+  """
+  if path.lower().endswith(".avro"):
+    return "avro"
+  form = unlabelled.guess_form(path)
+  if form not in FORMS:
+    raise ValueError("%s: .%s cannot be cut into blocks: write JSON lines, or "
+                     "let predict_session.py read it." % (path, form))
+  return form
 
 
 def cut(path, form, open_file, options=None, block_bytes=BLOCK_BYTES):
@@ -56,7 +71,8 @@ def cut(path, form, open_file, options=None, block_bytes=BLOCK_BYTES):
   Args:
     path: str; a file that ends in .gz, which cannot be entered in its middle,
       is one block.
-    form: one of `FORMS`.
+    form: one of `FORMS`; None: `guess_form`, and then a text whose first line
+      looks like another form is an error.
     open_file: function of a path to a binary stream that can seek.
     options: dict, `TABLE_FLAGS` of tables, Avro and Parquet; None in it, or
       absent, is the default.
@@ -68,20 +84,27 @@ def cut(path, form, open_file, options=None, block_bytes=BLOCK_BYTES):
   """
   options = {name: value for name, value in (options or {}).items()
              if value is not None}
+  is_guessed = form is None
+  form = form or guess_form(path)
   processor = delimited.DelimitedProcessor(options)
+  if form not in ("avro", "parquet"):
+    _check_start(path, open_file, is_guessed and form == "text")
   if form in ("text", "jsonl"):
+    if options.get("quoting") == table_reader.AUTO:
+      del options["quoting"]
     if options:
       raise ValueError("--%s is for tables, but %s is read as %s: leave it "
-                       "out, or say --input_form." % (
+                       "out, or say --input_format." % (
                            min(options), path, form))
     return _cut_lines(path, form, open_file, block_bytes)
   if form in ("csv", "tsv"):
     delimiter = processor.options["delimiter"] or (
         "\t" if form == "tsv" else ",")
     return _cut_table(path, form, open_file, processor, delimiter, block_bytes)
-  if "delimiter" in options:
-    raise ValueError("--delimiter is for .csv and .tsv, but %s is read as %s." %
-                     (path, form))
+  for name, default in (("delimiter", None), ("quoting", table_reader.AUTO)):
+    if options.get(name, default) != default:
+      raise ValueError("--%s is for .csv and .tsv, but %s is read as %s." %
+                       (name, path, form))
   cut_form = _cut_avro if form == "avro" else _cut_parquet
   return cut_form(path, open_file, processor, block_bytes)
 
@@ -97,6 +120,22 @@ def read_block(block, open_file):
             "tsv": _read_table, "avro": _read_avro,
             "parquet": _read_parquet}[block.form]
   return reader(block, open_file)
+
+
+def _check_start(path, open_file, is_guessed):
+  """Refuses a file that is no UTF-8 text, or not of the form it seems to be."""
+  with file_bytes.unpacking(path), _open(path, open_file) as stream:
+    start = stream.read(_START)
+  kind = file_bytes.kind(start)
+  encoding, mark_size = text_encoding.choose(start, None, path)
+  if kind or encoding != "utf-8":
+    raise ValueError("%s is %s." % (
+        path, kind or encoding.upper() + ": save it as UTF-8"))
+  if is_guessed:
+    line = re.split(b"[\r\n]", start[mark_size:])[0]
+    reason = unlabelled.looks_like(1, line.decode("utf-8", "replace"))
+    if reason:
+      raise ValueError("%s:1: %s." % (path, reason))
 
 
 @contextlib.contextmanager
@@ -286,8 +325,24 @@ class _CountedLines(object):
     return line
 
 
-def _table_rows(lines, delimiter):
+def _plain_rows(lines, delimiter):
+  """`_table_rows` of a file in which quotation marks are characters."""
+  for line in lines:
+    line = line.rstrip("\r\n")
+    if lines.too_long:
+      lines.too_long = False
+      yield lines.num_lines - 1, None, (
+          "the line has more than %d characters" % text_lines.MAX_LINE)
+    else:
+      yield lines.num_lines - 1, line.split(delimiter) if line else [], None
+
+
+def _table_rows(lines, delimiter, quoting):
   """Yields (line within the block from 0 on, row, or None, reason or None)."""
+  if quoting == table_reader.NONE:
+    for row in _plain_rows(lines, delimiter):
+      yield row
+    return
   with table_reader.long_fields():
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
@@ -303,15 +358,21 @@ def _table_rows(lines, delimiter):
         lines.too_long = False
         row, reason = None, ("a line of the row has more than %d characters" %
                              text_lines.MAX_LINE)
+      if (quoting == table_reader.AUTO and lines.num_lines - before > 1 and
+          row and table_reader.swallows(row, delimiter)):
+        row, reason = None, (
+            "a quotation mark makes one field of %d lines: %s" % (
+                lines.num_lines - before, table_reader.SWALLOWED))
       yield before, row, reason
 
 
 def _cut_table(path, form, open_file, processor, delimiter, block_bytes):
   """Blocks of whole rows; finds the columns on the way."""
+  quoting = processor.options["quoting"]
   is_packed = path.endswith(".gz")
   with _open(path, open_file) as stream:
     lines = _CountedLines(stream, True)
-    rows = _table_rows(lines, delimiter)
+    rows = _table_rows(lines, delimiter, quoting)
     for _, row, reason in rows:
       if reason or not row:
         raise ValueError("%s:1: %s." % (
@@ -326,19 +387,19 @@ def _cut_table(path, form, open_file, processor, delimiter, block_bytes):
     begin = (lines.num_bytes, lines.num_lines)
     if is_packed:
       yield Block(path, form, None, None, 1, begin[1] + 1, True, columns,
-                  delimiter)
+                  delimiter, quoting)
       return
     size, first_row = 0, 1
     for _ in rows:
       size += 1
       if lines.num_bytes - begin[0] >= block_bytes:
         yield Block(path, form, begin[0], size, first_row, begin[1] + 1, False,
-                    columns, delimiter)
+                    columns, delimiter, quoting)
         first_row += size
         begin, size = (lines.num_bytes, lines.num_lines), 0
     if size:
       yield Block(path, form, begin[0], size, first_row, begin[1] + 1, True,
-                  columns, delimiter)
+                  columns, delimiter, quoting)
 
 
 def _read_table(block, open_file):
@@ -378,7 +439,7 @@ def _numbered_table_rows(block, open_file):
     if block.offset is not None:
       stream.seek(block.offset)
     lines = _CountedLines(stream, block.offset is None)
-    rows = _table_rows(lines, block.delimiter)
+    rows = _table_rows(lines, block.delimiter, block.quoting)
     first_line = block.first_line
     if block.offset is None:  # a packed file from its header on
       next(rows)

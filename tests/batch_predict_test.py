@@ -10,6 +10,7 @@ import glob
 import io
 import json
 import os
+import threading
 
 import pytest
 
@@ -23,6 +24,7 @@ import tiny_model
 import predict_session
 from scale import batch_predict
 from scale import beam_predict
+from scale import output_claim
 
 
 DIRECT = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
@@ -274,3 +276,76 @@ def test_an_argument_in_the_wrong_place(tmp_path, model):
   status, stderr = run("--model_dir=" + model, "--input=a", "--output=b.jsonl",
                        "text", "--", *DIRECT)
   assert status == 2 and "unexpected argument text" in stderr
+
+
+# Two jobs into one output.
+
+
+def test_one_output_is_claimed_once(tmp_path):
+  prefix = str(tmp_path / "new" / "part")
+  with output_claim.claim(prefix):
+    name, = os.listdir(str(tmp_path / "new"))
+    with pytest.raises(ValueError) as raised:
+      with output_claim.claim(prefix):
+        raise AssertionError("claimed twice")
+    message = str(raised.value)
+    assert "pid %d on " % os.getpid() in message
+    assert message.endswith("if it is no longer running, remove %s." %
+                            (tmp_path / "new" / name))
+    with output_claim.claim(prefix + "-other"):
+      pass
+    assert os.listdir(str(tmp_path / "new")) == [name]
+  assert os.listdir(str(tmp_path / "new")) == []
+  with pytest.raises(KeyError):
+    with output_claim.claim(prefix):
+      raise KeyError()
+  with output_claim.claim(prefix):
+    pass
+  assert os.listdir(str(tmp_path / "new")) == []
+
+
+def test_names_that_are_patterns_cannot_be_claimed(tmp_path):
+  with pytest.raises(ValueError, match="is one of"):
+    with output_claim.claim(str(tmp_path / "a[1]")):
+      pass
+  assert os.listdir(str(tmp_path)) == []
+
+
+def test_two_jobs_at_once_do_not_both_go_on(tmp_path):
+  prefix = str(tmp_path / "part")
+  outcomes, barrier = [], threading.Barrier(8)
+
+  def work():
+    barrier.wait()
+    try:
+      with output_claim.claim(prefix):
+        outcomes.append("claimed")
+        barrier_of_ends.wait(60)
+    except ValueError:
+      outcomes.append("refused")
+      barrier_of_ends.wait(60)
+
+  barrier_of_ends = threading.Barrier(8)
+  workers = [threading.Thread(target=work) for _ in range(8)]
+  for worker in workers:
+    worker.start()
+  for worker in workers:
+    worker.join()
+  assert len(outcomes) == 8 and outcomes.count("claimed") <= 1
+  assert os.listdir(str(tmp_path)) == []
+
+
+def test_a_job_into_a_claimed_output_writes_nothing(tmp_path, model):
+  tiny_bert.write_jsonl(str(tmp_path / "in.jsonl"), rows_of(5))
+  arguments = ["--model_dir=" + model, "--input=%s" % (tmp_path / "in.jsonl"),
+               "--output=%s" % (tmp_path / "out.jsonl")]
+  claim = tmp_path / "out.running-0.json"
+  claim.write_text(u"cut")
+  status, stderr = run(*arguments)
+  assert status == 2 and stderr.count("\n") == 1
+  assert "its claim cannot be read" in stderr and str(claim) in stderr
+  assert sorted(os.listdir(str(tmp_path))) == ["in.jsonl", claim.name]
+  claim.unlink()
+  status, stderr = run(*arguments)
+  assert status == 0, stderr
+  assert not [name for name in os.listdir(str(tmp_path)) if "running" in name]

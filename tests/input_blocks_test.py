@@ -17,8 +17,7 @@ def read(path, form=None, block_bytes=40, **options):
   """(rows, bad rows, number of blocks) of a file."""
   path = str(path)
   blocks = list(input_blocks.cut(
-      path, form or input_blocks.guess_form(path), open_file, options,
-      block_bytes))
+      path, form, open_file, options, block_bytes))
   found = [row for block in blocks
            for row in input_blocks.read_block(block, open_file)]
   good = [row for row in found if isinstance(row, input_blocks.Row)]
@@ -217,3 +216,60 @@ def test_parquet(tmp_path):
   parquet.write_table(pyarrow.Table.from_pylist(ROWS), str(path),
                       row_group_size=100)
   check_records(path)
+
+
+# What is not what it seems to be.
+
+
+RAW = 'id\ttext\n1\t"Hello, she said\n2\tfine\n3\tbye"\n4\tlast\n'
+
+
+def test_a_quotation_mark_that_swallows_rows(tmp_path):
+  path = tmp_path / "a.tsv"
+  path.write_text(RAW)
+  for block_bytes in (1, 4096):
+    rows, bad, _ = read(path, block_bytes=block_bytes)
+    assert [row.text for row in rows] == ["last"]
+    assert [(row.line, row.row) for row in bad] == [(2, 1)]
+    assert "makes one field of 3 lines: give --quoting=none" in bad[0].reason
+    rows, bad, _ = read(path, block_bytes=block_bytes, quoting="none")
+    assert [(row.id, row.text) for row in rows] == [
+        ("1", '"Hello, she said'), ("2", "fine"), ("3", 'bye"'), ("4", "last")]
+    assert not bad
+    same_as_predict_session(path, "tsv", rows, quoting="none")
+    rows, bad, _ = read(path, block_bytes=block_bytes, quoting="standard")
+    assert [row.text for row in rows] == [
+        "Hello, she said\n2\tfine\n3\tbye", "last"] and not bad
+
+
+@pytest.mark.parametrize("name, content, words", [
+    ("a.txt", b'{"text": "a"}\n', "looks like JSON lines"),
+    ("a.txt", b"\xef\xbb\xbfid,text\n1,a\n", "looks like the header"),
+    ("a.json", b'["a"]', "cannot be cut into blocks"),
+    ("a.xlsx", b"PK\x03\x04", "cannot be cut into blocks"),
+    ("a.csv", u"id,text\n".encode("utf-16"), "is UTF-16-LE: save it as UTF-8"),
+    ("a.csv", gzip.compress(b"text\na\n"), "is gzip data"),
+    ("a.txt.gz", b"text\n", "broken gzip data"),
+    ("a.csv", b"PAR1\x15", "is Parquet"),
+    ("a.jsonl.gz", gzip.compress(b"PK\x03\x04"), "is a zip archive")])
+def test_files_of_another_form(tmp_path, name, content, words):
+  path = tmp_path / name
+  path.write_bytes(content)
+  with pytest.raises(ValueError) as raised:
+    read(path)
+  assert str(raised.value).startswith(str(path)) and words in str(raised.value)
+
+
+def test_newline_delimited_json(tmp_path):
+  path = tmp_path / "a.ndjson"
+  path.write_bytes(b'{"text": "a"}\n')
+  assert [row.text for row in read(path)[0]] == ["a"]
+
+
+@pytest.mark.parametrize("form", ["text", "jsonl"])
+def test_quoting_means_nothing_to_lines(tmp_path, form):
+  path = tmp_path / "a"
+  path.write_bytes(b'"a"\n')
+  with pytest.raises(ValueError, match="--quoting is for tables"):
+    read(path, form, quoting="none")
+  read(path, form, quoting="auto")
