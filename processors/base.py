@@ -185,6 +185,9 @@ class DataProcessor(object):
 class FileProcessor(DataProcessor):
   """Examples from one file a part: `train`, `dev` and `test` in a folder."""
 
+  # Labels of a trained model, which give numbers in data to evaluate a meaning
+  # where labels.txt does not; list of str, or None.
+  trained_labels = None
   extensions = ()  # such as (".csv", ".tsv"); each may have .gz behind it
   packed_extensions = ()  # those of them that have a packing of their own
 

@@ -194,9 +194,10 @@ class DelimitedProcessor(base.FileProcessor):
     position = header.index(name) if name in header else None
     cells = () if position is None else (
         (line, row[position]) for line, row in table)
+    known = self.known_labels(data_dir)
     return label_columns.read_meaning(
         path, cells, name, self.options["label_separator"],
-        self.known_labels(data_dir), data_dir)
+        self.trained_labels if known is None else known, data_dir)
 
   def _choose_columns(self, path):
     """Returns the names of the label columns, and whether they are 0/1.

@@ -109,6 +109,7 @@ class JsonlProcessor(base.FileProcessor):
           self.find_file(data_dir, "train") or path)
       known = self.known_labels(data_dir)
       known = self._read_names(path) if known is None else known
+      known = self.trained_labels if known is None else known
       if known is None:
         raise ValueError("%s:%d: %s." % (
             path, line, label_cells.explain_unknown_numbers(

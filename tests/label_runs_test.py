@@ -152,6 +152,25 @@ def test_a_test_set_without_labels_is_predicted(bert, tmp_path, test_csv):
   assert [("true_labels" in json.loads(line)) for line in lines] == [False] * 2
 
 
+def test_numbers_to_evaluate_are_of_the_trained_labels(bert, tmp_path):
+  data = write(tmp_path, train_jsonl=(
+      '{"text": "apple", "labels": [0.0, 1.0]}\n'
+      '{"text": "one", "labels": [1.0, 0.0]}\n'), labels_txt="pet\nfruit\n")
+  output_dir = tmp_path / "out"
+  assert run(bert, data, output_dir, task_name="jsonl")[0] == 0
+  other = tmp_path / "other"
+  other.mkdir()
+  write(other, test_jsonl='{"text": "apple", "labels": [0.0, 1.0]}\n')
+  flags = dict(do_train=False, init_checkpoint=None, do_predict=True,
+               do_test=True)
+  assert run(bert, str(other), output_dir, task_name="jsonl", **flags)[0] == 0
+  write(other, test_csv='text,labels\napple,"[1]"\n')
+  assert run(bert, str(other), output_dir, **flags)[0] == 0
+  row = json.loads(tiny_bert.read_text(
+      str(output_dir / "test_predictions.jsonl")))
+  assert row["true_labels"] == ["fruit"]
+
+
 PAIRS = u'''
 import os
 from run_multilabel_classifier import DataProcessor, InputExample

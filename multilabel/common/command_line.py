@@ -62,9 +62,24 @@ def quiet_tensorflow():
   warnings.filterwarnings("ignore", category=DeprecationWarning)
   python_logging.getLogger("tensorflow").setLevel(python_logging.ERROR)
   if "tensorflow" not in sys.modules:
-    with _without_keras(), _without_lines(
+    with _notice("Loading TensorFlow ..."), _without_keras(), _without_lines(
         _ONEDNN_LINES if _says_onednn() else ()):
       importlib.import_module("tensorflow")
+
+
+@contextlib.contextmanager
+def _notice(text):
+  """Shows a text on a terminal while the block runs, and takes it off again."""
+  is_shown = sys.stderr is not None and sys.stderr.isatty()
+  if is_shown:
+    sys.stderr.write(text)
+    sys.stderr.flush()
+  try:
+    yield
+  finally:
+    if is_shown:
+      sys.stderr.write("\r\033[K")
+      sys.stderr.flush()
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from absl import logging
 
 
 # Seconds without a word, at most.
-INTERVAL = 1.9
+INTERVAL = 1.5
 
 
 @contextlib.contextmanager

@@ -96,6 +96,8 @@ def choose_labels(processor, settings, trained=None):
   """All labels in the order of the outputs: list of str."""
   if settings.do_train:
     return processors.get_labels(processor, settings.data_dir)
+  if isinstance(processor, processors.FileProcessor):
+    processor.trained_labels = trained.labels
   try:
     return processors.get_labels(processor, settings.data_dir)
   except ValueError:
