@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import time
 import uuid
 
@@ -23,9 +24,12 @@ def claim(prefix):
     prefix: str, what the shards' names begin with, such as `labelled/part`.
 
   Raises:
-    ValueError: another job has claimed it; names the claim's file. Or the
-      name cannot be claimed.
+    ValueError: another job has claimed it; names the claim's file. Or its name
+      is a pattern.
   """
+  if re.search(r"[*?\[\]]", prefix):
+    raise ValueError("--output %s has one of the characters * ? [ ], which Beam "
+                     "takes for a pattern; name another output." % prefix)
   files = filesystems.FileSystems
   begin = prefix + ".running-"
   path = "%s%s.json" % (begin, uuid.uuid4().hex)
@@ -36,14 +40,9 @@ def claim(prefix):
         "pid": os.getpid(), "host": platform.node(),
         "started": time.strftime("%Y-%m-%d %H:%M:%S")}).encode("ascii"))
   try:
-    claims = [found.path for found in
-              files.match([begin + "*.json"])[0].metadata_list]
-    others = [found for found in claims
-              if os.path.basename(found) != os.path.basename(path)]
-    if len(others) == len(claims):
-      raise ValueError(
-          "--output: %s cannot be looked for, is one of * ? [ ] in its name? "
-          "Name another output." % prefix)
+    others = [found.path for found in
+              files.match([begin + "*.json"])[0].metadata_list
+              if os.path.basename(found.path) != os.path.basename(path)]
     for other in others:
       raise ValueError(
           "--output: another job writes into %s (%s); wait for it, or, if it "

@@ -305,7 +305,7 @@ def test_one_output_is_claimed_once(tmp_path):
 
 
 def test_names_that_are_patterns_cannot_be_claimed(tmp_path):
-  with pytest.raises(ValueError, match="is one of"):
+  with pytest.raises(ValueError, match="takes for a pattern"):
     with output_claim.claim(str(tmp_path / "a[1]")):
       pass
   assert os.listdir(str(tmp_path)) == []
