@@ -34,6 +34,7 @@ from multilabel import decisions
 from multilabel.features import encoding
 from multilabel.features import feature_rows
 from multilabel.features import input_pipeline
+from multilabel.inference import call_deadline
 from multilabel.inference import loaded_model
 from multilabel.inference import predict_files
 from multilabel.storage import checkpoint_choice
@@ -62,6 +63,8 @@ class SessionPredictor(object):
     labels: list of str, the order of the probabilities.
     max_seq_length: int, most ids of what `encode` returns.
     vocab_size: int, ids are below it.
+    type_vocab_size: int, segments are below it.
+    max_position_embeddings: int, most ids of a row.
     decision: `decisions.DecisionRule`, the trained directory's.
     threshold: float, or list of float, one a label: that of `decision`.
     checkpoint: str, what the weights were restored from.
@@ -112,6 +115,8 @@ class SessionPredictor(object):
     self.labels = trained.labels
     self.max_seq_length = trained.settings["max_seq_length"]
     self.vocab_size = trained.bert_config.vocab_size
+    self.type_vocab_size = trained.bert_config.type_vocab_size
+    self.max_position_embeddings = trained.bert_config.max_position_embeddings
 
     self._model = loaded_model.InferenceModel(
         trained, device, inter_op_threads, intra_op_threads, profile_dir)
@@ -156,7 +161,7 @@ class SessionPredictor(object):
       TimeoutError: it was not done in time; what runs is stopped.
       FloatingPointError: the model gives probabilities that are NaN.
     """
-    return self._predict(_as_list(texts), loaded_model.Deadline(timeout))
+    return self._predict(_as_list(texts), call_deadline.Deadline(timeout))
 
   def _predict(self, texts, deadline):
     """`predict`; ids of few texts, or of one long one, are held at a time."""
@@ -181,7 +186,7 @@ class SessionPredictor(object):
     What was sent to the session before is finished all the same. Many clients
     that each await a text are better served by `serving.micro_batching`.
     """
-    deadline = loaded_model.Deadline(timeout)
+    deadline = call_deadline.Deadline(timeout)
     try:
       return await asyncio.get_event_loop().run_in_executor(
           None, self._predict, _as_list(texts), deadline)
@@ -206,7 +211,7 @@ class SessionPredictor(object):
 
   def predict_encoded(self, encoded, timeout=None):
     """`predict` of what `encode` or `check_features` returned."""
-    deadline = loaded_model.Deadline(timeout)
+    deadline = call_deadline.Deadline(timeout)
     with self._served.borrow() as loaded:
       return self._run(loaded, encoded, deadline)
 
@@ -308,7 +313,7 @@ class SessionPredictor(object):
   def _warm_up(self, loaded):
     """The shortest text, and one that is too long; NaN is an error."""
     for text in (u"", u"a " * self.max_seq_length):
-      self._run(loaded, self.encode([text]), loaded_model.Deadline())
+      self._run(loaded, self.encode([text]), call_deadline.Deadline())
 
   def reload(self):
     """Takes over a newer checkpoint, and thresholds that were tuned anew.

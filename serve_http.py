@@ -1,22 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Serves a trained directory over HTTP, on this machine.
+"""Serves a trained directory, or an ONNX export, over HTTP on this machine.
 
   python serve_http.py --model_dir=DIR --port=8501
 
 TensorFlow Serving's REST paths, /v1/label for texts, and a page to try it at /.
-Stops on SIGTERM when what is in flight is done; SIGHUP loads a newer
-checkpoint. Needs the extra `serve` (uvicorn, starlette). See
-serving/HTTP.md.
+Stops on SIGTERM when what is in flight is done; SIGHUP loads a newer model and
+the API keys. Needs the extra `serve` (granian and more). See docs/serving.md.
 """
 
-from multilabel.common import command_line
-
-
-if __name__ == "__main__":
-  command_line.quiet_tensorflow()
-
-# pylint: disable=g-import-not-at-top
 import collections
+import functools
 import ipaddress
 import os
 import sys
@@ -25,32 +18,28 @@ import time
 from absl import flags
 from absl import logging
 
-from multilabel.serving import http_workers
+from multilabel.common import command_line
 
 
 FLAGS = flags.FLAGS
 
-# What `run_worker` is told; all but the last are flags of the same name.
-_OPTIONS = (
-    "model_dir", "model_name", "version", "device", "inter_op_threads",
-    "intra_op_threads", "max_batch_size", "max_delay_ms", "max_queue",
-    "max_body_bytes", "max_texts", "max_characters", "max_words",
-    "max_connections", "head_timeout", "body_timeout", "request_timeout",
-    "send_timeout", "keep_alive", "grace_seconds", "tls_certificate",
-    "tls_key", "log_requests", "log_texts", "workers",
-    "allow_older_checkpoint", "keys")
-
-Options = collections.namedtuple("Options", _OPTIONS)
+# Flags that `open_model` is told.
+_MODEL_FLAGS = ("model_dir", "max_batch_size", "device", "inter_op_threads",
+                "intra_op_threads", "allow_older_checkpoint", "workers")
+ModelOptions = collections.namedtuple("ModelOptions", _MODEL_FLAGS)
 
 
 def define_flags():
   """Defines this script's flags; called where the script starts."""
   with command_line.flag_group("Model"):
-    flags.DEFINE_string("model_dir", None, "--output_dir of a training run.")
+    flags.DEFINE_string("model_dir", None, "--output_dir of a training run, or "
+                        "an ONNX export.")
     flags.DEFINE_string("model_name", "multilabel",
                         "NAME in /v1/models/NAME.")
     flags.DEFINE_integer("version", None, "Its version; default: the "
                          "checkpoint's step.")
+    flags.DEFINE_string("example", "Thank you, this is exactly what I was "
+                        "looking for.", "The text that the page starts with.")
     flags.DEFINE_string("device", None, "Such as /gpu:0; default: "
                         "TensorFlow's choice.")
     flags.DEFINE_bool("allow_older_checkpoint", False, "Where the best, or "
@@ -60,8 +49,8 @@ def define_flags():
     flags.DEFINE_string("host", "127.0.0.1", "Address to listen at; 0.0.0.0 "
                         "is every one of this machine.")
     flags.DEFINE_integer("port", 8501, "Port to listen at; 0: any.")
-    flags.DEFINE_string("api_key_file", None, "File with keys, one a line, "
-                        "one of which a request must bring.")
+    flags.DEFINE_string("api_key_file", None, "File with keys, one per "
+                        "line; a request must bring one of them.")
     flags.DEFINE_string("tls_certificate", None, "PEM file with the "
                         "certificate, for https.")
     flags.DEFINE_string("tls_key", None, "PEM file with its private key.")
@@ -78,31 +67,27 @@ def define_flags():
     flags.DEFINE_integer("inter_op_threads", None, "Operations at a time; "
                          "default: TensorFlow's.")
   with command_line.flag_group("Limits"):
-    flags.DEFINE_integer("max_body_bytes", 4 << 20, "Bytes a request.")
-    flags.DEFINE_integer("max_texts", 128, "Texts a request.")
-    flags.DEFINE_integer("max_characters", 20000, "Characters a text.")
+    flags.DEFINE_integer("max_body_bytes", 4 << 20, "Bytes per request.")
+    flags.DEFINE_integer("max_texts", 128, "Texts per request.")
+    flags.DEFINE_integer("max_characters", 20000, "Characters per text.")
     flags.DEFINE_integer("max_words", 60, "Words that are weighed when a text "
-                         "is explained, a run of the model each.")
-    flags.DEFINE_integer("max_connections", 1000, "Connections at a time; "
-                         "beyond it those that wait longest are ended.")
-    flags.DEFINE_float("head_timeout", 10, "Seconds for a request's head.")
+                         "is explained, a run of the model for each.")
+    flags.DEFINE_integer("max_connections", 4096, "Connections at a time of "
+                         "each process; others wait.")
+    flags.DEFINE_float("head_timeout", 10, "Seconds for a request's head, and "
+                       "between two requests of a connection.")
     flags.DEFINE_float("body_timeout", 30, "Seconds for a request's body.")
     flags.DEFINE_float("request_timeout", 30, "Seconds for the answer.")
-    flags.DEFINE_float("send_timeout", 60, "Seconds for reading the answer.")
-    flags.DEFINE_float("keep_alive", 15, "Seconds between two requests of a "
-                       "connection.")
     flags.DEFINE_float("grace_seconds", 20, "Seconds for what is in flight "
                        "when the server is told to stop.")
   with command_line.flag_group("Log"):
-    flags.DEFINE_bool("log_requests", False, "A line a request, without what "
-                      "is in it.")
-    flags.DEFINE_bool("log_texts", False, "A line a text.")
-  # For this program's own processes; not in --help.
-  flags.DEFINE_string("as_worker", None, "SOCKET,LINE,FOLDER")
+    flags.DEFINE_bool("log_requests", False, "One line per request, without "
+                      "what is in it.")
+    flags.DEFINE_bool("log_texts", False, "One line per text.")
 
 
 def read_keys(path):
-  """Reads the keys of a file, one a line.
+  """Reads the keys of a file, one per line.
 
   Args:
     path: str, or None for no keys.
@@ -117,12 +102,13 @@ def read_keys(path):
     return []
   try:
     with open(path, "rb") as reader:
-      keys = reader.read().split()
+      # Some editors of Windows begin a file with this mark.
+      keys = reader.read().replace(b"\xef\xbb\xbf", b"", 1).split()
   except EnvironmentError as error:
     raise ValueError("--api_key_file %s cannot be read: %s." % (
         path, error.strerror))
   if not keys:
-    raise ValueError("--api_key_file %s has no key; put one a line into it." %
+    raise ValueError("--api_key_file %s has no key; put one on each line." %
                      path)
   if min(map(len, keys)) < 16:
     raise ValueError("--api_key_file %s has a key of less than 16 characters, "
@@ -150,8 +136,7 @@ def check_flags(flag_values):
     value = flag_values[flag].value
     if value is not None and value < 1:
       raise ValueError("--%s is %d; it must be 1 or more." % (flag, value))
-  for flag in ("head_timeout", "body_timeout", "request_timeout",
-               "send_timeout", "keep_alive"):
+  for flag in ("head_timeout", "body_timeout", "request_timeout"):
     if not 0 < flag_values[flag].value < 1e6:
       raise ValueError("--%s is %s; it must be seconds, more than 0." % (
           flag, flag_values[flag].value))
@@ -190,84 +175,49 @@ def _check_certificate(certificate, key):
 def _import_server():
   """Imports what the extra brings; ValueError with what to do without it."""
   try:
-    from multilabel.serving import http_server as http_server_module
-    return http_server_module
+    from multilabel.serving import granian_server
+    from multilabel.serving import worker
+    return granian_server, worker
   except ImportError as error:
     if (error.name or "").split(".")[0] not in (
-        "uvicorn", "starlette", "httptools", "anyio"):
+        "granian", "starlette", "anyio", "msgspec", "prometheus_client"):
       raise
     raise ValueError("the server needs %s, which is not installed: pip install "
                      "'bert-multilabel[serve]'." % error.name)
 
 
-def run_worker(options, sock, on_ready, line=None, folder=None):
-  """Loads the model and serves it in this process.
+def open_model(options):
+  """Opens the predictor of a folder; called where requests are served.
 
   Args:
-    options: `Options`.
-    sock: bound socket.
-    on_ready: function of the predictor, called when requests are taken.
-    line: socket at whose end the process stops, or None.
-    folder: str, where the processes of this server keep their counts, or None.
+    options: `ModelOptions`.
   """
-  http_server = _import_server()
-  from multilabel.inference import micro_batching
-  from multilabel.serving import http_app
-  from multilabel.serving import http_requests
-  from multilabel.serving import word_importance
-  from multilabel.storage import trained_model
+  command_line.quiet_tensorflow()
+  from multilabel.serving import worker
   import predict_session
-
-  trained = trained_model.read(options.model_dir)
-  predictor = predict_session.SessionPredictor(
+  return predict_session.SessionPredictor(
       options.model_dir, batch_size=options.max_batch_size,
       device=options.device, inter_op_threads=options.inter_op_threads,
       intra_op_threads=options.intra_op_threads or (
-          http_workers.share_of_cores(options.workers)),
+          worker.share_of_cores(options.workers)),
       allow_older_checkpoint=options.allow_older_checkpoint)
-  predictor.warm_up()
-  batcher = micro_batching.MicroBatcher(
-      predictor, max_batch_size=options.max_batch_size,
-      max_delay_ms=options.max_delay_ms, max_queue=options.max_queue)
-  config = trained.bert_config
-  limits = http_requests.Limits(
-      config.vocab_size, config.type_vocab_size,
-      config.max_position_embeddings, predictor.encode([""])[0][0].input_ids[0],
-      options.max_texts, options.max_characters)
-  application = http_app.Application(
-      predictor, batcher, micro_batching.QueueFull, word_importance.explain,
-      http_app.Settings(
-          options.model_name, options.version, options.max_body_bytes,
-          options.body_timeout, options.request_timeout, options.max_words,
-          options.keys, options.log_requests, options.log_texts),
-      limits, folder)
-  try:
-    http_server.run(
-        application, sock, options, lambda: on_ready(predictor),
-        lambda: _reload(predictor), None if line is None else line.fileno())
-  finally:
-    application.close()
-    batcher.close(0)
-    predictor.close()
-  logging.info("Stopped.")
 
 
-def _reload(predictor):
-  """Loads a newer checkpoint; a broken one leaves the old one in place."""
-  try:
-    logging.info("Now serving step %d." if predictor.reload() else
-                 "No checkpoint is newer than step %d.", predictor.step)
-  except Exception as error:  # pylint: disable=broad-except
-    logging.error("The newer checkpoint is not served: %s",
-                  " ".join(str(error).split()))
-
-
-def _warn_of_exposure(sock, keys):
-  address = ipaddress.ip_address(sock.getsockname()[0])
-  if not address.is_loopback and not keys:
-    logging.warning(
-        "Listening at %s, beyond this machine, without --api_key_file: whoever "
-        "reaches it can use it.", address)
+def worker_options(worker, flag_values, loopback):
+  """Returns the `worker.Options` that the flags say."""
+  application = worker.http_app.Settings(
+      flag_values.model_name, flag_values.example, flag_values.max_body_bytes,
+      flag_values.body_timeout, flag_values.request_timeout,
+      flag_values.max_words, max(1, flag_values.max_connections // 2), loopback,
+      flag_values.log_requests, flag_values.log_texts)
+  return worker.Options(
+      functools.partial(open_model, ModelOptions(
+          *[flag_values[name].value for name in _MODEL_FLAGS])),
+      functools.partial(read_keys, flag_values.api_key_file),
+      flag_values.version, flag_values.max_texts, flag_values.max_characters,
+      flag_values.max_batch_size, flag_values.max_delay_ms,
+      flag_values.max_queue, flag_values.grace_seconds, flag_values.workers,
+      application)
 
 
 def main(argv):
@@ -276,35 +226,26 @@ def main(argv):
   started = time.time()
   check_flags(FLAGS)
   keys = read_keys(FLAGS.api_key_file)
-  options = Options(*[
-      keys if name == "keys" else FLAGS[name].value for name in _OPTIONS])
-  http_server = _import_server()
-  if FLAGS.as_worker:
-    shared = http_workers.read_shared(FLAGS.as_worker)
-    run_worker(options, shared.sock, lambda _: shared.line.send(b"r"),
-               shared.line, shared.folder)
-    return
-  sock = http_server.bind(FLAGS.host, FLAGS.port)
-  _warn_of_exposure(sock, keys)
-  address = http_server.url(sock, FLAGS.tls_certificate is not None)
+  granian_server, worker = _import_server()
+  port = granian_server.Port(FLAGS.host, FLAGS.port)
+  loopback = ipaddress.ip_address(port.host.partition("%")[0]).is_loopback
+  if not loopback and not keys:
+    logging.warning(
+        "Listening at %s, beyond this machine, without --api_key_file: anyone "
+        "who reaches it can use it.", port.host)
 
-  def say_ready(what):
+  def say_ready():
     print("Serving %s at %s (ready after %.1f s)" % (
-        what, address, time.time() - started))
+        FLAGS.model_name, port.url(FLAGS.tls_certificate is not None),
+        time.time() - started))
     sys.stdout.flush()
 
-  if FLAGS.workers == 1:
-    run_worker(options, sock, lambda predictor: say_ready(
-        "%s, version %s, %d labels," % (
-            FLAGS.model_name, FLAGS.version or predictor.step,
-            len(predictor.labels))))
-    return
-  status = http_workers.Workers(
-      [sys.executable, "serve_http.py"] + sys.argv[1:], sock,
-      FLAGS.workers, FLAGS.grace_seconds).run(lambda: say_ready(
-          "%s in %d processes" % (FLAGS.model_name, FLAGS.workers)))
-  if status:
-    sys.exit(status)
+  granian_server.run(
+      functools.partial(worker.load, worker_options(worker, FLAGS, loopback)),
+      port, granian_server.Settings(
+          FLAGS.workers, FLAGS.max_connections, FLAGS.head_timeout,
+          FLAGS.grace_seconds, FLAGS.tls_certificate, FLAGS.tls_key), say_ready)
+  logging.info("Stopped.")
 
 
 if __name__ == "__main__":

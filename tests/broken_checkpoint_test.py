@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of files that lie: changed, cut, missing, or another run's."""
 
-import importlib
 import json
 import os
 import shutil
@@ -11,6 +10,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 import tiny_bert
 
+import export_saved_model
 from multilabel.common import atomic_files
 from multilabel.storage import checkpoint_choice
 from multilabel.storage import checkpoint_files
@@ -20,6 +20,7 @@ from multilabel.training import finetuning
 from multilabel.training import flag_checks
 import predict_session
 import run_multilabel_classifier
+import serve_http
 
 
 INDEX, DATA, IDENTITY = ".index", ".data-00000-of-00001", ".json"
@@ -447,20 +448,18 @@ def test_the_predictor_refuses_unless_told(newest, copy):
     predict_session.SessionPredictor(copy, checkpoint="model.ckpt-6")
 
 
-@pytest.mark.parametrize("name", ["export_saved_model", "serve_http"])
-def test_export_and_server_hand_the_flag_on(name, copy, tmp_path, monkeypatch):
-  script = importlib.import_module(name)
-  arguments = ["--model_dir=" + copy, "--export_dir=%s" % tmp_path]
-  if name == "serve_http":
-    pytest.importorskip("uvicorn")
-    arguments[1] = "--port=0"
-
+def test_export_and_server_hand_the_flag_on(copy, tmp_path, monkeypatch):
   def refuse(*_, **options):
     raise ValueError("older ones: %s" % options["allow_older_checkpoint"])
   monkeypatch.setattr(predict_session, "SessionPredictor", refuse)
+  arguments = ["--model_dir=" + copy, "--export_dir=%s" % tmp_path]
   for flag, allowed in (([], "False"), (["--allow_older_checkpoint"], "True")):
-    status, _, stderr, _ = tiny_bert.call(script, arguments + flag)
+    status, _, stderr, _ = tiny_bert.call(export_saved_model, arguments + flag)
     assert (status, stderr.strip().rpartition(": ")[2]) == (2, allowed)
+  for allowed in (False, True):
+    with pytest.raises(ValueError, match="older ones: %s" % allowed):
+      serve_http.open_model(serve_http.ModelOptions(
+          copy, 32, None, None, None, allowed, 1))
 
 
 def test_out_of_time_then_out_of_room(bert, data, calm, tmp_path, monkeypatch):

@@ -10,18 +10,16 @@ that runs batches, `fail` breaks its batch.
 """
 
 import collections
-import concurrent.futures
 import contextlib
+import functools
 import http.client
 import json
 import os
-import queue
 import re
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 
 import numpy as np
@@ -75,13 +73,20 @@ def probabilities(ids, segments=None):
 class Predictor(object):
   """Stands for `SessionPredictor`."""
 
-  def __init__(self):
+  def __init__(self, step=7):
     self.labels = list(LABELS)
     self.decision = Decision(THRESHOLDS, None, False)
     self.max_seq_length = MAX_SEQ_LENGTH
     self.vocab_size = VOCAB_SIZE
-    self.step = 7
-    self.checkpoint = "model.ckpt-7"
+    self.type_vocab_size = 2
+    self.max_position_embeddings = MAX_POSITIONS
+    self.step = step
+
+  def warm_up(self):
+    pass
+
+  def close(self):
+    pass
 
   def encode(self, texts):
     from multilabel.serving import http_requests
@@ -109,70 +114,20 @@ class Predictor(object):
                                             which))))
     return results
 
-  def reload(self):
-    self.step += 1
-    return True
-
-
-class QueueFull(Exception):
-  pass
-
-
-class Batcher(object):
-  """Stands for `MicroBatcher`: one thread, batches of what is waiting."""
-
-  def __init__(self, max_queue, max_batch_size=8):
-    self._max_queue = max_queue
-    self._max_batch_size = max_batch_size
-    self._queue = queue.Queue()
-    self._waiting = 0
-    self._lock = threading.Lock()
-    self._sizes = collections.Counter()
-    threading.Thread(target=self._work, daemon=True).start()
-
-  def submit(self, encoded, timeout=None):
+  def predict_encoded(self, encoded, timeout=None):
     del timeout  # the server keeps it, too
-    features = [row for row, in encoded]
-    future = concurrent.futures.Future()
-    with self._lock:
-      if self._waiting + len(features) > self._max_queue:
-        raise QueueFull()
-      self._waiting += len(features)
-    self._queue.put((features, future))
-    return future
-
-  def _work(self):
-    while True:
-      items = [self._queue.get()]
-      while (not self._queue.empty() and
-             sum(len(item[0]) for item in items) < self._max_batch_size):
-        items.append(self._queue.get())
-      with self._lock:
-        self._waiting -= sum(len(item[0]) for item in items)
-      self._run([item for item in items
-                 if item[1].set_running_or_notify_cancel()])
-
-  def _run(self, items):
-    if not items:
-      return
-    self._sizes[sum(len(features) for features, _ in items)] += 1
-    for features, future in items:
-      rows = []
-      for row in features:
-        # What reaches the model has been checked.
-        if not all(0 <= i < VOCAB_SIZE for i in row.input_ids):
-          os.abort()
-        if len(row.input_ids) > 2 and row.input_ids[1] == _SLEEP:
-          time.sleep(row.input_ids[2] / 100.0)
-        kept = [i * bit for i, bit in zip(row.input_ids, row.input_mask)]
-        rows.append(probabilities(kept, row.segment_ids))
-      if any(_FAIL in row.input_ids for row in features):
-        future.set_exception(RuntimeError("secret of the inside"))
-      else:
-        future.set_result(np.array(rows))
-
-  def stats(self):
-    return {"queue_texts": self._waiting, "batch_sizes": dict(self._sizes)}
+    for row, in encoded:
+      # What reaches the model has been checked.
+      if not all(0 <= i < VOCAB_SIZE for i in row.input_ids):
+        os.abort()
+      if len(row.input_ids) > 2 and row.input_ids[1] == _SLEEP:
+        time.sleep(row.input_ids[2] / 100.0)
+    if any(_FAIL in row.input_ids for row, in encoded):
+      raise RuntimeError("secret of the inside")
+    return np.array([
+        probabilities([i * bit for i, bit in zip(row.input_ids,
+                                                 row.input_mask)],
+                      row.segment_ids) for row, in encoded])
 
 
 class Running(object):
@@ -207,7 +162,7 @@ class Running(object):
 
   def metric(self, metric_name, **labels):
     """The number of a line of /metrics, 0 if there is none."""
-    described = ",".join('%s="%s"' % item for item in labels.items())
+    described = ",".join('%s="%s"' % item for item in sorted(labels.items()))
     line = "multilabel_%s%s " % (
         metric_name, "{%s}" % described if labels else "")
     for found in self.call("GET", "/metrics")[2].decode("utf-8").split("\n"):
@@ -247,56 +202,60 @@ def start(command=None, tls=None, **options):
     process.communicate()
 
 
-def main(options, as_worker=None):
-  """Serves until a signal; returns the exit status."""
+def open_model(folder):
+  """The predictor; its step is what stands in the file `step` of a folder."""
+  if folder is None:
+    return Predictor()
+  with open(os.path.join(folder, "step")) as reader:
+    return Predictor(int(reader.read()))
+
+
+def read_keys(path):
+  if path is None:
+    return []
+  with open(path, "rb") as reader:
+    return reader.read().split()
+
+
+def main(options):
+  """Serves until a signal."""
   from absl import logging
 
+  from multilabel.serving import granian_server
   from multilabel.serving import http_app
-  from multilabel.serving import http_requests
-  from multilabel.serving import http_server
-  from multilabel.serving import http_workers
-  from multilabel.serving import word_importance
+  from multilabel.serving import worker
   logging.use_absl_handler()
   logging.set_verbosity(logging.INFO)
   chosen = dict(
-      max_body_bytes=100000, max_texts=8, max_characters=1000, max_queue=32,
-      body_timeout=5, request_timeout=10, max_words=20, keys=[],
-      log_requests=False, log_texts=False, max_connections=100, head_timeout=5,
-      send_timeout=5, keep_alive=5, grace_seconds=5, tls_certificate=None,
-      tls_key=None, version=None, workers=1, broken=False)
+      example="an example", max_body_bytes=100000, max_texts=8,
+      max_characters=1000, max_queue=32, max_batch_size=8, body_timeout=5,
+      request_timeout=10, max_words=20, max_unfinished=50,
+      loopback=False, key_file=None, folder=None,
+      log_requests=False, log_texts=False, max_connections=200, head_timeout=5,
+      grace_seconds=5, tls_certificate=None, tls_key=None, version=None,
+      workers=1)
   chosen.update(options)
   options = collections.namedtuple("Options", sorted(chosen))(**chosen)
-  sock = None if as_worker else http_server.bind("127.0.0.1", 0)
+  port = granian_server.Port("127.0.0.1", 0)
 
   def say_ready():
-    print("at %s" % http_server.url(sock, bool(options.tls_certificate)))
+    print("at %s" % port.url(bool(options.tls_certificate)))
     sys.stdout.flush()
 
-  if options.workers > 1 and not as_worker:
-    return http_workers.Workers(
-        [sys.executable] + sys.argv, sock, options.workers,
-        options.grace_seconds, min_life=0.0).run(say_ready)
-  if options.broken:
-    return 2
-  folder = line = None
-  if as_worker:
-    sock, line, folder = http_workers.read_shared(as_worker.split("=", 1)[1])
-  predictor = Predictor()
-  application = http_app.Application(
-      predictor, Batcher(options.max_queue), QueueFull,
-      word_importance.explain, http_app.Settings(
-          "multilabel", options.version, options.max_body_bytes,
-          options.body_timeout, options.request_timeout, options.max_words,
-          [key.encode() for key in options.keys], options.log_requests,
-          options.log_texts),
-      http_requests.Limits(VOCAB_SIZE, 2, MAX_POSITIONS, CLS,
-                           options.max_texts, options.max_characters), folder)
-  http_server.run(application, sock, options,
-                  (lambda: line.send(b"r")) if line else say_ready,
-                  predictor.reload, line.fileno() if line else None)
-  application.close()
-  return 0
+  application = http_app.Settings("multilabel", *[
+      getattr(options, name) for name in http_app.Settings._fields[1:]])
+  granian_server.run(
+      functools.partial(worker.load, worker.Options(
+          functools.partial(open_model, options.folder),
+          functools.partial(read_keys, options.key_file), options.version,
+          options.max_texts, options.max_characters, options.max_batch_size,
+          2.0, options.max_queue, options.grace_seconds, options.workers,
+          application)),
+      port, granian_server.Settings(
+          options.workers, options.max_connections, options.head_timeout,
+          options.grace_seconds, options.tls_certificate, options.tls_key),
+      say_ready)
 
 
 if __name__ == "__main__":
-  sys.exit(main(json.loads(sys.argv[1]), *sys.argv[2:]))
+  main(json.loads(sys.argv[1]))

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 
-pytest.importorskip("uvicorn")
-pytest.importorskip("starlette")
+pytest.importorskip("granian")
 
 # pylint: disable=g-import-not-at-top
 import fake_server
@@ -158,6 +157,12 @@ def test_metadata(server):
 # This server's own paths.
 
 
+def test_labels(server):
+  assert server.call("GET", "/v1/labels")[2] == {
+      "model": "multilabel", "version": "7", "labels": fake_server.LABELS,
+      "example": "an example"}
+
+
 def test_label(server):
   status, _, answer = server.call("POST", "/v1/label", {
       "texts": ["abc", ["ab", "cd"]]})
@@ -175,6 +180,12 @@ def test_label(server):
             range(3), key=lambda i: -scores[i])
         if scores[i] >= fake_server.THRESHOLDS[i]]
   assert [len(result["labels"]) for result in answer["results"]] == [2, 2]
+
+
+def test_one_text_needs_no_list(server):
+  for text in ("abc", ["ab", "cd"]):
+    assert server.call("POST", "/v1/label", {"text": text})[2] == server.call(
+        "POST", "/v1/label", {"texts": [text]})[2]
 
 
 def test_label_by_another_rule(server):
@@ -222,27 +233,26 @@ def test_very_many_labels_are_not_all_answered(num_labels, expected_size):
   predictor.decision_for = lambda *unused_args: predictor.decision
   predictor.describe = functools.partial(
       predict_session.SessionPredictor.describe, predictor)
-  app = types.SimpleNamespace(
-      _predictor=predictor, _settings=types.SimpleNamespace(name="m"),
-      _version=lambda: "7")
+  app = types.SimpleNamespace(_settings=types.SimpleNamespace(name="m"))
+  served = http_app.Served(predictor, None, None, "7")
   rows = np.random.RandomState(3).rand(2, num_labels).astype(np.float32)
   asked = http_requests.LabelRequest(["a", "b"], None, None, None, None)
-  answer = http_app.Application._labelled(app, asked, rows)
-  for row, result in zip(rows, answer["results"]):
-    assert len(result["probabilities"]) == expected_size
-    assert max(result["probabilities"].values()) == float(
-        "%.9g" % row.max())
-    assert len(result["labels"]) == (row >= np.float32(0.999)).sum()
-  assert len(answer["thresholds"]) <= 2 * expected_size
+  answer = http_app.Application._labelled(app, served, asked, rows)
+  for row, result in zip(rows, answer.results):
+    assert len(result.probabilities) == expected_size
+    assert max(result.probabilities.values()) == float("%.9g" % row.max())
+    assert len(result.labels) == (row >= np.float32(0.999)).sum()
+  assert len(answer.thresholds) <= 2 * expected_size
   full = http_app.Application._labelled(
-      app, asked._replace(probabilities="all"), rows)
-  assert list(full["results"][1]["probabilities"]) == names
+      app, served, asked._replace(probabilities="all"), rows)
+  assert list(full.results[1].probabilities) == names
 
 
 def test_explain(server):
   status, _, answer = server.call("POST", "/v1/explain", {
       "text": u"ab \U0001f600 c", "label": "fruit"})
   assert status == 200
+  assert (answer["model"], answer["version"]) == ("multilabel", "7")
   assert answer["label"] == "fruit"
   assert np.float32(answer["probability"]) == expected(u"ab \U0001f600 c")[0]
   assert [(word["start"], word["end"]) for word in answer["words"]] == [
@@ -337,7 +347,8 @@ def test_ids_outside_the_vocabulary_do_not_reach_the_model(server):
         (CLASSIFY, {"examples": [{"input_ids": [bad]}]})):
       status, _, answer = server.call("POST", path, body)
       assert status == 400
-      assert answer["error"].endswith("must be from 0 to 999.")
+      assert answer["error"].endswith(("expected int <= 999.",
+                                       "expected int >= 0."))
   assert server.call("POST", PREDICT, {"instances": [ROW]})[0] == 200
 
 

@@ -4,14 +4,13 @@
 import pytest
 
 
-pytest.importorskip("uvicorn")
-pytest.importorskip("starlette")
+pytest.importorskip("granian")
 pytest.importorskip("hypothesis")
 
 # pylint: disable=g-import-not-at-top
 import fake_server
 
-from benchmarks import http_fuzz
+from robustness import http_fuzz
 
 
 def test_a_few_hundred_requests():

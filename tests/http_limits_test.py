@@ -11,8 +11,7 @@ import time
 import pytest
 
 
-pytest.importorskip("uvicorn")
-pytest.importorskip("starlette")
+pytest.importorskip("granian")
 
 # pylint: disable=g-import-not-at-top
 import fake_server
@@ -30,14 +29,15 @@ from raw_http import wait_until
 def server():
   """Short time-outs, and a queue of few."""
   with fake_server.start(
-      head_timeout=1, body_timeout=1, send_timeout=1, request_timeout=3,
-      max_queue=8, keep_alive=2) as running:
+      head_timeout=1, body_timeout=1, request_timeout=3,
+      max_queue=8) as running:
     yield running
 
 
 def is_served(server):
   """Whether another client is served."""
   return server.call("POST", "/v1/label", {"texts": ["abc"]})[0] == 200
+
 
 
 # Slow clients.
@@ -48,11 +48,8 @@ def test_a_head_that_stops_is_cut(server):
     sock.sendall(b"POST /v1/label HTTP/1.1\r\nHos")
     assert is_served(server)
     started = time.time()
-    answer = read_all(sock)
+    assert read_all(sock) == b""
     assert 0.3 < time.time() - started < 15
-  assert status_of(answer) == 408
-  assert error_of(answer) == (
-      "the request's head did not come within 1 seconds.")
 
 
 def test_a_head_that_trickles_is_cut(server):
@@ -92,7 +89,7 @@ def test_an_idle_connection_is_closed(server):
     assert status_of(read_answer(sock)) == 200
     started = time.time()
     assert read_all(sock) == b""
-    assert 1 < time.time() - started < 20
+    assert 0.5 < time.time() - started < 20
 
 
 @pytest.mark.parametrize("head", [
@@ -130,51 +127,36 @@ def test_a_body_that_goes_on_after_the_answer_is_cut(server):
     assert time.time() - started < 20
 
 
-def test_a_client_that_does_not_read_is_cut(server):
-  before = server.metric("connections_closed_total", reason="slow_reader")
-  with server.connect() as sock:
-    sock.settimeout(0.2)
-    # Many answers of 15 kB, far more than the sockets' buffers hold.
-    request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 100
-    started = time.time()
-    while time.time() - started < 30 and server.metric(
-        "connections_closed_total", reason="slow_reader") == before:
-      try:
-        sock.sendall(request)
-      except socket.timeout:
-        pass
-      except OSError:
-        break
-      assert is_served(server)
-  assert server.metric("connections_closed_total",
-                       reason="slow_reader") == before + 1
-
-
-def test_those_that_wait_longest_give_way(server):
-  with fake_server.start(max_connections=4, head_timeout=20) as few:
-    waiting = [few.connect() for _ in range(4)]
-    waiting[0].sendall(b"GET / HTTP")
-    time.sleep(0.7)
+def test_the_oldest_unfinished_body_gives_way():
+  with fake_server.start(max_unfinished=5, body_timeout=20) as few:
+    waiting = []
+    for _ in range(8):
+      waiting.append(few.connect())
+      waiting[-1].sendall(LABEL_HEAD + b"Content-Length: 18\r\n\r\n{")
+      time.sleep(0.02)
+    for sock in waiting[:3]:
+      answer = read_all(sock)  # the connection is closed
+      assert status_of(answer) == 503
+      assert error_of(answer) == (
+          "too many unfinished requests at a time; send it again later.")
     assert is_served(few)
-    assert read_all(waiting[0]) == b""  # the first gave way
-    waiting[3].sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-    assert status_of(read_answer(waiting[3])) == 200
+    for sock in waiting[4:]:
+      sock.sendall(b'"texts": ["abc"]}')
+      assert status_of(read_answer(sock)) == 200
     for sock in waiting:
       sock.close()
 
 
-def test_too_many_connections_at_work(server):
-  with fake_server.start(max_connections=2) as few:
-    busy = [few.connect() for _ in range(2)]
-    for sock in busy:
-      sock.sendall(label_request("sleep 1.5"))
-    time.sleep(0.2)
-    status, headers, answer = few.call("GET", "/healthz")
-    assert status == 503
-    assert headers["retry-after"] == "1"
-    assert answer == {"error": "too many connections; try again later."}
-    for sock in busy:
-      assert status_of(read_answer(sock)) == 200
+def test_connections_that_give_way_make_room():
+  """More than there may be are opened; they do not keep good ones out."""
+  with fake_server.start(max_connections=40, max_unfinished=20,
+                         body_timeout=60, head_timeout=60) as few:
+    waiting = []
+    for _ in range(100):
+      waiting.append(few.connect())
+      waiting[-1].sendall(LABEL_HEAD + b"Content-Length: 18\r\n\r\n{")
+    assert is_served(few)
+    for sock in waiting:
       sock.close()
 
 
@@ -214,29 +196,21 @@ def test_a_body_without_end_is_cut(server):
   assert is_served(server)
 
 
-def test_many_bodies_at_a_time_are_not_all_held(server):
+def test_the_largest_unfinished_body_gives_way():
   """32 bodies of full length may be there at a time, not one more."""
-  part = LABEL_HEAD + b"Content-Length: 100000\r\n\r\n" + b" " * 99999
-  with fake_server.start(body_timeout=20, max_connections=60) as held:
+  head = LABEL_HEAD + b"Content-Length: 100000\r\n\r\n"
+  with fake_server.start(body_timeout=20, max_unfinished=60) as held:
     waiting = [held.connect() for _ in range(33)]
     for sock in waiting:
-      sock.sendall(part)
-    refused = []
+      sock.sendall(head + b" " * (99999 if sock is waiting[7] else 98000))
     wait_until(lambda: held.metric(
         "http_requests_total", path="/v1/label", code="503") == 1)
-    for sock in waiting:
-      sock.setblocking(False)
-      try:
-        refused.append(sock.recv(65536))
-      except BlockingIOError:
-        pass
-    assert [status_of(answer) for answer in refused] == [503]
-    assert error_of(refused[0]) == (
-        "too many large requests at a time; send it again later.")
+    assert status_of(read_all(waiting[7])) == 503
+    assert is_served(held)
     for sock in waiting:
       sock.close()
-    wait_until(lambda: held.metric("connections") == 1)
-    assert is_served(held)
+    wait_until(lambda: held.metric(
+        "http_errors_total", path="/v1/label", kind="client_gone") == 32)
 
 
 def test_an_exact_limit(server):
@@ -314,15 +288,28 @@ def test_who_hangs_up_costs_nothing_more(server):
 
 
 def test_who_hangs_up_ends_an_explanation(server):
-  runs = server.metric("batch_texts_sum")
   body = json.dumps({"text": "sleep 0.1 a b c d e f g h i j k l"}).encode()
   with server.connect() as sock:
     sock.sendall(b"POST /v1/explain HTTP/1.1\r\nHost: x\r\n"
                  b"Content-Length: %d\r\n\r\n" % len(body) + body)
     time.sleep(0.1)
-  time.sleep(1.5)
-  assert server.metric("batch_texts_sum") - runs < 13
-  assert is_served(server)
+  started = time.time()
+  assert server.call("POST", "/v1/explain", {"text": "a b"})[0] == 200
+  # All of its runs would have taken 1.3 seconds.
+  assert time.time() - started < 1.1
+
+
+def test_explanations_do_not_keep_labels_waiting():
+  text = " ".join("sleep 0.05" for _ in range(10))
+  with fake_server.start(max_queue=8) as busy:
+    explaining = [in_thread(busy.call, "POST", "/v1/explain", {"text": text})
+                  for _ in range(8)]
+    time.sleep(0.2)
+    for _ in range(5):
+      assert is_served(busy)
+    assert not all(one.is_done() for one in explaining)
+    statuses = sorted(one()[0] for one in explaining)
+    assert statuses == [200] * 5 + [503] * 3
 
 
 def test_a_half_sent_body_is_forgotten(server):

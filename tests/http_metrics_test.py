@@ -3,19 +3,16 @@
 
 import base64
 import hashlib
-import json
 import re
 
 import pytest
 
 
-pytest.importorskip("uvicorn")
-pytest.importorskip("starlette")
+pytest.importorskip("granian")
 
 # pylint: disable=g-import-not-at-top
 import fake_server
 
-from multilabel.serving import http_metrics
 from multilabel.serving import http_requests
 from multilabel.serving import openapi
 from multilabel.serving import page
@@ -52,52 +49,37 @@ def test_metrics_count_texts_and_batches(server):
   assert [server.metric(name) - b for name, b in zip(names, before)] == [
       3, 3, 1]
   assert server.metric("queue_texts") == 0
-  assert server.metric("connections") >= 1
   assert server.metric("resident_memory_bytes") > 1e7
   assert server.metric("model_info", name="multilabel", version="7") == 1
 
 
 def test_metrics_have_the_text_format(server):
+  """As prometheus_client's own parser reads it."""
+  from prometheus_client import parser
+  server.call("GET", "/healthz")
   status, headers, body = server.call("GET", "/metrics")
   assert status == 200
-  assert headers["content-type"] == (
-      "text/plain; version=0.0.4; charset=utf-8")
-  families = []
-  line_form = re.compile(
-      r'[a-z_]+(\{[a-z]+="(\\[\\n"]|[^"\\\n])*"'
-      r'(,[a-z]+="(\\[\\n"]|[^"\\\n])*")*\})? [0-9.e+-]+')
-  for line in body.decode("utf-8").rstrip("\n").split("\n"):
-    if line.startswith("# TYPE "):
-      families.append(line.split(" ")[2])
-    elif not line.startswith("# HELP "):
-      assert line_form.fullmatch(line), line
-      assert line.startswith(families[-1])
-  assert len(families) == len(set(families)) > 5
-
-
-def test_exposition_adds_processes_up_and_escapes():
-  parts = []
-  for times in (2, 3):
-    metrics = http_metrics.Metrics()
-    for _ in range(times):
-      metrics.count("http_requests_total", (("path", 'a"\\\nb'),
-                                            ("code", "200")))
-      metrics.observe("http_request_seconds", 0.003, (("path", "/x"),))
-    parts.append(json.loads(json.dumps(metrics.snapshot(
-        {"queue_texts": times, "model_info": ([["name", "m"]], 1)},
-        {"1": 2, "8": 1}))))
-  lines = http_metrics.exposition(parts).decode("utf-8").split("\n")
-  for line in (
-      'multilabel_http_requests_total{path="a\\"\\\\\\nb",code="200"} 5',
-      'multilabel_http_request_seconds_bucket{path="/x",le="0.0025"} 0',
-      'multilabel_http_request_seconds_bucket{path="/x",le="0.005"} 5',
-      'multilabel_http_request_seconds_bucket{path="/x",le="+Inf"} 5',
-      'multilabel_http_request_seconds_count{path="/x"} 5',
-      'multilabel_batch_texts_bucket{le="1"} 4',
-      'multilabel_batch_texts_bucket{le="8"} 6',
-      "multilabel_batch_texts_sum 20", "multilabel_batch_texts_count 6",
-      "multilabel_queue_texts 5", 'multilabel_model_info{name="m"} 1'):
-    assert line in lines
+  assert headers["content-type"].startswith("text/plain; version=")
+  families = {family.name: family for family in
+              parser.text_string_to_metric_families(body.decode("utf-8"))}
+  assert {name: family.type for name, family in families.items()} == {
+      "multilabel_http_requests": "counter",
+      "multilabel_http_errors": "counter",
+      "multilabel_http_request_seconds": "histogram",
+      "multilabel_texts": "counter",
+      "multilabel_batch_texts": "histogram",
+      "multilabel_queue_texts": "gauge",
+      "multilabel_resident_memory_bytes": "gauge",
+      "multilabel_workers": "gauge",
+      "multilabel_model_info": "gauge"}
+  asked = [sample for sample in
+           families["multilabel_http_request_seconds"].samples
+           if sample.labels.get("path") == "/healthz"]
+  total, = [sample.value for sample in asked if sample.name.endswith("_count")]
+  assert total == server.metric("http_requests_total", path="/healthz",
+                                code="200") >= 1
+  assert [sample.value for sample in asked
+          if sample.labels.get("le") == "+Inf"] == [total]
 
 
 # The description.
@@ -116,22 +98,48 @@ def test_openapi_describes_every_path(server):
       "/", "/healthz", "/metrics", "/openapi.json", "/readyz"]
 
 
+def resolve(described, schema):
+  """A schema, with what it refers to in its place."""
+  while "$ref" in schema:
+    name = schema["$ref"]
+    assert name.startswith("#/components/schemas/")
+    schema = described["components"]["schemas"][name.rpartition("/")[2]]
+  return schema
+
+
 def test_openapi_has_the_limits():
   limits = http_requests.Limits(100, 2, 24, 2, 8, 1000)
-  described = openapi.describe("m", "3", ["x"], limits, True)
-  label = described["paths"]["/v1/label"]["post"]["requestBody"]["content"][
-      "application/json"]["schema"]
+  described = openapi.describe("m", "3", http_requests.Requests(limits), True)
+
+  def body(path):
+    return resolve(described, described["paths"][path]["post"]["requestBody"][
+        "content"]["application/json"]["schema"])
+  label = body("/v1/label")
   assert label["properties"]["texts"]["maxItems"] == 8
   assert label["properties"]["texts"]["items"]["anyOf"][0] == {
       "type": "string", "maxLength": 1000}
-  forms = described["paths"]["/v1/models/m:predict"]["post"]["requestBody"][
-      "content"]["application/json"]["schema"]["anyOf"]
-  ids = forms[0]["properties"]["instances"]["anyOf"][0]["items"][
-      "properties"]["input_ids"]
-  assert ids == {"type": "array", "minItems": 1, "maxItems": 24, "items": {
-      "type": "integer", "minimum": 0, "maximum": 99}}
+  assert label["additionalProperties"] is False
+  forms = [resolve(described, form) for form in body(
+      "/v1/models/m:predict")["anyOf"]]
+  assert [form["properties"]["signature_name"]["enum"] for form in forms] == [
+      ["serving_default"], ["ids_only"], ["predict_labels"], ["text"]]
+  row = resolve(described, forms[0]["properties"]["instances"]["items"])
+  assert row["properties"]["input_ids"] == {
+      "type": "array", "minItems": 1, "maxItems": 24, "items": {
+          "type": "integer", "minimum": 0, "maximum": 99}}
   assert described["security"] == [{"bearer": []}, {"header": []}]
   assert described["paths"]["/healthz"]["get"]["security"] == []
+
+
+def test_answers_have_the_form_that_is_described(server):
+  described = server.call("GET", "/openapi.json")[2]
+  for path, body in (("/v1/label", {"text": "a b"}),
+                     ("/v1/explain", {"text": "a b"})):
+    schema = resolve(described, described["paths"][path]["post"]["responses"][
+        "200"]["content"]["application/json"]["schema"])
+    answer = server.call("POST", path, body)[2]
+    assert sorted(answer) == sorted(schema["properties"])
+    assert sorted(answer) == sorted(schema["required"])
 
 
 # The page.

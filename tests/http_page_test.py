@@ -12,8 +12,7 @@ import subprocess
 import pytest
 
 
-pytest.importorskip("uvicorn")
-pytest.importorskip("starlette")
+pytest.importorskip("granian")
 
 # pylint: disable=g-import-not-at-top
 import fake_server
@@ -54,6 +53,8 @@ def keep(browser, name):
 
 
 def label_by_keyboard(browser, text):
+  browser.wait("document.getElementById('text').value === 'an example'")
+  browser.run("document.getElementById('text').select()")
   browser.type(text)
   browser.type(web_driver.CONTROL + web_driver.ENTER)
   browser.wait("document.querySelector('#words span') !== null")
@@ -94,12 +95,40 @@ def test_with_the_keyboard_alone(server):
     keep(browser, "light_english")
 
 
+def test_it_starts_with_the_model_its_labels_and_an_example(server):
+  with web_driver.start() as browser:
+    open_page(browser, server)
+    browser.wait("!document.getElementById('about').hidden")
+    assert text_of(browser, "title") == "multilabel"
+    assert text_of(browser, "about") == "It knows 3 labels: %s." % (
+        ", ".join(fake_server.LABELS))
+    assert browser.run(
+        "return document.getElementById('text').value") == "an example"
+    browser.run("document.getElementById('submit').click()")
+    browser.wait("document.querySelector('#words span') !== null")
+
+
+def test_bars_on_a_phone(server):
+  with web_driver.start() as browser:
+    browser.command("Emulation.setDeviceMetricsOverride", width=360, height=740,
+                    deviceScaleFactor=2, mobile=True)
+    open_page(browser, server)
+    label_by_keyboard(browser, u"abc")
+    for width in browser.run("""
+        return Array.from(document.querySelectorAll(".track")).map(
+            track => track.getBoundingClientRect().width)"""):
+      assert width > 200
+    assert browser.run(
+        "return document.documentElement.scrollWidth") <= 360
+    keep(browser, "phone")
+
+
 def test_nothing_of_a_text_is_run(server):
   with web_driver.start() as browser:
     open_page(browser, server)
     label_by_keyboard(browser, EVIL)
     assert text_of(browser, "words") == EVIL
-    assert browser.run("return document.title") == "Labels of a text"
+    assert browser.run("return document.title") == "multilabel"
     assert browser.run(
         "return document.querySelectorAll('img, main script').length") == 0
     # Neither its policy nor its script has complained.
@@ -113,7 +142,7 @@ def test_the_curl_line_does_the_same(server):
     line = text_of(browser, "curl")
   words = shlex.split(line)
   assert words[:2] == ["curl", "http://127.0.0.1:%d/v1/label" % server.port]
-  assert json.loads(words[words.index("-d") + 1]) == {"texts": [EVIL]}
+  assert json.loads(words[words.index("-d") + 1]) == {"text": EVIL}
   answer = subprocess.check_output(["sh", "-c", line],
                                    stderr=subprocess.DEVNULL)
   assert json.loads(answer.decode("utf-8")) == server.call(
@@ -143,17 +172,18 @@ def test_errors_are_said(server):
     browser.type(web_driver.CONTROL + web_driver.ENTER)
     browser.wait("document.getElementById('status').className === 'error'")
     assert text_of(browser, "status") == (
-        "texts[0] has 2000 characters; a text may have 1000.")
+        "text: expected str of length <= 1000.")
 
 
-def test_a_key_is_asked_for():
-  with fake_server.start(keys=[KEY]) as closed, (
+def test_a_key_is_asked_for(tmp_path):
+  path = tmp_path / "keys"
+  path.write_text(KEY)
+  with fake_server.start(key_file=str(path)) as closed, (
       web_driver.start()) as browser:
     open_page(browser, closed)
-    assert browser.run("return document.getElementById('key-row').hidden")
-    browser.type("abc" + web_driver.CONTROL + web_driver.ENTER)
     browser.wait("!document.getElementById('key-row').hidden")
     assert browser.run("return document.activeElement.id") == "key"
+    assert text_of(browser, "about") == ""  # nothing is told without a key
     browser.type(KEY + web_driver.ENTER)
     browser.wait("document.querySelector('#words span') !== null")
     assert KEY not in text_of(browser, "curl")

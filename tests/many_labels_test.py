@@ -17,8 +17,6 @@ from multilabel.features import encoding
 from multilabel.features import input_pipeline
 from multilabel.inference import predict_files
 from multilabel.inference import prediction_writers
-from multilabel.serving import http_requests
-from multilabel.serving import openapi
 from multilabel.training import evaluation
 from multilabel.training import pr_curves
 import run_multilabel_classifier
@@ -302,12 +300,3 @@ def test_pr_curves_of_all_cells_are_counted_in_blocks(monkeypatch):
   assert blocks == whole
   # What is held beside the blocks: the checks, a byte a cell each.
   assert peak < 4 * labels.size + 100000
-
-
-def test_descriptions_of_very_many_labels_name_none():
-  limits = http_requests.Limits(100, 2, 24, 2, 8, 1000)
-  names = ["topic %d" % i for i in range(1001)]
-  assert "topic 5" not in json.dumps(
-      openapi.describe("m", "3", names, limits, False))
-  assert "topic 5" in json.dumps(
-      openapi.describe("m", "3", names[:-1], limits, False))

@@ -15,7 +15,7 @@ import tensorflow.compat.v1 as tf
 import tiny_bert
 import tiny_model
 
-from multilabel.inference import loaded_model
+from multilabel.inference import call_deadline
 from multilabel.storage import trained_model
 import predict_session
 
@@ -316,7 +316,7 @@ def test_timeout_inside_a_run(predictor):
   rows = np.ones([6000, 64], np.int32)
   feed = {inference.input_ids: rows, inference.input_mask: rows,
           inference.segment_ids: 0 * rows}
-  deadline = loaded_model.Deadline(0.02)
+  deadline = call_deadline.Deadline(0.02)
   with pytest.raises(TimeoutError, match="timeout of 0.02 seconds"):
     weights._run([inference.probabilities], feed, deadline)
   assert is_near(predictor.predict(TEXTS), tiny_model.random_weights(3, 3))

@@ -11,7 +11,7 @@ import tiny_bert
 import tiny_model
 
 from multilabel.features import feature_rows
-from multilabel.inference import loaded_model
+from multilabel.inference import call_deadline
 import predict_session
 
 
@@ -296,15 +296,15 @@ def test_directory_of_the_first_version(made, tmp_path):
 
 
 def test_deadline():
-  assert loaded_model.Deadline().remaining() is None
-  assert 0 < loaded_model.Deadline(9.5).remaining() <= 9.5
-  assert loaded_model.Deadline(float("inf")).remaining() == float("inf")
+  assert call_deadline.Deadline().remaining() is None
+  assert 0 < call_deadline.Deadline(9.5).remaining() <= 9.5
+  assert call_deadline.Deadline(float("inf")).remaining() == float("inf")
   for timeout in (0, -1, float("-inf")):
     with pytest.raises(TimeoutError, match="not done within its timeout of"):
-      loaded_model.Deadline(timeout).remaining()
+      call_deadline.Deadline(timeout).remaining()
   for timeout in ("1", float("nan"), True, [1]):
     assert "it must be a number of seconds" in error_of(
-        loaded_model.Deadline, timeout)
+        call_deadline.Deadline, timeout)
 
 
 # Batches.

@@ -33,7 +33,7 @@ def read_answer(sock):
   while b"\r\n\r\n" not in answer:
     answer += sock.recv(65536)
   head, _, body = answer.partition(b"\r\n\r\n")
-  length = int(re.search(br"content-length: (\d+)", head).group(1))
+  length = int(re.search(br"(?i)content-length: (\d+)", head).group(1))
   while len(body) < length:
     body += sock.recv(65536)
   return head + b"\r\n\r\n" + body

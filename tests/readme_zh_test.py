@@ -161,7 +161,7 @@ def test_the_comparison_sees_what_it_compares():
   assert "python3 tests/run.py" in code
   assert "from predict_session import SessionPredictor" in code
   assert len([line for line in code if COMMAND.match(line)]) >= 10
-  assert "serving/README.md" in found(LINK, lines)
+  assert "docs/serving.md" in found(LINK, lines)
   assert {"0.5", "259", "12,875"} <= set(found(FIGURE, lines))
   assert "## Limits" not in lines
   assert "Limits" in [section.title for section in sections]
@@ -187,7 +187,7 @@ def test_every_flag_that_is_taken_out_is_missed(poor):
     ("0.825", "0.826", "line of code '    BERT, fine-tuned on 4000"),
     ("    python3 tests/run.py\n", "", "line of code '    python3 tests/run"),
     ("pip install -e", "pip3 install -e", "line of code '    pip install"),
-    ("(serving/HTTP.md)", "(HTTP.md)", "link 'serving/HTTP.md'"),
+    ("(docs/serving.md)", "(HTTP.md)", "link 'docs/serving.md'"),
     ("`report.html`", "report.html", "inline code 'report.html'"),
     ("20,000", "2,000", "figure '20,000'"),
     ("| 12345 |", "| 12346 |", "figure '12345'"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The examples of serving/README.md work as they stand there.
+"""The TensorFlow Serving part of docs/serving.md works as they stand there.
 
 Requests are answered by the export itself; the two clients ask a stand-in of a
 server, on a port of its own.
@@ -39,9 +39,9 @@ VOCAB_SIZE = 30522
 
 
 def readme():
-  with io.open(os.path.join(tiny_bert.ROOT, "serving", "README.md"),
+  with io.open(os.path.join(tiny_bert.ROOT, "docs", "serving.md"),
                encoding="utf-8") as reader:
-    return reader.read()
+    return "\n" + reader.read().partition("\n# TensorFlow Serving\n")[2]
 
 
 def indented(first_words):
@@ -59,7 +59,7 @@ def python_block(word):
 
 
 def run_code(code, names):
-  exec(compile(code, "README.md", "exec"), names)  # pylint: disable=exec-used
+  exec(compile(code, "serving.md", "exec"), names)  # pylint: disable=exec-used
 
 
 @pytest.fixture(scope="module")
@@ -274,7 +274,7 @@ def test_grpc_client(folder, served, monkeypatch, capsys):
 
 
 def test_grpc_client_compiles():
-  compile(python_block("import grpc"), "README.md", "exec")
+  compile(python_block("import grpc"), "serving.md", "exec")
 
 
 def test_models_config():

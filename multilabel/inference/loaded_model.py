@@ -7,13 +7,10 @@ ids become probabilities. Needs no training code.
 """
 
 import collections
-import concurrent.futures
 import contextlib
-import math
 import os
 import re
 import threading
-import time
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -28,53 +25,6 @@ from multilabel.storage import trained_model
 
 
 _LONGEST_TIMEOUT_MS = 2**31 - 1
-
-
-class Deadline(object):
-  """By when a call has to be done, and whether its caller still waits."""
-
-  def __init__(self, timeout=None):
-    """Starts the clock.
-
-    Args:
-      timeout: float, seconds from now; None: no limit.
-
-    Raises:
-      ValueError: `timeout` is no number.
-    """
-    if timeout is not None and (
-        isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or
-        math.isnan(timeout)):
-      raise ValueError("timeout is %r; it must be a number of seconds, or None "
-                       "for no limit." % (timeout,))
-    self._timeout = timeout
-    self._end = None if timeout is None else time.monotonic() + timeout
-    self._is_cancelled = False
-
-  def cancel(self):
-    """Ends the call at its next `remaining`."""
-    self._is_cancelled = True
-
-  def remaining(self):
-    """Returns the seconds that are left, a number above 0; None: no limit.
-
-    Raises:
-      TimeoutError: none are left.
-      concurrent.futures.CancelledError: `cancel` was called.
-    """
-    if self._is_cancelled:
-      raise concurrent.futures.CancelledError()
-    if self._end is None:
-      return None
-    seconds = self._end - time.monotonic()
-    if seconds <= 0:
-      raise self.error()
-    return seconds
-
-  def error(self):
-    """The TimeoutError that says that time is over."""
-    return TimeoutError("the prediction was not done within its timeout of %g "
-                        "seconds." % self._timeout)
 
 
 class InferenceModel(object):
@@ -191,7 +141,7 @@ class LoadedWeights(object):
       encoded: list, one a text, of lists of `InputFeatures`, its windows.
       batch_size: int, rows a `session.run`.
       pooling: str, how the windows of a text become one, see `pool_windows`.
-      deadline: `Deadline`, looked at before and during each run.
+      deadline: `call_deadline.Deadline`, looked at before and during each run.
 
     Returns:
       float32 `[len(encoded), num_labels]`.

@@ -11,6 +11,10 @@ come while the model is at work wait and share the next run. A call that is
 alone is never kept waiting for company.
 """
 
+from __future__ import absolute_import
+from __future__ import division
+from __future__ import print_function
+
 import asyncio
 import collections
 import concurrent.futures
@@ -18,7 +22,7 @@ import functools
 import threading
 import time
 
-from multilabel.inference import loaded_model
+from multilabel.inference import call_deadline
 
 
 class QueueFull(Exception):
@@ -31,7 +35,7 @@ class _Call(object):
   def __init__(self, encoded, timeout):
     self.encoded = list(encoded)
     self.num_rows = sum(len(windows) for windows in self.encoded)
-    self.deadline = loaded_model.Deadline(timeout)
+    self.deadline = call_deadline.Deadline(timeout)
     self.future = concurrent.futures.Future()
 
 

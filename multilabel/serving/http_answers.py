@@ -7,7 +7,11 @@ one float32.
 """
 
 import collections
+from typing import Dict
+from typing import List
+from typing import Tuple
 
+import msgspec
 import numpy as np
 
 from multilabel import decisions
@@ -23,6 +27,47 @@ _NAMED_OUTPUTS = collections.OrderedDict(_OUTPUTS, **{
     "labels": ("DT_STRING", ["labels"]), "scores": ("DT_FLOAT", ["labels"]),
     "above_threshold": ("DT_BOOL", ["labels"])})
 _METHOD = "tensorflow/serving/%s"
+
+
+class ErrorAnswer(msgspec.Struct):
+  error: str
+
+
+class LabelsAnswer(msgspec.Struct):
+  model: str
+  version: str
+  labels: List[str]
+  example: str
+
+
+class LabelResult(msgspec.Struct):
+  labels: List[str]
+  probabilities: Dict[str, float]
+
+
+class LabelAnswer(msgspec.Struct):
+  model: str
+  version: str
+  thresholds: Dict[str, float]
+  results: List[LabelResult]
+
+
+class WordWeight(msgspec.Struct):
+  start: int
+  end: int
+  weight: float
+
+
+class ExplainAnswer(msgspec.Struct):
+  model: str
+  version: str
+  label: str
+  probability: float
+  words: List[WordWeight]
+
+
+class ClassifyAnswer(msgspec.Struct):
+  results: List[List[Tuple[str, float]]]
 
 
 def numbers(row):
@@ -68,9 +113,9 @@ def _named(row, labels, above):
 
 
 def classify(probabilities, labels):
-  """Returns the answer to a `:classify`: a [label, score] each, in order."""
-  return {"results": [[[label, score] for label, score in zip(
-      labels, numbers(row))] for row in probabilities]}
+  """Returns the answer to a `:classify`: (label, score) for each label."""
+  return ClassifyAnswer([list(zip(labels, numbers(row)))
+                         for row in probabilities])
 
 
 def label(name, version, described, labels, thresholds):
@@ -84,25 +129,22 @@ def label(name, version, described, labels, thresholds):
     thresholds: float or list of float, as they were used.
 
   Returns:
-    dict. A result has the form of a line that predict_session.py writes;
-    `thresholds` has the labels that are named in a result.
+    `LabelAnswer`. A result has the form of a line that predict_session.py
+    writes; `thresholds` has the labels that are named in a result.
   """
   each = np.broadcast_to(np.asarray(thresholds, np.float64), [len(labels)])
   named = set()
   for one in described:
     named.update(one.probabilities)
     named.update(chosen for chosen, _ in one.labels)
-  return collections.OrderedDict([
-      ("model", name), ("version", version),
-      ("thresholds", collections.OrderedDict(
-          (each_label, threshold) for each_label, threshold in zip(
-              labels, each.tolist()) if each_label in named)),
-      ("results", [collections.OrderedDict([
-          ("labels", [chosen for chosen, _ in one.labels]),
-          ("probabilities", collections.OrderedDict(
-              (each_label, float("%.9g" % value))
-              for each_label, value in one.probabilities.items()))])
-                   for one in described])])
+  return LabelAnswer(
+      name, version,
+      {each_label: threshold for each_label, threshold in zip(
+          labels, each.tolist()) if each_label in named},
+      [LabelResult([chosen for chosen, _ in one.labels],
+                   {each_label: float("%.9g" % value)
+                    for each_label, value in one.probabilities.items()})
+       for one in described])
 
 
 def status(version):

@@ -9,10 +9,12 @@ batcher), and the answer is written (`http_answers`).
 import asyncio
 import collections
 import concurrent.futures
+import contextlib
 import json
 import threading
 
 from absl import logging
+import msgspec
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.routing import Router
@@ -22,9 +24,7 @@ from multilabel.serving import http_answers
 from multilabel.serving import http_body
 from multilabel.serving import http_errors
 from multilabel.serving import http_gate
-from multilabel.serving import http_json
 from multilabel.serving import http_metrics
-from multilabel.serving import http_requests
 from multilabel.serving import openapi
 from multilabel.serving import page
 
@@ -33,18 +33,40 @@ from multilabel.serving import page
 # own, so that others are served meanwhile.
 _SMALL = 4096
 
-# Explaining takes a run a word: so many at a time, so many texts at once.
-_MAX_EXPLAINING = 2
-_EXPLAIN_TEXTS = 16
+# Explaining takes a run for each word. One text is explained at a time, so many
+# others may wait, and the model runs on so many texts at once; so labelling
+# keeps the larger part of the cores.
+_MAX_EXPLAINING = 4
+_EXPLAIN_TEXTS = 8
 
 # One class from Python 3.11 on.
 _TIMEOUTS = (TimeoutError, concurrent.futures.TimeoutError)
 
-# name: str; version: str or None for the checkpoint's step; timeout: float,
-# seconds; keys: list of bytes; max_words: int, words that are explained.
+# name: str; example: str, the text that the page starts with; timeouts: float,
+# seconds; max_words: int, words that are explained; loopback: bool, whether the
+# server listens on this machine alone.
 Settings = collections.namedtuple("Settings", [
-    "name", "version", "max_body_bytes", "body_timeout", "request_timeout",
-    "max_words", "keys", "log_requests", "log_texts"])
+    "name", "example", "max_body_bytes", "body_timeout", "request_timeout",
+    "max_words", "max_unfinished", "loopback", "log_requests", "log_texts"])
+
+
+class Served(object):
+  """A loaded model, and what goes with it; a request keeps to one.
+
+  Attributes:
+    predictor: `SessionPredictor` or one with the same interface.
+    batcher: what makes one run of the features of several requests.
+    requests: `http_requests.Requests`.
+    version: str.
+    users: int, requests that are using it; changed by the event loop alone.
+  """
+
+  def __init__(self, predictor, batcher, requests, version):
+    self.predictor = predictor
+    self.batcher = batcher
+    self.requests = requests
+    self.version = version
+    self.users = 0
 
 
 class Application(object):
@@ -52,42 +74,36 @@ class Application(object):
 
   Attributes:
     asgi: ASGI application.
-    metrics: `http_metrics.Metrics`.
-    stopping: bool; set by the server, seen in /readyz.
-    gauges: function without arguments that returns more gauges.
+    served: `Served`; what is set here serves the requests that come next.
+    keys: list of bytes, one of which a request must bring; empty: none.
   """
 
-  def __init__(self, predictor, batcher, queue_full, explain, settings, limits,
-               metrics_folder=None):
+  def __init__(self, served, queue_full, explain, settings, keys=(),
+               metrics=None):
     """Puts the parts together.
 
     Args:
-      predictor: `predict_session.SessionPredictor`.
-      batcher: what makes features of several requests one run.
+      served: `Served`.
       queue_full: class of the exception of a batcher whose queue is full.
-      explain: function of (predict, text, label index, max_words), see
-        `word_importance.explain`.
+      explain: function of (predict, text, label or None, labels, max_words),
+        see `word_importance.explain`.
       settings: `Settings`.
-      limits: `http_requests.Limits`.
-      metrics_folder: str or None, see `http_metrics.SharedFolder`.
+      keys: list of bytes.
+      metrics: `http_metrics.Metrics`, or None for one of its own.
     """
-    self._predictor = predictor
-    self._batcher = batcher
+    self.served = served
+    self.keys = list(keys)
     self._queue_full = queue_full
     self._explain = explain
     self._settings = settings
-    self._limits = limits
-    self._bodies = http_body.BodyReader(settings.max_body_bytes,
-                                        settings.body_timeout)
+    self._bodies = http_body.BodyReader(
+        settings.max_body_bytes, settings.body_timeout,
+        settings.max_unfinished)
     self._threads = concurrent.futures.ThreadPoolExecutor(2, "prepare")
-    self._explainers = concurrent.futures.ThreadPoolExecutor(
-        _MAX_EXPLAINING, "explain")
+    self._explainer = concurrent.futures.ThreadPoolExecutor(1, "explain")
     self._explaining = 0
-    self._folder = http_metrics.SharedFolder(metrics_folder)
     self._page = page.Page()
-    self.metrics = http_metrics.Metrics()
-    self.stopping = False
-    self.gauges = dict
+    self._metrics = metrics or http_metrics.Metrics()
     self.asgi = self._make_asgi()
 
   def _make_asgi(self):
@@ -99,6 +115,7 @@ class Application(object):
         ("GET", ["/readyz"], self._readyz),
         ("GET", ["/metrics"], self._get_metrics),
         ("GET", ["/openapi.json"], self._openapi),
+        ("GET", ["/v1/labels"], self._labels),
         ("POST", ["/v1/label"], self._label),
         ("POST", ["/v1/explain"], self._explain_text),
         ("POST", [model + ":predict", version + ":predict"], self._predict),
@@ -113,17 +130,28 @@ class Application(object):
                     redirect_slashes=False)
     return http_gate.Gate(
         router, {endpoint: paths[0] for _, paths, endpoint in table},
-        self.metrics, self._settings.keys, ("/", "/healthz", "/readyz"),
-        self._settings.log_requests)
+        self._metrics, lambda: self.keys, ("/", "/healthz", "/readyz"),
+        self._settings.loopback, self._settings.log_requests)
 
   def close(self):
     """Ends the threads; what they do for a request that is cut is dropped."""
     self._threads.shutdown(wait=False)
-    self._explainers.shutdown(wait=False)
+    self._explainer.shutdown(wait=False)
 
-  def write_metrics(self):
-    """Lets the other processes of this server know what was counted."""
-    self._folder.write(self._snapshot())
+  def refresh_metrics(self):
+    """Brings the gauges up to date."""
+    self._metrics.refresh(self.served.batcher.stats()["queue_texts"],
+                          self._settings.name, self.served.version)
+
+  @contextlib.contextmanager
+  def _serving(self):
+    """The `Served` of one request, which is not closed meanwhile."""
+    served = self.served
+    served.users += 1
+    try:
+      yield served
+    finally:
+      served.users -= 1
 
   # What is asked and answered without the model.
 
@@ -138,157 +166,143 @@ class Application(object):
 
   async def _readyz(self, request):
     del request
-    if self.stopping:
-      raise http_errors.overloaded("the server is stopping.")
     return _answer({"status": "ready"})
 
   async def _get_metrics(self, request):
     del request
-    return Response(
-        http_metrics.exposition([self._snapshot()] + self._folder.others()),
-        headers={"Content-Type": http_metrics.CONTENT_TYPE})
+    self.refresh_metrics()
+    return Response(self._metrics.exposition(),
+                    headers={"Content-Type": self._metrics.content_type})
 
   async def _openapi(self, request):
     del request
     return _answer(openapi.describe(
-        self._settings.name, self._version(), self._predictor.labels,
-        self._limits, bool(self._settings.keys)))
+        self._settings.name, self.served.version, self.served.requests,
+        bool(self.keys)))
+
+  async def _labels(self, request):
+    del request
+    return _answer(http_answers.LabelsAnswer(
+        self._settings.name, self.served.version,
+        list(self.served.predictor.labels), self._settings.example))
 
   async def _status(self, request):
-    self._check_model(request)
-    return _answer(http_answers.status(self._version()))
+    self._check_model(request, self.served)
+    return _answer(http_answers.status(self.served.version))
 
   async def _metadata(self, request):
-    self._check_model(request)
+    self._check_model(request, self.served)
     return _answer(http_answers.metadata(
-        self._settings.name, self._version(), len(self._predictor.labels)))
+        self._settings.name, self.served.version,
+        len(self.served.predictor.labels)))
 
   async def _no_verb(self, request):
-    self._check_model(request)
+    self._check_model(request, self.served)
     raise http_errors.Refused(404, "a model has :predict and :classify.")
 
   # What the model answers.
 
   async def _predict(self, request):
-    self._check_model(request)
-    asked = await self._read(request, http_requests.parse_predict,
-                             self._limits)
-    probabilities = await self._probabilities(
-        request, asked.texts, asked.features)
-    return await self._write(
-        probabilities.size, http_answers.predict, asked, probabilities,
-        self._predictor.labels, self._predictor.decision)
+    body = await self._bodies.read(request)
+    with self._serving() as served:
+      self._check_model(request, served)
+      asked = await self._parse(body, served.requests.parse_predict)
+      probabilities = await self._probabilities(
+          request, served, asked.texts, asked.features)
+      return await self._write(
+          probabilities.size, http_answers.predict, asked, probabilities,
+          served.predictor.labels, served.predictor.decision)
 
   async def _classify(self, request):
-    self._check_model(request)
-    features = await self._read(request, http_requests.parse_classify,
-                                self._limits)
-    probabilities = await self._probabilities(request, None, features)
-    return await self._write(
-        probabilities.size, http_answers.classify, probabilities,
-        self._predictor.labels)
+    body = await self._bodies.read(request)
+    with self._serving() as served:
+      self._check_model(request, served)
+      features = await self._parse(body, served.requests.parse_classify)
+      probabilities = await self._probabilities(
+          request, served, None, features)
+      return await self._write(
+          probabilities.size, http_answers.classify, probabilities,
+          served.predictor.labels)
 
   async def _label(self, request):
-    asked = await self._read(request, http_requests.parse_label, self._limits)
-    probabilities = await self._probabilities(request, asked.texts, None)
-    return await self._write(probabilities.size, self._labelled, asked,
-                             probabilities)
+    body = await self._bodies.read(request)
+    with self._serving() as served:
+      asked = await self._parse(body, served.requests.parse_label)
+      probabilities = await self._probabilities(
+          request, served, asked.texts, None)
+      return await self._write(probabilities.size, self._labelled, served,
+                               asked, probabilities)
 
-  def _labelled(self, asked, probabilities):
-    predictor = self._predictor
+  def _labelled(self, served, asked, probabilities):
+    predictor = served.predictor
     which = asked.probabilities or decisions.default_answer(
         len(predictor.labels))
     described = predictor.describe(probabilities, asked.threshold, asked.top_k,
                                    asked.always_one_label, which=which)
     threshold = (predictor.decision.thresholds if asked.threshold is None
                  else asked.threshold)
-    return http_answers.label(self._settings.name, self._version(), described,
+    return http_answers.label(self._settings.name, served.version, described,
                               predictor.labels, threshold)
 
   async def _explain_text(self, request):
-    labels = self._predictor.labels
-    asked = await self._read(request, http_requests.parse_explain, labels,
-                             self._limits)
-    self._log_texts([asked.text])
-    if self._explaining >= 4 * _MAX_EXPLAINING:
-      raise http_errors.overloaded(
-          "too many explanations at a time; send it again later.")
-    stop = threading.Event()
-    self._explaining += 1
-    try:
-      answer = await self._unless_gone(
-          request, asyncio.get_running_loop().run_in_executor(
-              self._explainers, self._explain, self._predict_for(stop),
-              asked.text, asked.label, labels, self._settings.max_words))
-    finally:
-      stop.set()
-      self._explaining -= 1
-    return _answer(answer)
-
-  def _predict_for(self, stop):
-    """A blocking `predict` through the queue, a few texts at a time."""
-    def predict(texts):
-      rows = []
-      for start in range(0, len(texts), _EXPLAIN_TEXTS):
-        if stop.is_set():
-          raise http_errors.ClientGone()
-        future = self._submit(
-            self._predictor.encode(texts[start:start + _EXPLAIN_TEXTS]))
-        try:
-          rows.extend(future.result(self._settings.request_timeout))
-        except _TIMEOUTS:
-          future.cancel()
-          raise self._too_slow()
-      return rows
-    return predict
+    body = await self._bodies.read(request)
+    with self._serving() as served:
+      labels = served.predictor.labels
+      text, label = await self._parse(
+          body, served.requests.parse_explain, labels)
+      self._log_texts([text])
+      if self._explaining > _MAX_EXPLAINING:
+        raise http_errors.overloaded(
+            "too many explanations at a time; send it again later.")
+      stop = threading.Event()
+      self._explaining += 1
+      try:
+        found = await self._unless_gone(
+            request, asyncio.get_running_loop().run_in_executor(
+                self._explainer, self._explain, _predict_for(served, stop),
+                text, label, labels, self._settings.max_words))
+      finally:
+        stop.set()
+        self._explaining -= 1
+      return _answer(http_answers.ExplainAnswer(
+          self._settings.name, served.version, **found))
 
   # Steps that they share.
 
-  def _version(self):
-    return str(self._settings.version or self._predictor.step)
-
-  def _check_model(self, request):
+  def _check_model(self, request, served):
     """Refuses a model or a version that is not the one that is served."""
     asked = request.path_params
     if asked["model"] != self._settings.name or asked.get(
-        "version", self._version()) != self._version():
+        "version", served.version) != served.version:
       raise http_errors.Refused(
           404, "there is no such model or version; this server has %s, "
-          "version %s." % (self._settings.name, self._version()))
+          "version %s." % (self._settings.name, served.version))
 
-  async def _read(self, request, parse, *arguments):
-    """Reads the body and parses it."""
-    body = await self._bodies.read(request)
-    try:
-      return await _in_thread_if(len(body) > _SMALL, self._threads, parse,
-                                 body, *arguments)
-    finally:
-      self._bodies.release(body)
+  async def _parse(self, body, parse, *arguments):
+    return await _in_thread_if(len(body) > _SMALL, self._threads, parse,
+                               body, *arguments)
 
-  async def _probabilities(self, request, texts, features):
+  async def _probabilities(self, request, served, texts, features):
     """float32 `[n, num_labels]` of either texts or features."""
     if features is None:
       self._log_texts(texts)
       size = sum(len(part) for text in texts for part in (
           text if isinstance(text, tuple) else (text,)))
       encoded = await _in_thread_if(size > _SMALL, self._threads,
-                                    self._predictor.encode, texts)
+                                    served.predictor.encode, texts)
     else:
-      encoded = self._predictor.check_features(features)
-    future = self._submit(encoded)
-    probabilities = await self._unless_gone(
-        request, asyncio.wrap_future(future))
-    self.metrics.count("texts_total", by=len(probabilities))
-    return probabilities
-
-  def _submit(self, encoded):
+      encoded = served.predictor.check_features(features)
     try:
-      return self._batcher.submit(encoded, self._settings.request_timeout)
+      future = served.batcher.submit(encoded, self._settings.request_timeout)
     except self._queue_full:
       raise http_errors.overloaded(
           "the server has too much to do; send it again later.")
     except ValueError:  # it is closed
       raise http_errors.overloaded("the server is stopping.")
+    probabilities = await self._unless_gone(
+        request, asyncio.wrap_future(future))
+    self._metrics.texts.inc(len(probabilities))
+    return probabilities
 
   async def _unless_gone(self, request, future):
     """Waits for `future`; drops it if the client goes or time is over."""
@@ -307,6 +321,8 @@ class Application(object):
     finally:
       future.cancel()
       gone.cancel()
+      # An exception's traceback would keep them, and they the exception.
+      del future, gone
 
   def _too_slow(self):
     return http_errors.Refused(
@@ -323,14 +339,18 @@ class Application(object):
       for text in texts:
         logging.info("text: %s", json.dumps(text))
 
-  def _snapshot(self):
-    stats = self._batcher.stats()
-    gauges = {"queue_texts": stats["queue_texts"], "workers": 1,
-              "resident_memory_bytes": http_metrics.resident_memory(),
-              "model_info": ([["name", self._settings.name],
-                              ["version", self._version()]], 1)}
-    gauges.update(self.gauges())
-    return self.metrics.snapshot(gauges, stats["batch_sizes"])
+
+def _predict_for(served, stop):
+  """A blocking `predict`, a few texts at a time, beside the batcher."""
+  def predict(texts):
+    rows = []
+    for start in range(0, len(texts), _EXPLAIN_TEXTS):
+      if stop.is_set():
+        raise http_errors.ClientGone()
+      rows.extend(served.predictor.predict_encoded(
+          served.predictor.encode(texts[start:start + _EXPLAIN_TEXTS])))
+    return rows
+  return predict
 
 
 async def _in_thread_if(large, threads, function, *arguments):
@@ -346,4 +366,4 @@ async def _disconnect(receive):
 
 
 def _answer(value):
-  return Response(http_json.dump(value), media_type="application/json")
+  return Response(msgspec.json.encode(value), media_type="application/json")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the body of a request within limits of size, time and memory."""
+"""Reads request bodies within limits of size, time and memory."""
 
 import asyncio
 
@@ -18,25 +18,32 @@ _MAX_DISCARDED = 32
 
 _CLOSE = [("Connection", "close")]
 
-
 class BodyReader(object):
-  """Reads bodies; counts what is held at a time."""
+  """Reads bodies, and bounds what unfinished ones hold together.
 
-  def __init__(self, max_bytes, timeout, max_held=None):
+  Beyond the bounds an unfinished body gives way: the oldest where there are
+  too many, the largest where they hold too much. So slow clients cost each
+  other their place, and never that of a client that sends at once.
+  """
+
+  def __init__(self, max_bytes, timeout, max_unfinished=2048, max_held=None):
     """Sets the limits.
 
     Args:
       max_bytes: int, most bytes of one body.
       timeout: float, seconds within which a body must have come.
-      max_held: int, most bytes of all bodies at a time; default: 32 bodies.
+      max_unfinished: int, bodies that may be under way at a time.
+      max_held: int, most bytes of these together; default: 32 bodies.
     """
     self._max_bytes = max_bytes
     self._timeout = timeout
+    self._max_unfinished = max_unfinished
     self._max_held = max_held or 32 * max_bytes
+    self._unfinished = {}  # _Unfinished to None, in the order of arrival
     self._held = 0
 
   async def read(self, request):
-    """Reads a body; `release` must be called with it in the end.
+    """Reads a body.
 
     Args:
       request: `starlette.requests.Request`.
@@ -51,17 +58,14 @@ class BodyReader(object):
     length = self._check_headers(request.headers)
     if length > self._max_bytes and "expect" in request.headers:
       raise self._too_long()  # the client has not begun to send it
+    unfinished = _Unfinished(self._timeout)
+    self._unfinished[unfinished] = None
+    self._make_room()
     try:
-      return await _within(self._timeout, self._read(
-          request.receive, length > self._max_bytes))
-    except asyncio.TimeoutError:
-      raise http_errors.Refused(
-          408, "the body did not come within %g seconds." % self._timeout,
-          _CLOSE)
-
-  def release(self, body):
-    """Says that a body of `read` is no longer held."""
-    self._held -= len(body)
+      return await unfinished.within(self._collect(
+          unfinished, request.receive, length > self._max_bytes))
+    finally:
+      self._drop(unfinished)
 
   def _check_headers(self, headers):
     """Returns the length that is announced, 0 if none is."""
@@ -78,37 +82,48 @@ class BodyReader(object):
       raise http_errors.Refused(
           415, "the body must come without Content-Encoding.")
     length = headers.get("content-length", "0")
-    # The server has refused what is no number.
+    # The server has refused what is not a number.
     return int(length) if len(length) < 19 else self._max_bytes + 1
 
-  async def _read(self, receive, too_long):
-    parts, size = [], 0
-    try:
-      while True:
-        message = await receive()
-        if message["type"] != "http.request":
-          raise http_errors.ClientGone()
-        part = message.get("body", b"")
-        size += len(part)
-        too_long = too_long or size > self._max_bytes
+  async def _collect(self, unfinished, receive, too_long):
+    """Reads to the end."""
+    size = 0
+    while True:
+      message = await receive()
+      if message["type"] != "http.request":
+        raise http_errors.ClientGone()
+      part = message.get("body", b"")
+      size += len(part)
+      if too_long or size > self._max_bytes:
+        too_long = True
+        self._forget(unfinished)
+        if size > _MAX_DISCARDED * self._max_bytes:
+          raise self._too_long()
+      else:
+        unfinished.body += part
+        self._held += len(part)
+      if not message.get("more_body"):
         if too_long:
-          self._held -= sum(map(len, parts))
-          del parts[:]
-          if size > _MAX_DISCARDED * self._max_bytes:
-            raise self._too_long()
-        else:
-          parts.append(part)
-          self._held += len(part)
-          if self._held > self._max_held:
-            raise http_errors.overloaded(
-                "too many large requests at a time; send it again later.")
-        if not message.get("more_body"):
-          if too_long:
-            raise self._too_long()
-          return b"".join(parts)
-    except BaseException:
-      self._held -= sum(map(len, parts))
-      raise
+          raise self._too_long()
+        return bytes(unfinished.body)
+      # Not after the last part: what is whole does not give way.
+      self._make_room()
+
+  def _make_room(self):
+    if len(self._unfinished) > self._max_unfinished:
+      self._drop(next(iter(self._unfinished))).give_way()
+    if self._held > self._max_held:
+      self._drop(max(self._unfinished,
+                     key=lambda body: len(body.body))).give_way()
+
+  def _drop(self, unfinished):
+    self._unfinished.pop(unfinished, None)
+    self._forget(unfinished)
+    return unfinished
+
+  def _forget(self, unfinished):
+    self._held -= len(unfinished.body)
+    unfinished.body = bytearray()
 
   def _too_long(self):
     return http_errors.Refused(
@@ -116,9 +131,39 @@ class BodyReader(object):
         _CLOSE)
 
 
-async def _within(seconds, awaitable):
-  """`asyncio.wait_for`, without a task of its own where Python can."""
-  if not hasattr(asyncio, "timeout"):  # before Python 3.11
-    return await asyncio.wait_for(awaitable, seconds)
-  async with asyncio.timeout(seconds):
-    return await awaitable
+class _Unfinished(object):
+  """One body under way; its task is ended when time is over."""
+
+  def __init__(self, timeout):
+    self.body = bytearray()
+    self._timeout = timeout
+    self._reason = None
+    self._task = asyncio.current_task()
+
+  async def within(self, awaitable):
+    """Awaits, and raises `Refused` if it was ended from here."""
+    timer = asyncio.get_running_loop().call_later(
+        self._timeout, self._end, 408,
+        "the body did not come within %g seconds." % self._timeout)
+    try:
+      return await awaitable
+    except asyncio.CancelledError:
+      if self._reason is None:
+        raise
+      if hasattr(self._task, "uncancel"):  # from Python 3.11 on
+        self._task.uncancel()
+      # Nothing may keep this exception: through its traceback it keeps what
+      # is left of the body, and so the connection.
+      raise http_errors.Refused(*self._reason)
+    finally:
+      timer.cancel()
+
+  def give_way(self):
+    """Ends it in favour of others."""
+    self._end(503, "too many unfinished requests at a time; send it again "
+              "later.", [("Retry-After", "1")])
+
+  def _end(self, status, sentence, headers=()):
+    if self._reason is None:
+      self._reason = (status, sentence, _CLOSE + list(headers))
+      self._task.cancel()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every request passes: the key, the counts, the log, the last resort.
+"""What every request passes: key, origin, counts, log, and the last resort.
 
 No exception leaves it: what was not foreseen is logged with its traceback and
 answered with status 500 and one sentence.
@@ -7,13 +7,14 @@ answered with status 500 and one sentence.
 
 import asyncio
 import hmac
+import ipaddress
 import time
 
 from absl import logging
+import msgspec
 from starlette.exceptions import HTTPException
 
 from multilabel.serving import http_errors
-from multilabel.serving import http_json
 
 
 # Status in the counts of a request whose client went away; nginx's number.
@@ -23,30 +24,33 @@ _HEADERS = [(b"x-content-type-options", b"nosniff"),
             (b"cache-control", b"no-store")]
 
 # Kinds of errors in the counts; others by hundreds.
-_KINDS = {CLIENT_GONE: "client_gone", 401: "unauthorized", 408: "timeout",
-          413: "too_large", 503: "overloaded", 504: "timeout"}
+_KINDS = {CLIENT_GONE: "client_gone", 401: "unauthorized", 403: "forbidden",
+          408: "timeout", 413: "too_large", 503: "overloaded", 504: "timeout"}
 
 
 class Gate(object):
   """An ASGI application around another one."""
 
-  def __init__(self, app, routes, metrics, keys=(), open_paths=(),
-               log_requests=False):
+  def __init__(self, app, routes, metrics, keys, open_paths=(),
+               loopback=False, log_requests=False):
     """Wraps `app`.
 
     Args:
       app: `starlette.routing.Router`; leaves `endpoint` in the scope.
       routes: dict of endpoint to str, its path with {names} for what varies.
       metrics: `http_metrics.Metrics`.
-      keys: list of bytes, one of which a request must bring; empty: none.
+      keys: function without arguments that returns a list of bytes, one of
+        which a request must bring; empty: none.
       open_paths: collection of str, paths that need no key.
+      loopback: bool, whether the server listens on this machine alone.
       log_requests: bool.
     """
     self._app = app
     self._routes = routes
     self._metrics = metrics
-    self._keys = list(keys)
+    self._keys = keys
     self._open_paths = frozenset(open_paths)
+    self._loopback = loopback
     self._log_requests = log_requests
 
   async def __call__(self, scope, receive, send):
@@ -61,7 +65,7 @@ class Gate(object):
       await send(message)
 
     try:
-      self._check_key(scope)
+      self._check_sender(scope)
       scope["app"] = self  # makes the router raise, not answer by itself
       await self._app(scope, receive, send_noting_status)
     except http_errors.Refused as refused:
@@ -69,6 +73,9 @@ class Gate(object):
     except HTTPException as error:
       await send_error(send_noting_status, _refused(error))
     except http_errors.ClientGone:
+      # Or its body was broken, and it still reads.
+      await send_error(send, http_errors.Refused(
+          400, "the request was broken off.", [("Connection", "close")]))
       status = CLIENT_GONE
     except asyncio.CancelledError:
       # The server ends and has waited as long as it was told to.
@@ -84,40 +91,74 @@ class Gate(object):
     finally:
       self._note(scope, status, time.perf_counter() - started)
 
-  def _check_key(self, scope):
-    if not self._keys or scope["path"] in self._open_paths:
+  def _check_sender(self, scope):
+    """Refuses who has no key, or, where none is needed, other web pages."""
+    hosts = [value for name, value in scope["headers"] if name == b"host"]
+    if scope["http_version"] == "1.1" and (len(hosts) != 1 or not hosts[0]):
+      raise http_errors.bad_request("the request must have one Host.")
+    host = hosts[0].decode("latin-1").lower() if hosts else ""
+    keys = self._keys()
+    if keys:
+      if scope["path"] not in self._open_paths:
+        _check_key(scope["headers"], keys)
       return
-    for name, value in scope["headers"]:
-      if name == b"authorization" and value[:7].lower() == b"bearer ":
-        given = value[7:].strip()
-      elif name == b"x-api-key":
-        given = value.strip()
-      else:
-        continue
-      # All are compared, so that time does not tell which was near.
-      if sum([hmac.compare_digest(given, key) for key in self._keys]):
-        return
-    raise http_errors.Refused(
-        401, "an API key is needed: Authorization: Bearer KEY, or X-API-Key.",
-        [("WWW-Authenticate", "Bearer")])
+    if self._loopback and host and not _is_loopback(host):
+      # A name that leads here by someone else's DNS.
+      raise http_errors.Refused(
+          403, "without API keys this server is for localhost alone; Host is "
+          "another name.")
+    if scope["path"] not in self._open_paths:
+      for name, value in scope["headers"]:
+        origin = value.decode("latin-1").lower()
+        if (name == b"sec-fetch-site" and origin == "cross-site") or (
+            name == b"origin" and origin.partition("://")[2] != host):
+          raise http_errors.Refused(
+              403, "without API keys this server takes no requests of pages of "
+              "other sites.")
 
   def _route(self, scope):
     return self._routes.get(scope.get("endpoint"), "other")
 
   def _note(self, scope, status, seconds):
     route = self._route(scope)
-    path = ("path", route)
-    self._metrics.count("http_requests_total",
-                        (path, ("code", str(status or CLIENT_GONE))))
-    self._metrics.observe("http_request_seconds", seconds, (path,))
+    self._metrics.requests.labels(route, str(status or CLIENT_GONE)).inc()
+    self._metrics.seconds.labels(route).observe(seconds)
     if not status or status >= 400:
       kind = _KINDS.get(status or CLIENT_GONE, "server" if status >= 500
                         else "bad_request")
-      self._metrics.count("http_errors_total", (path, ("kind", kind)))
+      self._metrics.errors.labels(route, kind).inc()
     if self._log_requests:
       client = scope.get("client") or ("?",)
       logging.info("%s %s %s %d %.1f ms", client[0], scope["method"], route,
                    status, 1000 * seconds)
+
+
+def _check_key(headers, keys):
+  for name, value in headers:
+    if name == b"authorization" and value[:7].lower() == b"bearer ":
+      given = value[7:].strip()
+    elif name == b"x-api-key":
+      given = value.strip()
+    else:
+      continue
+    # All are compared, so that time does not tell which was near.
+    if sum([hmac.compare_digest(given, key) for key in keys]):
+      return
+  raise http_errors.Refused(
+      401, "an API key is needed: Authorization: Bearer KEY, or X-API-Key.",
+      [("WWW-Authenticate", "Bearer")])
+
+
+def _is_loopback(host):
+  """Whether a Host, with or without a port, names this machine."""
+  name = host[1:].partition("]")[0] if host[:1] == "[" else (
+      host.partition(":")[0])
+  if name == "localhost" or name.endswith(".localhost"):
+    return True
+  try:
+    return ipaddress.ip_address(name).is_loopback
+  except ValueError:
+    return False
 
 
 def _refused(error):
@@ -131,7 +172,7 @@ def _refused(error):
 
 async def send_error(send, refused):
   """Sends the answer to a request that is refused."""
-  body = http_json.dump({"error": refused.sentence})
+  body = msgspec.json.encode({"error": refused.sentence})
   headers = [(b"content-type", b"application/json"),
              (b"content-length", str(len(body)).encode())]
   headers += [(name.lower().encode("latin-1"), value.encode("latin-1"))

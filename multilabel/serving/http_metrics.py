@@ -1,196 +1,89 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counts of a server, in Prometheus' text format.
+"""Counts of a server for Prometheus, by prometheus_client.
 
-Several processes of one server keep one set of counts: each writes its own as
-a file of a folder that they share, and whichever is asked adds them up. What a
-process counted stays when it ends.
+Several processes of one server keep their counts in files of one folder, which
+the environment names; whichever is asked adds them up.
 """
 
-import bisect
-import collections
-import json
 import os
 
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
-_PREFIX = "multilabel_"
-
-# Upper bounds of the buckets, seconds and texts.
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
             5.0, 10.0)
 _TEXTS = (1, 2, 4, 8, 16, 32, 64, 128)
 
-# name: (type, help)
-_FAMILIES = collections.OrderedDict([
-    ("http_requests_total", ("counter", "Requests, by path and status.")),
-    ("http_errors_total", ("counter",
-                           "Requests that were not answered with what they "
-                           "asked for, by path and kind.")),
-    ("http_request_seconds", ("histogram",
-                              "From the request's head to the end of its "
-                              "answer.")),
-    ("texts_total", ("counter", "Texts that were labelled.")),
-    ("connections_closed_total", ("counter",
-                                  "Connections that the server ended, by "
-                                  "reason.")),
-    ("batch_texts", ("histogram", "Texts a run of the model.")),
-    ("queue_texts", ("gauge", "Texts that wait for a run of the model.")),
-    ("connections", ("gauge", "Connections that are open.")),
-    ("resident_memory_bytes", ("gauge", "Memory of the server's processes.")),
-    ("workers", ("gauge", "Processes that serve.")),
-    ("model_info", ("gauge", "The model that is served; always 1.")),
-])
-
 
 class Metrics(object):
-  """The counts of one process; used by its event loop alone."""
+  """The counts of one process; safe in threads.
+
+  Attributes:
+    content_type: str, of `exposition`.
+    requests, errors, seconds: by path and status code, by path and kind, and
+      by path; `labels(...)` gives one of them.
+    texts: counter of texts that were labelled.
+    batch_texts: histogram of texts per run of the model.
+  """
 
   def __init__(self):
-    self._values = collections.Counter()  # (name, labels) -> number
-    self._buckets = {}  # (name, labels) -> counts, one more than bounds
+    # Imported in each process: it looks at the environment then.
+    import prometheus_client
+    self.content_type = prometheus_client.CONTENT_TYPE_LATEST
+    prometheus_client.disable_created_metrics()
+    self._version = None
+    self._registry = prometheus_client.CollectorRegistry()
+    kept = {"namespace": "multilabel", "registry": self._registry}
+    self.requests = prometheus_client.Counter(
+        "http_requests", "Requests, by path and status.", ["path", "code"],
+        **kept)
+    self.errors = prometheus_client.Counter(
+        "http_errors", "Requests that did not get what they asked for, by path "
+        "and kind.", ["path", "kind"], **kept)
+    self.seconds = prometheus_client.Histogram(
+        "http_request_seconds", "From the end of the request's head to the end "
+        "of its answer.", ["path"], buckets=_SECONDS, **kept)
+    self.texts = prometheus_client.Counter(
+        "texts", "Texts that were labelled.", **kept)
+    self.batch_texts = prometheus_client.Histogram(
+        "batch_texts", "Texts per run of the model.", buckets=_TEXTS, **kept)
+    self._queue = prometheus_client.Gauge(
+        "queue_texts", "Texts that wait for a run of the model.",
+        multiprocess_mode="livesum", **kept)
+    self._memory = prometheus_client.Gauge(
+        "resident_memory_bytes", "Memory of the server's processes.",
+        multiprocess_mode="livesum", **kept)
+    self._workers = prometheus_client.Gauge(
+        "workers", "Processes that serve.", multiprocess_mode="livesum", **kept)
+    self._info = prometheus_client.Gauge(
+        "model_info", "1 for the model that is served.",
+        ["name", "version"], multiprocess_mode="livemax", **kept)
 
-  def count(self, name, labels=(), by=1):
-    """Adds to a counter.
+  def refresh(self, queue_texts, name, version):
+    """Sets the gauges; several processes do so once a second.
 
     Args:
-      name: str, of a family.
-      labels: tuple of (str, str).
-      by: number.
+      queue_texts: int.
+      name: str, the model's.
+      version: str.
     """
-    self._values[name, labels] += by
+    self._queue.set(queue_texts)
+    self._memory.set(resident_memory())
+    self._workers.set(1)
+    if self._version not in (None, version):
+      self._info.labels(name, self._version).set(0)
+    self._version = version
+    self._info.labels(name, version).set(1)
 
-  def observe(self, name, seconds, labels=()):
-    """Adds an observation to the histogram `name`."""
-    key = (name, labels)
-    counts = self._buckets.get(key)
-    if counts is None:
-      counts = self._buckets[key] = [0] * (len(_SECONDS) + 1)
-    counts[bisect.bisect_left(_SECONDS, seconds)] += 1
-    self._values[name + "_sum", labels] += seconds
-
-  def snapshot(self, gauges, batch_sizes):
-    """Returns all as what JSON can hold.
-
-    Args:
-      gauges: dict of name to number, or to (labels, number).
-      batch_sizes: dict of texts a run to how many runs there were.
-    """
-    counts = [0] * (len(_TEXTS) + 1)
-    for size, times in batch_sizes.items():
-      counts[bisect.bisect_left(_TEXTS, int(size))] += times
-    total = sum(int(size) * times for size, times in batch_sizes.items())
-    return {
-        "pid": os.getpid(),
-        "values": [[name, labels, value] for (name, labels), value in
-                   self._values.items()] + [["batch_texts_sum", [], total]],
-        "buckets": [[name, labels, value] for (name, labels), value in
-                    self._buckets.items()] + [["batch_texts", [], counts]],
-        "gauges": [[name] + (list(value) if isinstance(value, tuple)
-                             else [[], value])
-                   for name, value in sorted(gauges.items())]}
-
-
-class SharedFolder(object):
-  """Where the processes of a server leave their snapshots."""
-
-  def __init__(self, path):
-    """Takes the folder; None where there is one process."""
-    self._path = path
-
-  def write(self, snapshot):
-    """Puts this process' snapshot where the others find it."""
-    if self._path is not None:
-      path = os.path.join(self._path, "%d.json" % snapshot["pid"])
-      # Not atomic_files: these need not outlive a loss of power, and a sync
-      # would hold the server up.
-      with open(path + ".tmp", "w") as writer:
-        json.dump(snapshot, writer)
-      os.replace(path + ".tmp", path)
-
-  def others(self):
-    """Returns the snapshots of the other processes, ended ones among them."""
-    found = []
-    for name in sorted(os.listdir(self._path)) if self._path else []:
-      if name.endswith(".json") and name != "%d.json" % os.getpid():
-        with open(os.path.join(self._path, name)) as reader:
-          snapshot = json.load(reader)
-        if not _is_alive(snapshot["pid"]):
-          snapshot["gauges"] = []
-        found.append(snapshot)
-    return found
-
-
-def _is_alive(pid):
-  try:
-    os.kill(pid, 0)
-  except OSError:
-    return False
-  return True
-
-
-def exposition(snapshots):
-  """Adds snapshots up and writes them in Prometheus' text format.
-
-  Args:
-    snapshots: list of what `Metrics.snapshot` returned.
-
-  Returns:
-    bytes.
-  """
-  values = collections.Counter()
-  buckets = {}
-  for snapshot in snapshots:
-    for kind in ("values", "gauges"):
-      for name, labels, value in snapshot[kind]:
-        values[name, _label_key(labels)] += value
-    for name, labels, counts in snapshot["buckets"]:
-      key = (name, _label_key(labels))
-      buckets[key] = [a + b for a, b in zip(
-          counts, buckets.get(key, [0] * len(counts)))]
-  # What is served is one, however many processes serve it.
-  for key in values:
-    if key[0] == "model_info":
-      values[key] = 1
-  lines = []
-  for name, (kind, text) in _FAMILIES.items():
-    lines.append("# HELP %s%s %s" % (_PREFIX, name, text))
-    lines.append("# TYPE %s%s %s" % (_PREFIX, name, kind))
-    if kind == "histogram":
-      bounds = _TEXTS if name == "batch_texts" else _SECONDS
-      for (_, labels), counts in sorted(
-          item for item in buckets.items() if item[0][0] == name):
-        lines.extend(_histogram_lines(
-            name, labels, bounds, counts, values[name + "_sum", labels]))
-    else:
-      lines.extend(_line(name, labels, value) for (family, labels), value
-                   in sorted(values.items()) if family == name)
-  return ("\n".join(lines) + "\n").encode("utf-8")
-
-
-def _label_key(labels):
-  return tuple(tuple(label) for label in labels)
-
-
-def _histogram_lines(name, labels, bounds, counts, total):
-  below = 0
-  for bound, count in zip(list(bounds) + ["+Inf"], counts):
-    below += count
-    yield _line(name + "_bucket", labels + (("le", str(bound)),), below)
-  yield _line(name + "_sum", labels, total)
-  yield _line(name + "_count", labels, below)
-
-
-def _line(name, labels, value):
-  described = ",".join('%s="%s"' % (key, _escaped(text))
-                       for key, text in labels)
-  return "%s%s%s %s" % (_PREFIX, name,
-                        "{%s}" % described if described else "",
-                        repr(value))
-
-
-def _escaped(text):
-  return text.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
+  def exposition(self):
+    """Returns all in Prometheus' text format, bytes."""
+    import prometheus_client
+    from prometheus_client import multiprocess
+    if os.environ.get(FOLDER_VARIABLE) is None:
+      return prometheus_client.generate_latest(self._registry)
+    every = prometheus_client.CollectorRegistry()
+    multiprocess.MultiProcessCollector(every)
+    return prometheus_client.generate_latest(every)
 
 
 def resident_memory():

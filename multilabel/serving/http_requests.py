@@ -1,15 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bodies of requests to checked values; what is wrong has one sentence.
+"""Request bodies: their types, which msgspec checks, and what they mean.
 
-The forms are those of TensorFlow Serving's REST API for `:predict` and
-`:classify`, with the signatures of `signatures.py`, and two of this server's
-own (`/v1/label`, `/v1/explain`). No value of a client passes unchecked: an id
-outside the vocabulary never reaches the model.
+`:predict` and `:classify` have the forms of TensorFlow Serving's REST API and
+the signatures of `signatures.py`; `/v1/label` and `/v1/explain` are this
+server's own. Every value of a client is checked: an id outside the vocabulary
+never reaches the model.
 """
 
 import base64
 import binascii
 import collections
+from typing import Annotated
+from typing import List
+from typing import Literal
+from typing import Optional
+from typing import Union
+
+import msgspec
+from msgspec import UNSET
 
 from multilabel import decisions
 from multilabel.serving import http_errors
@@ -43,335 +51,347 @@ Features = collections.namedtuple(
 PredictRequest = collections.namedtuple(
     "PredictRequest", ["signature", "rows", "texts", "features"])
 
-# texts: list of str or (str, str); probabilities: see `decisions`;
+# texts: list of str or (str, str); probabilities: see `written_probabilities`;
 # the others None where not given.
 LabelRequest = collections.namedtuple(
     "LabelRequest", ["texts", "threshold", "top_k", "always_one_label",
                      "probabilities"])
 
-# label: str or None.
-ExplainRequest = collections.namedtuple("ExplainRequest", ["text", "label"])
+_MOST = (1 << 31) - 1
 
 
-def parse_predict(body, limits):
-  """Parses the body of a `:predict`.
+class _Strict(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+  """A JSON object whose keys are all known."""
 
-  Args:
-    body: bytes.
-    limits: `Limits`.
 
-  Returns:
-    `PredictRequest`.
+class Base64(_Strict):
+  b64: str
 
-  Raises:
-    http_errors.Refused: status 400.
+
+class Requests(object):
+  """The types of all request bodies, with the limits of one model.
+
+  Attributes:
+    label, explain, classify: msgspec types of the bodies.
+    predict: dict of signature to the type of its `:predict` body.
   """
-  request = http_json.parse(body)
-  _check_keys(request, ("signature_name", "instances", "inputs"), "the body")
-  signature = request.get("signature_name", DEFAULT)
-  _check_signature(signature)
-  if ("instances" in request) == ("inputs" in request):
-    raise http_errors.bad_request(
-        "the body must have either instances or inputs.")
-  names = PREDICT_INPUTS[signature]
-  rows = "instances" in request
-  columns = (_columns_of_rows(request["instances"], names, limits) if rows
-             else _columns(request["inputs"], names, limits))
-  if signature == TEXT:
-    texts = [_text(_decoded(value, where), where, limits)
-             for where, value in columns["text"]]
-    return PredictRequest(signature, rows, texts, None)
-  features = _features_of_columns(columns, limits)
-  length = len(columns["input_ids"][0][1])
-  for where, value in columns["input_ids"]:
-    if len(value) != length:
+
+  def __init__(self, limits):
+    """Makes the types.
+
+    Args:
+      limits: `Limits`.
+    """
+    self.limits = limits
+    # No fixed-size tuple stands beside a str in a union: msgspec 0.22 mixes up
+    # the limits of the two. A pair is a list of two instead.
+    string = Annotated[str, msgspec.Meta(max_length=limits.max_characters)]
+    pair = Annotated[List[string], msgspec.Meta(min_length=2, max_length=2)]
+    count = Annotated[int, msgspec.Meta(ge=1, le=_MOST)]
+    which = Annotated[str, msgspec.Meta(pattern="^(%s|%s)$" % (
+        decisions.ALL, decisions.LABELS))]
+
+    class LabelBody(_Strict):
+      """Give `texts`, or one `text`."""
+      texts: Union[self._many(Union[string, pair]), msgspec.UnsetType] = UNSET
+      text: Union[string, pair, msgspec.UnsetType] = UNSET
+      threshold: Optional[Annotated[float, msgspec.Meta(ge=0, le=1)]] = None
+      top_k: Optional[count] = None
+      always_one_label: Optional[bool] = None
+      probabilities: Union[count, which, None] = None
+
+    class ExplainBody(_Strict):
+      text: string
+      label: Optional[str] = None
+
+    self.label, self.explain = LabelBody, ExplainBody
+    self.predict = self._predict_types(string)
+    self.classify = self._classify_type()
+
+  def _many(self, kind):
+    return Annotated[List[kind], msgspec.Meta(
+        min_length=1, max_length=self.limits.max_texts)]
+
+  def _numbers(self, size):
+    """At least one whole number below `size`, as many as positions at most."""
+    return Annotated[
+        List[Annotated[int, msgspec.Meta(ge=0, le=size - 1)]],
+        msgspec.Meta(min_length=1,
+                     max_length=self.limits.max_position_embeddings)]
+
+  def _predict_types(self, string):
+    ids = self._numbers(self.limits.vocab_size)
+    mask, segments = self._numbers(2), self._numbers(
+        self.limits.type_vocab_size)
+    many = self._many
+    string_or_bytes = Union[string, Base64]
+
+    class Row(_Strict):
+      input_ids: ids
+      input_mask: mask
+      segment_ids: segments
+
+    class Columns(_Strict):
+      input_ids: many(ids)
+      input_mask: many(mask)
+      segment_ids: many(segments)
+
+    class IdsRow(_Strict):
+      input_ids: ids
+
+    class IdsColumns(_Strict):
+      input_ids: many(ids)
+
+    class TextRow(_Strict):
+      """Either `text` or `b64`."""
+      text: Union[string, Base64, msgspec.UnsetType] = UNSET
+      b64: Union[str, msgspec.UnsetType] = UNSET
+
+    class TextColumns(_Strict):
+      text: many(string_or_bytes)
+
+    # An input that is alone may stand without its name.
+    forms = {
+        DEFAULT: (many(Row), Columns),
+        IDS_ONLY: (many(Union[ids, IdsRow]), Union[many(ids), IdsColumns]),
+        PREDICT_LABELS: (many(Row), Columns),
+        TEXT: (many(Union[string, TextRow]),
+               Union[many(string_or_bytes), TextColumns])}
+    return {name: self._predict_type(name, *forms[name])
+            for name in PREDICT_INPUTS}
+
+  def _predict_type(self, name, instances, inputs):
+    signature = Literal[name]
+    return msgspec.defstruct(
+        "Predict_" + name,
+        [("signature_name", signature, DEFAULT) if name == DEFAULT else
+         ("signature_name", signature),
+         ("instances", Union[instances, msgspec.UnsetType], UNSET),
+         ("inputs", Union[inputs, msgspec.UnsetType], UNSET)],
+        bases=(_Strict,))
+
+  def _classify_type(self):
+    def numbers(size):
+      # A feature of one number may stand without its list.
+      return Union[Annotated[int, msgspec.Meta(ge=0, le=size - 1)],
+                   self._numbers(size), msgspec.UnsetType]
+
+    limits = self.limits
+
+    class Example(_Strict):
+      input_ids: numbers(limits.vocab_size) = UNSET
+      input_mask: numbers(2) = UNSET
+      segment_ids: numbers(limits.type_vocab_size) = UNSET
+
+    class ClassifyBody(_Strict):
+      examples: self._many(Example)
+      context: Union[Example, msgspec.UnsetType] = UNSET
+      signature_name: Literal[CLASSIFY] = CLASSIFY
+
+    return ClassifyBody
+
+  # What the bodies mean.
+
+  def parse_predict(self, body):
+    """Returns the `PredictRequest` of a `:predict` body (bytes).
+
+    Raises:
+      http_errors.Refused: status 400.
+    """
+    value = self._parse(body)
+    signature = value.get("signature_name", DEFAULT)
+    if signature == CLASSIFY:
       raise http_errors.bad_request(
-          "%s has %d ids and the first has %d; all must be of one length, "
-          "padded with 0." % (where, len(value), length))
-  return PredictRequest(signature, rows, None, features)
-
-
-def _check_signature(signature):
-  if not isinstance(signature, str):
-    raise http_errors.bad_request("signature_name must be a string.")
-  if signature == CLASSIFY:
-    raise http_errors.bad_request(
-        "the signature_name classify is for :classify, not for :predict.")
-  if signature not in PREDICT_INPUTS:
-    raise http_errors.bad_request(
-        "signature_name %s is unknown; there are %s." % (
-            http_json.shown(signature), ", ".join(PREDICT_INPUTS)))
-
-
-def _columns_of_rows(instances, names, limits):
-  """{name: [(where, value)]} of the row form."""
-  _check_list(instances, "instances", limits.max_texts)
-  columns = {name: [] for name in names}
-  named = isinstance(instances[0], dict) and set(instances[0]) != {"b64"}
-  for number, row in enumerate(instances):
-    where = "instances[%d]" % number
-    if not named and len(names) == 1:
-      # With one input its name may be left out.
-      columns[names[0]].append((where, row))
-      continue
-    if not isinstance(row, dict):
-      raise http_errors.bad_request("%s must be an object with %s." % (
-          where, ", ".join(names)))
-    _check_keys(row, names, where, all_needed=True)
-    for name in names:
-      columns[name].append(("%s.%s" % (where, name), row[name]))
-  return columns
-
-
-def _columns(inputs, names, limits):
-  """{name: [(where, value)]} of the columnar form."""
-  if len(names) == 1 and not isinstance(inputs, dict):
-    inputs = {names[0]: inputs}
-  if not isinstance(inputs, dict):
-    raise http_errors.bad_request("inputs must be an object with %s." %
-                                  ", ".join(names))
-  _check_keys(inputs, names, "inputs", all_needed=True)
-  columns = {}
-  for name in names:
-    where = "inputs.%s" % name
-    _check_list(inputs[name], where, limits.max_texts)
-    columns[name] = [("%s[%d]" % (where, number), value)
-                     for number, value in enumerate(inputs[name])]
-    if len(columns[name]) != len(columns[names[0]]):
+          "signature_name: classify is for :classify, not for :predict.")
+    if not isinstance(signature, str) or signature not in self.predict:
       raise http_errors.bad_request(
-          "%s has %d rows and inputs.%s has %d." % (
-              where, len(columns[name]), names[0], len(columns[names[0]])))
-  return columns
+          "signature_name: expected one of %s." % ", ".join(self.predict))
+    request = _convert(value, self.predict[signature], _hint(value, signature))
+    rows = request.instances is not UNSET
+    if rows == (request.inputs is not UNSET):
+      raise http_errors.bad_request(
+          "the body must have either instances or inputs.")
+    if signature == TEXT:
+      return PredictRequest(signature, rows, _texts(request, rows), None)
+    columns = (_columns_of_rows(request.instances) if rows
+               else _columns(request.inputs))
+    return PredictRequest(signature, rows, None, self._features(columns))
 
+  def parse_classify(self, body):
+    """Returns the list of `Features` of a `:classify` body (bytes).
 
-def _features_of_columns(columns, limits):
-  """The rows of {name: [(where, value)]} as `Features`."""
-  features = []
-  for number, (where, input_ids) in enumerate(columns["input_ids"]):
-    _check_ids(input_ids, limits, where)
-    mask_where, input_mask = _cell(
-        columns, "input_mask", number,
-        (where, [int(i != 0) for i in input_ids]))
-    _check_numbers(input_mask, 2, mask_where)
-    segments_where, segment_ids = _cell(
-        columns, "segment_ids", number, (where, [0] * len(input_ids)))
-    _check_numbers(segment_ids, limits.type_vocab_size, segments_where)
+    Raises:
+      http_errors.Refused: status 400.
+    """
+    request = _convert(self._parse(body), self.classify)
+    features = []
+    for number, example in enumerate(request.examples):
+      where = "examples[%d]" % number
+      cells = {}
+      for name in FEATURES:
+        value = getattr(example, name)
+        common = (UNSET if request.context is UNSET
+                  else getattr(request.context, name))
+        if value is not UNSET and common is not UNSET:
+          raise http_errors.bad_request("%s is in context and in %s." % (
+              name, where))
+        value = common if value is UNSET else value
+        if value is not UNSET:
+          cells[name] = ("%s.%s" % (where, name),
+                         value if isinstance(value, list) else [value])
+      if "input_ids" not in cells:
+        raise http_errors.bad_request("%s has no input_ids." % where)
+      # As in an export's signature: all ids count unless a mask is given.
+      cells.setdefault("input_mask",
+                       (where, [1] * len(cells["input_ids"][1])))
+      features.append(self._row(cells))
+    return features
+
+  def parse_label(self, body):
+    """Returns the `LabelRequest` of a `/v1/label` body (bytes).
+
+    Raises:
+      http_errors.Refused: status 400.
+    """
+    request = _convert(self._parse(body), self.label)
+    if (request.texts is UNSET) == (request.text is UNSET):
+      raise http_errors.bad_request("the body must have either texts or text.")
+    texts = [request.text] if request.texts is UNSET else request.texts
+    return LabelRequest(
+        [tuple(text) if isinstance(text, list) else text for text in texts],
+        request.threshold, request.top_k, request.always_one_label,
+        request.probabilities)
+
+  def parse_explain(self, body, labels):
+    """Returns (text, label or None) of a `/v1/explain` body (bytes).
+
+    Raises:
+      http_errors.Refused: status 400.
+    """
+    request = _convert(self._parse(body), self.explain)
+    if request.label is not None and request.label not in labels:
+      raise http_errors.bad_request("label: this model has no such label.")
+    return request.text, request.label
+
+  def _parse(self, body):
+    # Nothing above needs more than 8 strings, 4 objects or lists, and 3 numbers
+    # a position for each text.
+    texts = self.limits.max_texts + 2
+    return http_json.parse(body, http_json.Most(
+        strings=8 * texts, containers=4 * texts,
+        commas=3 * texts * (self.limits.max_position_embeddings + 2)))
+
+  def _features(self, columns):
+    """{name: [(where, list)]} to a list of `Features` of one length."""
+    where, first = columns["input_ids"][0]
+    for other, ids in columns["input_ids"]:
+      if len(ids) != len(first):
+        raise http_errors.bad_request(
+            "%s has %d ids and the first has %d; all must have the same "
+            "length, padded with 0." % (other, len(ids), len(first)))
+    return [self._row({name: column[number]
+                       for name, column in columns.items()})
+            for number in range(len(columns["input_ids"]))]
+
+  def _row(self, cells):
+    """{name: (where, list)} of one text to `Features` without its padding.
+
+    As in an export's signatures, a run of [CLS] at the end is not part of the
+    text: it is how TensorFlow Serving pads.
+    """
+    where, input_ids = cells["input_ids"]
+    mask_where, input_mask = cells.get(
+        "input_mask", (where, [int(i != 0) for i in input_ids]))
+    segment_where, segment_ids = cells.get(
+        "segment_ids", (where, [0] * len(input_ids)))
     for other, value in ((mask_where, input_mask),
-                         (segments_where, segment_ids)):
+                         (segment_where, segment_ids)):
       if len(value) != len(input_ids):
         raise http_errors.bad_request(
-            "%s has %d numbers and %s has %d; they must have as many." % (
-                other, len(value), where, len(input_ids)))
-    features.append(_without_padding(input_ids, input_mask, segment_ids,
-                                     limits.cls_id, mask_where))
-  return features
-
-
-def _cell(columns, name, number, default):
-  return columns[name][number] if name in columns else default
-
-
-def _without_padding(input_ids, input_mask, segment_ids, cls_id, where):
-  """`Features` up to the last id that counts.
-
-  As in an export's signatures, a run of [CLS] at the end is no part of the
-  text: it is how TensorFlow Serving pads.
-  """
-  end = len(input_ids)
-  while end > 1 and input_ids[end - 1] == cls_id:
-    end -= 1
-  while end and not input_mask[end - 1]:
-    end -= 1
-  if not end:
-    raise http_errors.bad_request(
-        "%s marks no id as text; a text has at least one." % where)
-  return Features(input_ids[:end], input_mask[:end], segment_ids[:end], [])
-
-
-def parse_classify(body, limits):
-  """Parses the body of a `:classify`.
-
-  Args:
-    body: bytes.
-    limits: `Limits`.
-
-  Returns:
-    list of `Features`.
-
-  Raises:
-    http_errors.Refused: status 400.
-  """
-  request = http_json.parse(body)
-  _check_keys(request, ("signature_name", "context", "examples"), "the body")
-  if request.get("signature_name", CLASSIFY) != CLASSIFY:
-    raise http_errors.bad_request(
-        "the signature_name of :classify must be classify.")
-  context = request.get("context", {})
-  if not isinstance(context, dict):
-    raise http_errors.bad_request("context must be an object.")
-  _check_keys(context, FEATURES, "context")
-  if "examples" not in request:
-    raise http_errors.bad_request("the body must have examples.")
-  _check_list(request["examples"], "examples", limits.max_texts)
-  features = []
-  for number, example in enumerate(request["examples"]):
-    where = "examples[%d]" % number
-    if not isinstance(example, dict):
-      raise http_errors.bad_request("%s must be an object." % where)
-    _check_keys(example, FEATURES, where)
-    features.append(_features_of_example(example, context, where, limits))
-  return features
-
-
-def _features_of_example(example, context, where, limits):
-  """A `tf.Example`'s features, and those common to all; mask 1 by default."""
-  both = sorted(set(example) & set(context))
-  if both:
-    raise http_errors.bad_request("%s is in context and in %s." % (
-        both[0], where))
-  columns = {}
-  for name in FEATURES:
-    if name in example or name in context:
-      value = example[name] if name in example else context[name]
-      # A feature of one number may stand without its list.
-      columns[name] = [("%s.%s" % (where, name),
-                        value if isinstance(value, list) else [value])]
-  if "input_ids" not in columns:
-    raise http_errors.bad_request("%s has no input_ids." % where)
-  if "input_mask" not in columns:
-    columns["input_mask"] = [(where, [1] * len(columns["input_ids"][0][1]))]
-  return _features_of_columns(columns, limits)[0]
-
-
-def parse_label(body, limits):
-  """Parses the body of a `/v1/label`: `LabelRequest`.
-
-  Raises:
-    http_errors.Refused: status 400.
-  """
-  request = http_json.parse(body)
-  _check_keys(request, LabelRequest._fields, "the body")
-  if "texts" not in request:
-    raise http_errors.bad_request("the body must have texts.")
-  _check_list(request["texts"], "texts", limits.max_texts)
-  texts = [_text_or_pair(value, "texts[%d]" % number, limits)
-           for number, value in enumerate(request["texts"])]
-  threshold = request.get("threshold")
-  if threshold is not None and (
-      type(threshold) not in (int, float) or not 0 <= threshold <= 1):
-    raise http_errors.bad_request("threshold must be a number from 0 to 1.")
-  top_k = request.get("top_k")
-  if top_k is not None and (type(top_k) is not int or not 1 <= top_k < 1 << 31):
-    raise http_errors.bad_request("top_k must be a whole number from 1.")
-  always_one_label = request.get("always_one_label")
-  if always_one_label is not None and not isinstance(always_one_label, bool):
-    raise http_errors.bad_request("always_one_label must be true or false.")
-  which = request.get("probabilities")
-  if which not in (None, decisions.ALL,
-                   decisions.LABELS) and (
-                       type(which) is not int or not 1 <= which < 1 << 31):
-    raise http_errors.bad_request(
-        "probabilities must be all, labels, or a whole number from 1.")
-  return LabelRequest(texts, threshold, top_k, always_one_label, which)
-
-
-def parse_explain(body, labels, limits):
-  """Parses the body of a `/v1/explain`: `ExplainRequest`.
-
-  Raises:
-    http_errors.Refused: status 400.
-  """
-  request = http_json.parse(body)
-  _check_keys(request, ("text", "label"), "the body")
-  if "text" not in request:
-    raise http_errors.bad_request("the body must have a text.")
-  label = request.get("label")
-  if label is not None and (
-      not isinstance(label, str) or label not in labels):
-    raise http_errors.bad_request("label is none of the model's labels.")
-  return ExplainRequest(_text(request["text"], "text", limits), label)
-
-
-def _check_keys(found, known, where, all_needed=False):
-  """Refuses keys that are not known, and, if asked, those that are missing."""
-  for key in found:
-    if key not in known:
-      raise http_errors.bad_request("%s has the unknown key %s; known: %s." % (
-          where, http_json.shown(key), ", ".join(known)))
-  if all_needed:
-    for key in known:
-      if key not in found:
-        raise http_errors.bad_request("%s has no %s." % (where, key))
-
-
-def _check_list(value, where, most):
-  if not isinstance(value, list):
-    raise http_errors.bad_request("%s must be a list." % where)
-  if not value:
-    raise http_errors.bad_request("%s is an empty list." % where)
-  if len(value) > most:
-    raise http_errors.bad_request("%s has %d entries; a request may have %d." %
-                                  (where, len(value), most))
-
-
-def _check_ids(value, limits, where):
-  if not isinstance(value, list) or not value:
-    raise http_errors.bad_request("%s must be a list of ids, not empty." %
-                                  where)
-  if len(value) > limits.max_position_embeddings:
-    raise http_errors.bad_request("%s has %d ids; a text may have %d." % (
-        where, len(value), limits.max_position_embeddings))
-  _check_numbers(value, limits.vocab_size, where)
-
-
-def _check_numbers(value, size, where):
-  """Refuses all but a list of int from 0 to size - 1."""
-  if not isinstance(value, list):
-    raise http_errors.bad_request("%s must be a list of whole numbers." % where)
-  # `type`, since true and false are int to Python.
-  if set(map(type, value)) - {int}:
-    number = next(i for i, x in enumerate(value) if type(x) is not int)
-    raise http_errors.bad_request("%s[%d] is no whole number." % (
-        where, number))
-  if value and not 0 <= min(value) <= max(value) < size:
-    number = next(i for i, x in enumerate(value) if not 0 <= x < size)
-    raise http_errors.bad_request("%s[%d] must be from 0 to %d." % (
-        where, number, size - 1))
-
-
-def _text_or_pair(value, where, limits):
-  if isinstance(value, list):
-    if len(value) != 2:
+            "%s has %d numbers and %s has %d; they must have the same length."
+            % (other, len(value), where, len(input_ids)))
+    end = len(input_ids)
+    while end > 1 and input_ids[end - 1] == self.limits.cls_id:
+      end -= 1
+    while end and not input_mask[end - 1]:
+      end -= 1
+    if not end:
       raise http_errors.bad_request(
-          "%s must be a string, or a list of two strings." % where)
-    return tuple(_text(part, "%s[%d]" % (where, number), limits)
-                 for number, part in enumerate(value))
-  return _text(value, where, limits)
+          "%s marks no id as text; a text has at least one." % mask_where)
+    return Features(input_ids[:end], input_mask[:end], segment_ids[:end], [])
 
 
-def _text(value, where, limits):
-  """A str that UTF-8 can hold and that is not too long."""
-  if not isinstance(value, str):
-    raise http_errors.bad_request("%s must be a string." % where)
-  if len(value) > limits.max_characters:
-    raise http_errors.bad_request(
-        "%s has %d characters; a text may have %d." % (
-            where, len(value), limits.max_characters))
+def _convert(value, kind, hint=""):
+  """`value` as `kind`; Refused with the place of what does not fit."""
   try:
-    value.encode("utf-8")
-  except UnicodeEncodeError as error:
-    raise http_errors.bad_request(
-        "%s has half of a surrogate pair at character %d." % (
-            where, error.start))
-  return value
+    return msgspec.convert(value, kind)
+  except msgspec.ValidationError as error:
+    what, _, place = str(error).replace("`", "").partition(" - at $.")
+    raise http_errors.bad_request("%s: %s.%s" % (
+        place or "the body", http_json.shown(what[:1].lower() + what[1:]),
+        hint))
+
+
+def _hint(value, signature):
+  """What to say to a client that sends texts to a signature of ids."""
+  given = value.get("instances", value.get("inputs"))
+  first = given[0] if isinstance(given, list) and given else None
+  if signature != TEXT and isinstance(first, str):
+    return ' Texts need "signature_name": "%s".' % TEXT
+  return ""
+
+
+def _columns_of_rows(instances):
+  """Rows to {name: [(where, list)]}."""
+  columns = collections.OrderedDict()
+  for number, row in enumerate(instances):
+    where = "instances[%d]" % number
+    cells = ([("input_ids", where, row)] if isinstance(row, list) else
+             [(name, "%s.%s" % (where, name), getattr(row, name))
+              for name in row.__struct_fields__])
+    for name, place, value in cells:
+      columns.setdefault(name, []).append((place, value))
+  return columns
+
+
+def _columns(inputs):
+  """Columns to {name: [(where, list)]}, all with as many rows."""
+  if isinstance(inputs, list):
+    return {"input_ids": [("inputs[%d]" % number, value)
+                          for number, value in enumerate(inputs)]}
+  columns = {name: [("inputs.%s[%d]" % (name, number), value)
+                    for number, value in enumerate(getattr(inputs, name))]
+             for name in inputs.__struct_fields__}
+  for name, column in columns.items():
+    if len(column) != len(columns["input_ids"]):
+      raise http_errors.bad_request(
+          "inputs.%s has %d rows and inputs.input_ids has %d." % (
+              name, len(column), len(columns["input_ids"])))
+  return columns
+
+
+def _texts(request, rows):
+  """The texts of a `:predict` with the signature `text`: list of str."""
+  given, where = request.instances, "instances"
+  if not rows:
+    given, where = request.inputs, "inputs"
+    if not isinstance(given, list):
+      given, where = given.text, "inputs.text"
+  return [_decoded(value, "%s[%d]" % (where, number))
+          for number, value in enumerate(given)]
 
 
 def _decoded(value, where):
-  """Serving's {"b64": ...} as str; any other value as it is."""
-  if not isinstance(value, dict):
+  """A str, a row with its name, or Serving's {"b64": ...}, as str."""
+  if isinstance(value, str):
     return value
-  _check_keys(value, ("b64",), where, all_needed=True)
+  if getattr(value, "text", UNSET) is not UNSET:
+    if value.b64 is not UNSET:
+      raise http_errors.bad_request("%s has both text and b64." % where)
+    return _decoded(value.text, where + ".text")
+  if value.b64 is UNSET:
+    raise http_errors.bad_request("%s has no text." % where)
   try:
-    return base64.b64decode(value["b64"], validate=True).decode("utf-8")
-  except (TypeError, ValueError, binascii.Error):
+    return base64.b64decode(value.b64, validate=True).decode("utf-8")
+  except (ValueError, binascii.Error):
     raise http_errors.bad_request("%s.b64 must be UTF-8 in base 64." % where)

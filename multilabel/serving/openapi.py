@@ -1,38 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What /openapi.json says: the paths, the forms and the limits, OpenAPI 3.1."""
+"""What /openapi.json says: the paths, the forms and the limits, OpenAPI 3.1.
 
-from multilabel import decisions
-from multilabel.serving import http_requests
+The schemas are those that msgspec makes of the types by which requests are
+checked and answers are written.
+"""
 
+import msgspec
 
-_PROBABILITY = {"type": "number", "minimum": 0, "maximum": 1}
+from multilabel.serving import http_answers
+
 
 # Status: what it is for, of those that any path can answer.
 _ERRORS = {
     "400": "The request is wrong; `error` says where.",
     "401": "An API key is needed.",
+    "403": "Without API keys: the request comes from another site.",
     "404": "There is no such model or version.",
     "408": "The body did not come in time.",
     "413": "The body is too long.",
-    "415": "The body is of another type or encoding.",
+    "415": "The body has another type or encoding.",
     "503": "Too much to do at the moment; see Retry-After.",
     "504": "The answer was not ready in time.",
 }
 
 
-def describe(name, version, labels, limits, needs_key):
+def describe(name, version, requests, needs_key):
   """Returns the description.
 
   Args:
     name: str, the model's.
     version: str.
-    labels: list of str.
-    limits: `http_requests.Limits`.
+    requests: `http_requests.Requests`.
     needs_key: bool.
 
   Returns:
     dict.
   """
+  types = [requests.label, requests.explain, requests.classify,
+           http_answers.LabelAnswer, http_answers.ExplainAnswer,
+           http_answers.ClassifyAnswer, http_answers.LabelsAnswer,
+           http_answers.ErrorAnswer]
+  types += list(requests.predict.values())
+  schemas, components = msgspec.json.schema_components(
+      types, ref_template="#/components/schemas/{name}")
+  (label, explain, classify, label_answer, explain_answer, classify_answer,
+   labels_answer) = schemas[:7]
   paths = {
       "/": {"get": _operation("A page to try the model.",
                               {"text/html": {}})},
@@ -41,11 +53,13 @@ def describe(name, version, labels, limits, needs_key):
       "/metrics": {"get": _operation("Counts, for Prometheus.",
                                      {"text/plain": {}})},
       "/openapi.json": {"get": _plain("This description.")},
-      "/v1/label": {"post": _post(
-          "Labels of texts.", _label_request(limits), _label_answer(labels))},
+      "/v1/labels": {"get": _operation(
+          "The model's labels.",
+          {"application/json": {"schema": labels_answer}})},
+      "/v1/label": {"post": _post("Labels of texts.", label, label_answer)},
       "/v1/explain": {"post": _post(
-          "How much each word of a text speaks for a label.",
-          _explain_request(labels, limits), _explain_answer(labels))},
+          "How much each word of a text speaks for a label.", explain,
+          explain_answer)},
   }
   for start in ("/v1/models/" + name,
                 "/v1/models/%s/versions/%s" % (name, version)):
@@ -54,18 +68,17 @@ def describe(name, version, labels, limits, needs_key):
     paths[start + "/metadata"] = {"get": _plain(
         "The model's signatures, as TensorFlow Serving.", ["404"])}
     paths[start + ":predict"] = {"post": _post(
-        "Probabilities, as TensorFlow Serving.", _predict_request(limits),
+        "Probabilities, as TensorFlow Serving.", {"anyOf": schemas[8:]},
         {"type": "object"})}
     paths[start + ":classify"] = {"post": _post(
-        "Labels and scores, as TensorFlow Serving.",
-        _classify_request(limits), _classify_answer(labels))}
+        "Labels and scores, as TensorFlow Serving.", classify,
+        classify_answer)}
   described = {
       "openapi": "3.1.0",
       "info": {"title": "Multi-label classification: " + name,
                "version": version},
       "paths": paths,
-      "components": {"schemas": {"Error": _object({
-          "error": {"type": "string"}}, ["error"])}},
+      "components": {"schemas": components},
   }
   if needs_key:
     described["components"]["securitySchemes"] = {
@@ -88,7 +101,7 @@ def _operation(summary, content, errors=()):
     responses[status] = {
         "description": _ERRORS[status],
         "content": {"application/json": {
-            "schema": {"$ref": "#/components/schemas/Error"}}}}
+            "schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}}
   return {"summary": summary, "responses": responses}
 
 
@@ -98,135 +111,3 @@ def _post(summary, request, answer):
   operation["requestBody"] = {
       "required": True, "content": {"application/json": {"schema": request}}}
   return operation
-
-
-def _object(properties, required=()):
-  return {"type": "object", "properties": properties,
-          "required": list(required), "additionalProperties": False}
-
-
-def _list(items, most=None):
-  found = {"type": "array", "items": items, "minItems": 1}
-  if most is not None:
-    found["maxItems"] = most
-  return found
-
-
-def _text(limits):
-  return {"type": "string", "maxLength": limits.max_characters}
-
-
-def _label_request(limits):
-  text = _text(limits)
-  pair = dict(_list(text, 2), minItems=2)
-  return _object({
-      "texts": _list({"anyOf": [text, pair]}, limits.max_texts),
-      "threshold": {"anyOf": [_PROBABILITY, {"type": "null"}]},
-      "top_k": {"anyOf": [{"type": "integer", "minimum": 1,
-                           "maximum": (1 << 31) - 1}, {"type": "null"}]},
-      "always_one_label": {"type": ["boolean", "null"]},
-      "probabilities": {"anyOf": [
-          {"enum": [decisions.ALL, decisions.LABELS,
-                    None]},
-          {"type": "integer", "minimum": 1, "maximum": (1 << 31) - 1}]},
-  }, ["texts"])
-
-
-def _label_answer(labels):
-  return _object({
-      "model": {"type": "string"},
-      "version": {"type": "string"},
-      "thresholds": _by_label(labels),
-      "results": _list(_object({
-          "labels": {"type": "array", "items": _label_name(labels)},
-          "probabilities": _by_label(labels),
-      }, ["labels", "probabilities"])),
-  }, ["model", "version", "thresholds", "results"])
-
-
-def _by_label(labels):
-  """A number a label, of all of them or of those that were asked for."""
-  if len(labels) > decisions.MAX_ANSWERED:
-    return {"type": "object", "additionalProperties": _PROBABILITY}
-  return _object({label: _PROBABILITY for label in labels})
-
-
-def _label_name(labels):
-  """One of the labels; of very many the description names none."""
-  if len(labels) > decisions.MAX_ANSWERED:
-    return {"type": "string"}
-  return {"enum": labels}
-
-
-def _explain_request(labels, limits):
-  return _object({"text": _text(limits),
-                  "label": {"anyOf": [_label_name(labels), {"type": "null"}]}},
-                 ["text"])
-
-
-def _explain_answer(labels):
-  position = {"type": "integer", "minimum": 0}
-  return _object({
-      "label": _label_name(labels),
-      "probability": _PROBABILITY,
-      "words": {"type": "array", "items": _object({
-          "start": position, "end": position,
-          "weight": {"type": "number"},
-      }, ["start", "end", "weight"])},
-  }, ["label", "probability", "words"])
-
-
-def _ids(size, limits):
-  return _list({"type": "integer", "minimum": 0, "maximum": size - 1},
-               limits.max_position_embeddings)
-
-
-def _features(limits, required=http_requests.FEATURES):
-  return _object({
-      "input_ids": _ids(limits.vocab_size, limits),
-      "input_mask": _ids(2, limits),
-      "segment_ids": _ids(limits.type_vocab_size, limits)}, required)
-
-
-def _predict_request(limits):
-  """The four signatures, each in row and in columnar form."""
-  ids = _ids(limits.vocab_size, limits)
-  features = _features(limits)
-  text = {"anyOf": [_text(limits), _object({"b64": {"type": "string"}},
-                                           ["b64"])]}
-  forms = []
-  for signatures, row, value in (
-      ([http_requests.DEFAULT, http_requests.PREDICT_LABELS], features, None),
-      ([http_requests.IDS_ONLY], _object({"input_ids": ids}, ["input_ids"]),
-       ids),
-      ([http_requests.TEXT], _object({"text": text}, ["text"]), text)):
-    columns = _object(
-        {name: _list(schema, limits.max_texts)
-         for name, schema in row["properties"].items()}, row["required"])
-    rows = [_list(row, limits.max_texts)]
-    columnar = [columns]
-    if value is not None:
-      # A single input may stand without its name.
-      rows.append(_list(value, limits.max_texts))
-      columnar.append(_list(value, limits.max_texts))
-    name = {"signature_name": {"enum": signatures}}
-    needed = [] if http_requests.DEFAULT in signatures else ["signature_name"]
-    forms.append(_object(dict(name, instances={"anyOf": rows}),
-                         needed + ["instances"]))
-    forms.append(_object(dict(name, inputs={"anyOf": columnar}),
-                         needed + ["inputs"]))
-  return {"anyOf": forms}
-
-
-def _classify_request(limits):
-  return _object({
-      "signature_name": {"enum": [http_requests.CLASSIFY]},
-      "context": _features(limits, ()),
-      "examples": _list(_features(limits, ()), limits.max_texts),
-  }, ["examples"])
-
-
-def _classify_answer(labels):
-  return _object({"results": _list(_list(
-      {"type": "array",
-       "prefixItems": [_label_name(labels), _PROBABILITY]}))}, ["results"])

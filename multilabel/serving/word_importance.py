@@ -12,7 +12,7 @@ def explain(predict, text, label, labels, max_words):
     text: str.
     label: str, one of `labels`; None: the most probable one.
     labels: list of str.
-    max_words: int; in a text of more words, neighbours count as one.
+    max_words: int; in a text with more words, neighbours count as one.
 
   Returns:
     dict: `label`, its `probability`, and `words`, dicts of `start` and `end`

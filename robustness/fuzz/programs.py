@@ -79,28 +79,24 @@ def parse_body(data):
   """The first byte chooses the request; the rest is its body."""
   # pylint: disable=g-import-not-at-top
   from multilabel.serving import http_errors
-  from multilabel.serving import http_json
   from multilabel.serving import http_requests
-  limits = http_requests.Limits(
+  requests = http_requests.Requests(http_requests.Limits(
       vocab_size=100, type_vocab_size=2, max_position_embeddings=8, cls_id=2,
-      max_texts=4, max_characters=50)
+      max_texts=4, max_characters=50))
   parsers = (
-      functools.partial(http_requests.parse_predict, limits=limits),
-      functools.partial(http_requests.parse_classify, limits=limits),
-      functools.partial(http_requests.parse_label, limits=limits),
-      functools.partial(http_requests.parse_explain, labels=["a"],
-                        limits=limits))
+      requests.parse_predict, requests.parse_classify, requests.parse_label,
+      functools.partial(requests.parse_explain, labels=["a"]))
   parse = parsers[data[0] % len(parsers)] if data else parsers[0]
   try:
     request = parse(data[1:])
   except http_errors.Refused as error:
     checks.check_sentence(error)
     checks.expect(400 <= error.status < 500, "a status", error.status)
-    http_json.dump({"error": error.sentence})
+    error.sentence.encode("ascii")
     return
   texts = list(getattr(request, "texts", None) or ())
-  if hasattr(request, "text"):
-    texts = [request.text]
+  if type(request) is tuple:  # pylint: disable=unidiomatic-typecheck
+    texts = [request[0]]
   for text in texts:
     for part in text if isinstance(text, tuple) else (text,):
       checks.expect(isinstance(part, str) and len(part) <= 50, "a text", part)

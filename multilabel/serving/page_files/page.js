@@ -19,7 +19,10 @@ const TEXTS = {
     unreachable: "The server does not answer.",
     most: (good, bad) => (good ? "Most for it: " + good + ". " : "")
         + (bad ? "Most against it: " + bad + "." : ""),
-    comma: ", ", other: "中文", otherLanguage: "zh",
+    about: (labels, count) => "It knows "
+        + (count === 1 ? "one label: " : count + " labels: ") + labels
+        + ".",
+    comma: ", ", rest: " …", other: "中文", otherLanguage: "zh",
   },
   zh: {
     title: "文本的标签", text: "文本", key: "API 密钥",
@@ -38,18 +41,21 @@ const TEXTS = {
     needsKey: "此服务器需要 API 密钥。", unreachable: "服务器没有响应。",
     most: (good, bad) => (good ? "最支持：" + good + "。" : "")
         + (bad ? "最反对：" + bad + "。" : ""),
-    comma: "、", other: "English", otherLanguage: "en",
+    about: (labels, count) => "共 " + count + " 个标签：" + labels + "。",
+    comma: "、", rest: "……", other: "English", otherLanguage: "en",
   },
 };
 
 // Labels that are shown before "show all" is pressed.
 const FIRST_LABELS = 12;
+// Labels that are named above the text.
+const NAMED_LABELS = 30;
 
 const element = id => document.getElementById(id);
 const state = {
   language: (navigator.language || "en").toLowerCase().startsWith("zh")
       ? "zh" : "en",
-  text: "", answer: null, milliseconds: 0, label: null, words: null,
+  model: null, text: "", answer: null, milliseconds: 0, label: null, words: null,
   showAll: false, request: null, status: null,
 };
 const say = () => TEXTS[state.language];
@@ -68,7 +74,8 @@ async function call(path, body) {
   let response, answer;
   try {
     response = await fetch(path, {
-      method: "POST", headers, body: JSON.stringify(body),
+      method: body ? "POST" : "GET", headers,
+      body: body && JSON.stringify(body),
       signal: state.request.signal, cache: "no-store",
     });
     answer = await response.json();
@@ -97,11 +104,32 @@ async function run(work) {
   }
 }
 
+// Asks what is served, once; the example stands where nothing was typed.
+async function loadModel() {
+  if (state.model) return;
+  state.model = await call("v1/labels");
+  if (!element("text").value) element("text").value = state.model.example;
+  showModel();
+}
+
+function showModel() {
+  const model = state.model;
+  element("about").hidden = !model;
+  if (!model) return;
+  element("title").textContent = model.model;
+  document.title = model.model;
+  const rest = model.labels.length > NAMED_LABELS ? say().rest : "";
+  element("about").textContent = say().about(
+      model.labels.slice(0, NAMED_LABELS).join(say().comma) + rest,
+      model.labels.length);
+}
+
 async function labelText() {
+  await loadModel();
   const text = element("text").value;
   showStatus(() => say().working);
   const started = performance.now();
-  const answer = await call("v1/label", {texts: [text]});
+  const answer = await call("v1/label", {text});
   state.text = text;
   state.answer = answer;
   state.milliseconds = Math.round(performance.now() - started);
@@ -208,7 +236,7 @@ function showWords() {
 }
 
 function curlLine() {
-  const quoted = "'" + JSON.stringify({texts: [state.text]})
+  const quoted = "'" + JSON.stringify({text: state.text})
       .replaceAll("'", "'\\''") + "'";
   const key = element("key").value
       ? " \\\n  -H \"X-API-Key: $API_KEY\"" : "";
@@ -222,6 +250,7 @@ function showLanguage() {
     target.textContent = say()[target.dataset.text];
   }
   document.title = say().title;
+  showModel();
   element("language").textContent = say().other;
   element("language").lang = say().otherLanguage;
   showAnswer();
@@ -255,3 +284,4 @@ element("copy").addEventListener("click", async () => {
   }
 });
 showLanguage();
+run(loadModel);

@@ -68,18 +68,19 @@ class Client(object):
       self._sock = None
 
 
-def post(path, body):
+def post(path, body, close=False):
   """Returns the bytes of a request; `body` is bytes, or made JSON."""
   if not isinstance(body, bytes):
     body = json.dumps(body).encode("ascii")
-  return ("POST %s HTTP/1.1\r\nHost: localhost\r\n"
+  return ("POST %s HTTP/1.1\r\nHost: localhost\r\n%s"
           "Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % (
-              path, len(body))).encode("ascii") + body
+              path, "Connection: close\r\n" if close else "", len(body))
+         ).encode("ascii") + body
 
 
 @contextlib.contextmanager
 def start_server(model_dir, *flags):
-  """Runs `serve_http` on a free port.
+  """Runs serve_http.py on a free port.
 
   Args:
     model_dir: str.
@@ -113,6 +114,21 @@ def resident_memory(process):
   for size in listed.split():
     total += int(size) * 1024
   return total
+
+
+def children(process):
+  """The ids of the processes that a process started, sorted."""
+  listed = subprocess.run(
+      ["ps", "-o", "pid=", "--ppid", str(process.pid)], stdout=subprocess.PIPE,
+      check=False).stdout
+  return sorted(int(line) for line in listed.split())
+
+
+def is_alive(pid):
+  """Whether there is such a process, and it has not ended."""
+  state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)],
+                         stdout=subprocess.PIPE, check=False).stdout.strip()
+  return bool(state) and not state.startswith(b"Z")
 
 
 def words_of(model_dir):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What HTTP costs over the predictor's own calls; all in one run, by turns.
 
-  python -m benchmarks.http_latency
+  python -m robustness.http_latency
 
 One short text at a time: the predictor in this process against /v1/label.
 Many clients at a time, one text a request: texts a second against the
@@ -23,8 +23,8 @@ import time
 from absl import flags
 import numpy as np
 
-from benchmarks import http_client
-from benchmarks import http_soak
+from robustness import http_client
+from robustness import http_soak
 
 
 FLAGS = flags.FLAGS

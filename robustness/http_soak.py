@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keeps a server busy for long and looks whether it stays right and small.
 
-  python -m benchmarks.http_soak --requests=100000
+  python -m robustness.http_soak --requests=100000
 
 Texts of mixed lengths come from the model's vocabulary; their answers are
 computed before by the predictor and compared with what the server says. A
@@ -26,7 +26,7 @@ import time
 from absl import flags
 import numpy as np
 
-from benchmarks import http_client
+from robustness import http_client
 
 
 FLAGS = flags.FLAGS
