@@ -17,12 +17,6 @@ import run_multilabel_classifier
 
 
 @pytest.fixture(scope="module")
-def bert(tmp_path_factory):
-  """Wide enough for a product in bfloat16 to be worth something."""
-  return tiny_bert.make_bert(tmp_path_factory.mktemp("bert"))
-
-
-@pytest.fixture(scope="module")
 def data(tmp_path_factory):
   return tiny_bert.make_data(tmp_path_factory.mktemp("data"), (24, 10, 5))
 

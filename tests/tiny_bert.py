@@ -81,20 +81,29 @@ def make_bert(folder, seed=1, **changes):
              u"".join(token + u"\n" for token in tokens))
   write_text(os.path.join(folder, "bert_config.json"), json.dumps(config))
   rng = np.random.RandomState(seed)
-  with tf.Graph().as_default(), tf.Session() as session:
-    for name, shape in variable_shapes(len(tokens), config):
-      if name.endswith("gamma"):
-        value = np.ones(shape)
-      elif name.endswith(("beta", "bias")):
-        value = np.zeros(shape)
-      else:
-        # Words that stand out from their positions are quick to learn.
-        value = rng.normal(0.0, 0.5 if "/word_" in name else 0.05, shape)
-      tf.Variable(value.astype(np.float32), name=name)
-    session.run(tf.global_variables_initializer())
-    tf.train.Saver().save(session, os.path.join(folder, "bert_model.ckpt"),
-                          write_meta_graph=False, write_state=False)
+  weights = {}
+  for name, shape in variable_shapes(len(tokens), config):
+    if name.endswith("gamma"):
+      value = np.ones(shape)
+    elif name.endswith(("beta", "bias")):
+      value = np.zeros(shape)
+    else:
+      # Words that stand out from their positions are quick to learn.
+      value = rng.normal(0.0, 0.5 if "/word_" in name else 0.05, shape)
+    weights[name] = value.astype(np.float32)
+  write_weights(os.path.join(folder, "bert_model.ckpt"), weights)
   return folder
+
+
+def write_weights(prefix, weights):
+  """Writes a checkpoint of {name: numpy array} under a prefix."""
+  names = sorted(weights)
+  # The operation below a Saver: no variables, which take their time.
+  with tf.Graph().as_default(), tf.Session() as session:
+    session.run(tf.raw_ops.SaveV2(
+        prefix=str(prefix), tensor_names=names,
+        shape_and_slices=[""] * len(names),
+        tensors=[tf.constant(weights[name]) for name in names]))
 
 
 def variable_shapes(vocab_size, config=None):

@@ -11,7 +11,6 @@ Shared by the tests; holds none itself.
 import os
 
 import numpy as np
-import tensorflow.compat.v1 as tf
 import tiny_bert
 
 import modeling
@@ -67,15 +66,9 @@ def random_weights(num_labels, seed):
 
 def write_checkpoint(folder, weights, step=7):
   """Writes `model.ckpt-<step>` and `checkpoint`, as training does."""
-  names = sorted(weights) + ["global_step"]
   prefix = "model.ckpt-%d" % step
-  # The operation below a Saver: no variables, which take their time.
-  with tf.Graph().as_default(), tf.Session() as session:
-    session.run(tf.raw_ops.SaveV2(
-        prefix=os.path.join(str(folder), prefix), tensor_names=names,
-        shape_and_slices=[""] * len(names),
-        tensors=[tf.constant(weights[name]) for name in names[:-1]] + [
-            tf.constant(step, tf.int64)]))
+  tiny_bert.write_weights(os.path.join(str(folder), prefix),
+                          dict(weights, global_step=np.int64(step)))
   tiny_bert.write_text(os.path.join(str(folder), "checkpoint"),
                        u'model_checkpoint_path: "%s"\n' % prefix)
 
