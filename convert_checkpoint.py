@@ -41,7 +41,7 @@ if __name__ == "__main__":
 
 from multilabel.export import hugging_face
 from multilabel.storage import hf_conversion
-from multilabel.storage.safetensors_reader import shown
+from processors.text_lines import shown
 
 
 FLAGS = flags.FLAGS

@@ -180,7 +180,10 @@ def list_names(names, most=20):
 
 def shown(value, most=60):
   """Returns a value as it can stand in a message: quoted, short, one line."""
-  text = repr(value if not isinstance(value, str) else value[:most + 1])
+  try:
+    text = repr(value if not isinstance(value, str) else value[:most + 1])
+  except RecursionError:
+    text = "(nested too deep to show)"
   return text if len(text) <= most + 2 else text[:most] + "..."
 
 

@@ -28,8 +28,9 @@ def claim(prefix):
       is a pattern.
   """
   if re.search(r"[*?\[\]]", prefix):
-    raise ValueError("--output %s has one of the characters * ? [ ], which Beam "
-                     "takes for a pattern; name another output." % prefix)
+    raise ValueError(
+        "--output %s has one of the characters * ? [ ], which Beam takes for a "
+        "pattern; name another output." % prefix)
   files = filesystems.FileSystems
   begin = prefix + ".running-"
   path = "%s%s.json" % (begin, uuid.uuid4().hex)

@@ -365,8 +365,8 @@ def test_configuration_without_a_size(tmp_path, key):
 
 
 @pytest.mark.parametrize("text, words", [
-    ("", "not valid JSON"), ("[1]", "holds a JSON list"),
-    ('{"a": 1, "a": 2}', "'a' occurs twice"), ("[" * 10 ** 5, "too deep")])
+    ("", "not valid JSON"), ("[1]", "it holds a list, not an object"),
+    ('{"a": 1, "a": 2}', "key 'a' stands twice"), ("[" * 10 ** 5, "too deep")])
 def test_configuration_that_is_no_json_object(tmp_path, text, words):
   hf_dir = make_hf_dir(tmp_path / "hf")
   (hf_dir / "config.json").write_text(text)

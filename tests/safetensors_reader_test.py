@@ -94,10 +94,10 @@ BROKEN = {
     "duplicate": (pack(
         b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},'
         b' "a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}',
-        EIGHT), "'a' occurs twice"),
+        EIGHT), "key 'a' stands twice"),
     "duplicate_key": (pack(
         b'{"a": {"dtype": "F32", "shape": [2], "shape": [2],'
-        b' "data_offsets": [0, 8]}}', EIGHT), "'shape' occurs twice"),
+        b' "data_offsets": [0, 8]}}', EIGHT), "key 'shape' stands twice"),
     "entry_is_list": (pack({"a": []}), "'a'"),
     "entry_is_null": (pack({"a": None}), "'a'"),
     "no_shape": (pack({"a": {"dtype": "F32", "data_offsets": [0, 8]}}, EIGHT),

@@ -19,7 +19,7 @@ from absl import logging
 
 import modeling
 from multilabel.storage import safetensors_reader
-from multilabel.storage.safetensors_reader import shown
+from processors.text_lines import shown
 
 
 MODEL_TYPES = ("bert", "distilbert", "electra", "ernie")

@@ -25,7 +25,7 @@ from multilabel.features import vocabulary
 from multilabel.storage import hf_config
 from multilabel.storage import hf_tensors
 from multilabel.storage import safetensors_reader
-from multilabel.storage.safetensors_reader import shown
+from processors.text_lines import shown
 
 
 CONFIG_FILE = "bert_config.json"

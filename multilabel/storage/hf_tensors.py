@@ -12,7 +12,7 @@ import re
 
 import numpy as np
 
-from multilabel.storage.safetensors_reader import shown
+from processors.text_lines import shown
 
 
 # Sizes in the tables below.

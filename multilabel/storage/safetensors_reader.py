@@ -8,13 +8,14 @@ then the tensors, little-endian, row by row, without a gap. The whole header is
 checked against the size of the file before the first tensor is read.
 """
 
-import json
 import os
 import re
 import struct
 
 import numpy as np
 
+from processors import strict_json
+from processors.text_lines import shown
 
 # BERT-Large's header has 40 kB. The format's own limit of 100 MB would let a
 # header of empty lists become gigabytes of Python objects.
@@ -34,15 +35,6 @@ _MAX_RANK = 32  # numpy's own limit
 _MAX_DIGITS = 100  # tokenizer_config.json has 10**30 for "no limit"
 
 
-def shown(value):
-  """Returns a value of a stranger's file, fit for one line of an error."""
-  try:
-    text = ascii(value)
-  except RecursionError:
-    text = "(nested too deep to show)"
-  return text if len(text) <= 120 else text[:100] + "... (shortened)"
-
-
 def parse_json_object(data, where):
   """Parses a stranger's JSON.
 
@@ -57,39 +49,13 @@ def parse_json_object(data, where):
     ValueError: it is too long, no UTF-8, no JSON, no object, nested too deep,
       has a key twice in one object, or a number that no file has cause for.
   """
-  def no_duplicates(pairs):
-    result = {}
-    for key, value in pairs:
-      if key in result:
-        raise ValueError("the name %s occurs twice" % shown(key))
-      result[key] = value
-    return result
-
-  def short_int(digits):
-    # Python takes quadratic time to read a long number.
-    if len(digits) > _MAX_DIGITS:
-      raise ValueError("a number has %d digits" % len(digits))
-    return int(digits)
-
-  def no_constant(name):
-    raise ValueError("%s is not a JSON number" % name)
-
   if len(data) > MAX_JSON_BYTES:
     raise ValueError("%s is longer than %d bytes, which nothing of BERT's is; "
                      "is it the right file?" % (where, MAX_JSON_BYTES))
   try:
-    result = json.loads(
-        data.decode("utf-8"), object_pairs_hook=no_duplicates,
-        parse_int=short_int, parse_constant=no_constant)
-  except RecursionError:
-    raise ValueError("%s is nested too deep." % where)
-  except ValueError as error:  # JSON's and UTF-8's errors are ValueErrors
-    raise ValueError("%s is not valid JSON: %s." % (
-        where, " ".join(str(error).split())))
-  if not isinstance(result, dict):
-    raise ValueError("%s holds a JSON %s, not an object." % (
-        where, type(result).__name__))
-  return result
+    return strict_json.read_object(data, _MAX_DIGITS)
+  except strict_json.JsonError as error:
+    raise ValueError("%s is not valid JSON: %s." % (where, error))
 
 
 def load_json_object(path):
