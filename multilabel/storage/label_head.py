@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the label head of a new run starts: --init_head.
+
+A checkpoint that a run of this program left has a head, `output_weights` and
+`output_bias`, with a row for each label, and beside it a `labels.txt` that
+names them in their order. A run with other labels, or with the same ones in
+another order, takes each row by the label's name.
+"""
+
+import collections
+import os
+
+import tensorflow.compat.v1 as tf
+
+WEIGHTS = "output_weights"
+BIAS = "output_bias"
+LABELS_FILE = "labels.txt"
+
+KEEP, NEW = "keep", "new"
+INIT_HEADS = (KEEP, NEW)
+
+HeadPlan = collections.namedtuple("HeadPlan", ["checkpoint", "rows", "lines"])
+HeadPlan.__doc__ = """Where each row of the head starts.
+
+  checkpoint: str, prefix of the checkpoint that has the head.
+  rows: list of int, for each label the row in the checkpoint; -1: it is new.
+  lines: list of str, what the log says.
+"""
+
+
+def plan(init_checkpoint, shapes, labels, init_head, read_labels):
+  """Decides where each label's row starts.
+
+  Args:
+    init_checkpoint: str, checkpoint prefix.
+    shapes: dict from tensor name to shape, of the checkpoint.
+    labels: list of str, the labels of the new run.
+    init_head: "keep", "new" or None (by the names in `labels.txt`).
+    read_labels: function of a path to a list of str.
+
+  Returns:
+    `HeadPlan`; None where all rows are new.
+
+  Raises:
+    ValueError: nothing says which labels the checkpoint's head has; or the head
+      does not fit.
+  """
+  if WEIGHTS not in shapes or BIAS not in shapes:
+    if init_head == KEEP:
+      raise ValueError("--init_head=keep, but init_checkpoint %s has no label "
+                       "head (%s, %s)." % (init_checkpoint, WEIGHTS, BIAS))
+    return None
+  if init_head == NEW:
+    return None
+  num_rows = (list(shapes[WEIGHTS]) + [0])[0]
+  if len(shapes[WEIGHTS]) != 2 or list(shapes[BIAS]) != [num_rows]:
+    raise ValueError(
+        "init_checkpoint %s has %s of shape %s and %s of shape %s, which are no "
+        "label head; give --init_head=new to leave them out." % (
+            init_checkpoint, WEIGHTS, list(shapes[WEIGHTS]), BIAS,
+            list(shapes[BIAS])))
+  labels_file = os.path.join(os.path.dirname(init_checkpoint), LABELS_FILE)
+  there = read_labels(labels_file) if tf.io.gfile.exists(labels_file) else None
+  if init_head == KEEP:
+    return _keep(init_checkpoint, num_rows, labels, there)
+  if there is None:
+    raise ValueError(
+        "init_checkpoint %s has a label head of %d rows, and no %s beside it "
+        "says of which labels: give --init_head=new to start the head afresh%s."
+        % (init_checkpoint, num_rows, LABELS_FILE,
+           ", or --init_head=keep if they are this run's labels in this order"
+           if num_rows == len(labels) else ""))
+  if len(there) != num_rows:
+    raise ValueError(
+        "%s has %d labels, but the head of the checkpoint beside it has %d "
+        "rows; they are not of the same model, so give --init_head=new or "
+        "another --init_checkpoint." % (labels_file, len(there), num_rows))
+  return _by_name(init_checkpoint, labels, there, labels_file)
+
+
+def _keep(init_checkpoint, num_rows, labels, there):
+  """The rows as they are."""
+  if num_rows != len(labels):
+    raise ValueError(
+        "--init_head=keep, but the label head of init_checkpoint %s has %d "
+        "rows and this run %d labels." % (
+            init_checkpoint, num_rows, len(labels)))
+  lines = ["Label head: all %d rows from the checkpoint, in their order "
+           "(--init_head=keep)" % num_rows]
+  if there is not None and there != labels:
+    index = [a == b for a, b in zip(there, labels)].index(False) if (
+        len(there) == len(labels)) else 0
+    lines.append("  %s beside it has other labels there: row %d is %s, and "
+                 "becomes %s" % (LABELS_FILE, index, ascii(there[index]),
+                                 ascii(labels[index])))
+  return HeadPlan(init_checkpoint, list(range(num_rows)), lines)
+
+
+def _by_name(init_checkpoint, labels, there, labels_file):
+  """Each label's row, where the checkpoint has it."""
+  places = {label: row for row, label in enumerate(there)}
+  rows = [places.get(label, -1) for label in labels]
+  new = [label for label in labels if label not in places]
+  lost = sorted(set(there) - set(labels), key=there.index)
+  lines = ["Label head: %d of %d labels from the checkpoint, by their names in "
+           "%s" % (len(labels) - len(new), len(labels), labels_file)]
+  if new:
+    lines.append("  newly initialised: %s" % _some(new))
+  if lost:
+    lines.append("  not taken over: %s" % _some(lost))
+  return HeadPlan(init_checkpoint, rows, lines)
+
+
+def _some(labels, most=20):
+  more = len(labels) - most
+  return ", ".join(labels[:most]) + (
+      ", and {:,} more".format(more) if more > 0 else "")
+
+
+def initializer(head_plan, name, fresh):
+  """An initializer that takes a variable's rows from the checkpoint.
+
+  Args:
+    head_plan: `HeadPlan`, or None.
+    name: str, `WEIGHTS` or `BIAS`.
+    fresh: initializer of new rows, and of all without a plan.
+
+  Returns:
+    Function for `tf.get_variable`. New rows are drawn as `fresh` draws them.
+  """
+  if head_plan is None:
+    return fresh
+
+  def initialize(shape, dtype=tf.float32, partition_info=None):
+    del partition_info
+    restored = tf.raw_ops.RestoreV2(
+        prefix=head_plan.checkpoint, tensor_names=[name],
+        shape_and_slices=[""], dtypes=[tf.float32])[0]
+    is_new = tf.constant([row < 0 for row in head_plan.rows])
+    rows = tf.gather(restored, [max(row, 0) for row in head_plan.rows])
+    # `where` of 1.15 and of 2 agree on conditions of the whole shape.
+    condition = tf.broadcast_to(
+        tf.reshape(is_new, [-1] + [1] * (len(shape) - 1)), shape)
+    value = tf.where(condition, fresh(shape, dtype=dtype),
+                     tf.cast(tf.ensure_shape(rows, shape), dtype))
+    return tf.ensure_shape(value, shape)
+
+  return initialize
