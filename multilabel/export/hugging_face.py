@@ -285,7 +285,7 @@ def _write_card(folder, trained, form):
   front = ["---", "library_name: %s" % {
       "classification": "transformers"}.get(form, "sentence-transformers"),
            "pipeline_tag: text-classification",
-           "tags:", "- multi-label-classification", "- bert", "---", ""]
+           "tags:", "- multi-label-classification", "- bert", "---", "", ""]
   card = model_card.make(trained)
   title, _, rest = card.partition("\n\n")
   use = (_CLASSIFICATION_USE if form == "classification" else
