@@ -25,7 +25,7 @@ from multilabel import losses
 from multilabel.common.settings import Settings
 from multilabel.features import batch_parts
 from multilabel.features import encoding
-from multilabel.storage import checkpoint_restore
+from multilabel.storage import label_head
 from multilabel.training import finetuning
 from multilabel.training import flag_checks
 from multilabel.training import layer_training
@@ -94,14 +94,24 @@ def define_flags():
     flags.DEFINE_integer("max_train_examples", 0,
                          "Train on the first so many examples; 0: on all.")
   with command_line.flag_group("Model"):
+    flags.DEFINE_string(
+        "encoder", None, "The pre-trained encoder, in the place of the next "
+        "four: a release's folder, a Hugging Face folder, a trained directory "
+        "of this program, or a model's name on a hub (needs the extra hub).")
     flags.DEFINE_string("bert_config_file", None,
                         "JSON file of the encoder's architecture.")
     flags.DEFINE_string("vocab_file", None, "WordPiece vocabulary.")
     flags.DEFINE_string(
         "init_checkpoint", None, "Checkpoint to start from, usually a "
         "pre-trained BERT (bert_model.ckpt); none: random weights.")
-    flags.DEFINE_bool("do_lower_case", True,
-                      "Lower-case the text: True for uncased models.")
+    flags.DEFINE_enum(
+        "init_head", None, list(label_head.INIT_HEADS), "Where the label head "
+        "starts if --init_checkpoint has one: keep, its rows as they are; new, "
+        "afresh; default: each label's row by the names in labels.txt beside "
+        "the checkpoint.")
+    flags.DEFINE_bool(
+        "do_lower_case", True, "Lower-case the text: True for uncased models; "
+        "default: as the encoder says, or the letters of its vocabulary.")
     flags.DEFINE_integer(
         "max_seq_length", 128, "Most WordPiece tokens of a text, [CLS] and "
         "[SEP] included; longer ones are cut, and counted.")
@@ -320,12 +330,7 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
     else:
       loss, _, gradients = tower(features, dropout_seed)
     if init_checkpoint:
-      loop.log_checkpoint(
-          checkpoint_restore.initialize_from_checkpoint(
-              tf.trainable_variables(), init_checkpoint,
-              not_needed=() if settings.pooling == "pooler" else
-              ("bert/pooler/",)),
-          init_checkpoint)
+      model_graph.initialize(init_checkpoint, settings)
     share = features.get(batch_parts.SHARE)
     loss_scale = mixed_precision.LossScale() if settings.scale_loss else None
     step = (towers.create_train_op(*step_settings) if make_towers else

@@ -14,6 +14,7 @@ import modeling
 
 
 POOLINGS = ("pooler", "cls", "mean")
+WEIGHTS_STDDEV = 0.02
 
 InferenceGraph = collections.namedtuple(
     "InferenceGraph", ["input_ids", "input_mask", "segment_ids", "labels",
@@ -24,7 +25,7 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
                  labels, num_labels, use_one_hot_embeddings, pooling="pooler",
                  dropout_seed=None, output_bias_initializer=None,
                  loss_fn=tf.nn.sigmoid_cross_entropy_with_logits,
-                 recorded_layers=None):
+                 recorded_layers=None, output_weights_initializer=None):
   """BERT, then a logit a label, then a sigmoid a logit.
 
   Variables: those of `modeling.BertModel` in the scope "bert",
@@ -48,6 +49,8 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
     loss_fn: function of `labels` and `logits`, both `[batch, num_labels]`, to
       the loss of each cell; others are in `losses`.
     recorded_layers: see `modeling.transformer_model`.
+    output_weights_initializer: initializer of `output_weights`; default a
+      truncated normal of standard deviation `WEIGHTS_STDDEV`.
 
   Returns:
     (loss, per_example_loss, logits, probabilities): float32 scalar,
@@ -81,7 +84,8 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
   hidden_size = output_layer.shape.as_list()[-1]
   output_weights = tf.get_variable(
       "output_weights", [num_labels, hidden_size],
-      initializer=tf.truncated_normal_initializer(stddev=0.02))
+      initializer=output_weights_initializer or
+      tf.truncated_normal_initializer(stddev=WEIGHTS_STDDEV))
   output_bias = tf.get_variable(
       "output_bias", [num_labels],
       initializer=output_bias_initializer or tf.zeros_initializer())

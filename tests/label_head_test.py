@@ -13,16 +13,11 @@ WEIGHTS = np.array([[1, 2], [3, 4], [5, 6]], np.float32)
 BIAS = np.array([-1, -2, -3], np.float32)
 
 
-def read_labels(path):
-  with open(path) as reader:
-    return reader.read().splitlines()
-
-
 def plan(tmp_path, labels, there=("a", "b", "c"), init_head=None, shapes=None):
   if there is not None:
     (tmp_path / "labels.txt").write_text("".join(l + "\n" for l in there))
   return label_head.plan(str(tmp_path / "model.ckpt-5"), shapes or HEAD,
-                         list(labels), init_head, read_labels)
+                         list(labels), init_head)
 
 
 @pytest.mark.parametrize("labels, rows, words", [
@@ -43,8 +38,8 @@ def test_rows_by_name(tmp_path, labels, rows, words):
 
 
 def test_new_keep_and_no_head(tmp_path):
-  assert plan(tmp_path, "abc", init_head="new") is None
-  assert plan(tmp_path, "wxyz", None, "new") is None
+  assert plan(tmp_path, "abc", init_head="new").rows == [-1, -1, -1]
+  assert plan(tmp_path, "wxyz", None, "new").kept == 0
   assert plan(tmp_path, "abc", shapes={"bert/x": [1]}) is None
   kept = plan(tmp_path, "abc", init_head="keep")
   assert kept.rows == [0, 1, 2] and len(kept.lines) == 1

@@ -1036,6 +1036,48 @@ def test_checkpoint_without_an_encoder_variable(tmp_path):
       "variables are not in it)." % (prefix, name))
 
 
+def write_renamed(directory, rename):
+  """Copies a checkpoint of the variables with other names."""
+  values = [(rename(name), random_values(name, shape)) for name, shape in SOME]
+  prefix = os.path.join(str(directory), "renamed.ckpt")
+  with tf.Graph().as_default(), tf.Session() as session:
+    session.run(tf.raw_ops.SaveV2(
+        prefix=prefix, tensor_names=[name for name, _ in values],
+        shape_and_slices=[""] * len(values),
+        tensors=[tf.constant(np.float32(value)) for _, value in values]))
+  return prefix
+
+
+@pytest.mark.parametrize("prefix", ["", "module/bert/", "model/", "electra/"])
+def test_names_that_begin_in_another_way(tmp_path, prefix):
+  path = write_renamed(tmp_path, lambda name: prefix + name[len("bert/"):])
+  with tf.Graph().as_default(), tf.Session() as session:
+    tvars = [tf.get_variable(name, shape, initializer=tf.zeros_initializer())
+             for name, shape in SOME]
+    report = checkpoint_restore.initialize_from_checkpoint(tvars, path)
+    session.run(tf.global_variables_initializer())
+    values = session.run(tvars)
+  assert report.restored == sorted(name for name, _ in SOME)
+  assert report.unused == report.initialized == []
+  for (name, shape), value in zip(SOME, values):
+    close(value, random_values(name, shape), 0)
+
+
+@pytest.mark.parametrize("rename, words", [
+    (lambda name: "teacher/" + name, "has none of the model's variables "
+     "(bert/embeddings/LayerNorm/beta, ...): the names of its 7 tensors begin "
+     "with teacher/bert/ (7)."),
+    (lambda name: name.replace("/", ".") + "/.ATTRIBUTES/VARIABLE_VALUE",
+     "it is an object checkpoint of TensorFlow 2"),
+    (lambda name: name.replace("bert", "bert/encoder/group_0/inner_group_0", 1),
+     "it is an ALBERT's, whose layers share their weights."),
+])
+def test_names_that_are_not_the_models(tmp_path, rename, words):
+  with pytest.raises(ValueError) as error:
+    load_checkpoint(write_renamed(tmp_path, rename))
+  assert words in str(error.value) and "\n" not in str(error.value)
+
+
 def test_checkpoint_without_pooler(tmp_path):
   prefix = write_checkpoint(tmp_path, left_out=["bert/pooler/"])
   with pytest.raises(ValueError) as error:
@@ -1091,11 +1133,12 @@ def test_what_is_no_checkpoint(tmp_path):
   text.write_text(u"no checkpoint\n" * 20)
   folder = tmp_path / "folder"
   folder.mkdir()
-  for path in (str(text), str(folder)):
+  for path, words in (
+      (str(text), "%s cannot be read as a TensorFlow checkpoint: "),
+      (str(folder), "%s is a folder, not the prefix of a checkpoint; give ")):
     with pytest.raises(ValueError) as error:
       load_checkpoint(path)
-    assert str(error.value).startswith(
-        "%s cannot be read as a TensorFlow checkpoint: " % path)
+    assert str(error.value).startswith(words % path)
     assert "\n" not in str(error.value)
 
 
@@ -1269,7 +1312,8 @@ import tensorflow.compat.v1 as tf
 from absl import flags
 known, eager = set(flags.FLAGS), tf.executing_eagerly()
 resource = tf.resource_variables_enabled()
-import modeling, optimization, multilabel_model
+import modeling, optimization
+from multilabel import head
 assert set(flags.FLAGS) == known, set(flags.FLAGS) - known
 assert tf.executing_eagerly() == eager
 assert tf.resource_variables_enabled() == resource

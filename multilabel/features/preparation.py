@@ -2,6 +2,7 @@
 """From a processor's examples to record files in the output directory."""
 
 import collections
+import contextlib
 import functools
 import itertools
 import os
@@ -12,10 +13,14 @@ from multilabel.common import waiting
 from multilabel.features import encoding
 from multilabel.features import record_file
 from multilabel.features import record_shards
+from multilabel.features import vocabulary
 import processors
 from processors import label_checks
 import tokenization
 
+
+# A share of [UNK] above this is warned about.
+_MOST_UNKNOWN = 0.05
 
 # One of train, dev, test: a function to its examples, and what a first
 # reading of them said.
@@ -131,8 +136,24 @@ def write_features(parts, label_list, model, output_dir):
       logging.info("  %s windows of at most %d tokens, one every %d",
                    "{:,}".format(stats.num_records), model.max_seq_length,
                    model.long_text.stride)
+    if name == "train":
+      _log_unknown(path, tokenizer.vocab)
     records[name] = (path, stats)
   return records
+
+
+def _log_unknown(path, vocab):
+  """Says which share of a part's tokens the encoder does not know."""
+  with contextlib.closing(record_shards.open_records(path)) as records:
+    unknown, tokens = vocabulary.count_unknown(records, vocab)
+  share = unknown / max(1, tokens)
+  logging.info("  %.2f%% of %s tokens are [UNK]", 100 * share,
+               "{:,}".format(tokens))
+  if share > _MOST_UNKNOWN:
+    logging.warning(
+        "  more than %d%% of the tokens are [UNK], words that the vocabulary "
+        "has not: is it of the texts' language, and --do_lower_case right?",
+        100 * _MOST_UNKNOWN)
 
 
 def record_path(output_dir, name):

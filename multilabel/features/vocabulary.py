@@ -32,3 +32,25 @@ def is_lower_case(tokens):
   if words < 10:
     return None
   return capitals < words * _CASED_SHARE
+
+
+def count_unknown(records, vocab, most=5000):
+  """Counts the words of a record file that are not in the vocabulary.
+
+  Args:
+    records: `record_file.RecordFile`, or what stands for it.
+    vocab: dict from token to id.
+    most: int, so many records are read at most, evenly spread.
+
+  Returns:
+    (tokens that are [UNK], tokens in all), without [CLS] and [SEP].
+  """
+  unknown_id = vocab["[UNK]"]
+  frame = {vocab["[CLS]"], vocab["[SEP]"]}
+  unknown = tokens = 0
+  step = max(1, -(-len(records) // most))
+  for number in range(0, len(records), step):
+    ids = list(records.read(number).input_ids)
+    unknown += ids.count(unknown_id)
+    tokens += len(ids) - sum(ids.count(token) for token in frame)
+  return unknown, tokens

@@ -56,9 +56,9 @@ def describe(names):
   names = sorted(names)
   if _OBJECT_GRAPH in names or any(
       name.endswith(_OBJECT_ATTRIBUTE) for name in names):
-    return ("it is an object checkpoint of TensorFlow 2, whose names are places "
-            "in a Keras program: take the model's TensorFlow 1 release, or its "
-            "Hugging Face form (--encoder)")
+    return ("it is an object checkpoint of TensorFlow 2, whose names are "
+            "places in a Keras program: take the model's TensorFlow 1 release, "
+            "or its Hugging Face form (--encoder)")
   if any("/inner_group_0/" in name for name in names):
     return "it is an ALBERT's, whose layers share their weights"
   counts = collections.Counter(_beginning(name) for name in names)

@@ -2,12 +2,15 @@
 """Checkpoints are checked against the graph before they are restored."""
 
 import collections
+import os
 import re
 
+from absl import logging
 import six
 import tensorflow.compat.v1 as tf
 
 import modeling
+from multilabel.storage import checkpoint_names
 
 
 CheckpointReport = collections.namedtuple(
@@ -29,14 +32,38 @@ def read_checkpoint_shapes(checkpoint):
     raise ValueError("the path of checkpoint %s has one of the characters "
                      "* ? [ ] \\, which TensorFlow takes for a pattern; rename "
                      "the folder." % path)
-  if not tf.io.gfile.exists(path) and not tf.io.gfile.exists(path + ".index"):
-    raise ValueError("there is no checkpoint %s (looked for %s.index)." %
-                     (path, path))
+  _check_is_checkpoint(path)
   try:
     return dict(tf.train.list_variables(path))
   except (tf.errors.OpError, ValueError, RuntimeError) as error:
     raise ValueError("%s cannot be read as a TensorFlow checkpoint: %s" % (
         path, " ".join(str(error).split())))
+
+
+def _check_is_checkpoint(path):
+  """Raises ValueError, with what to give instead, if nothing can be read."""
+  has_index = tf.io.gfile.exists(path + ".index")
+  if not has_index and not tf.io.gfile.exists(path):
+    hint = ""
+    if not os.path.dirname(path) or re.fullmatch(
+        r"[A-Za-z0-9][\w.-]*/[\w.-]+", path):
+      hint = "; for a model of that name on a hub give --encoder=%s" % path
+    raise ValueError("there is no checkpoint %s (looked for %s.index)%s." % (
+        path, path, hint))
+  if has_index:
+    return
+  if os.path.isdir(path) and not os.path.isfile(
+      os.path.join(path, "checkpoint")):
+    raise ValueError("%s is a folder, not the prefix of a checkpoint; give "
+                     "--encoder=%s." % (path, path))
+  kind = {".safetensors": "weights in Hugging Face's form",
+          ".h5": "weights of Keras", ".bin": "weights of PyTorch",
+          ".pt": "weights of PyTorch", ".pth": "weights of PyTorch"}.get(
+              os.path.splitext(path)[1])
+  if kind:
+    raise ValueError(
+        "%s has %s, not a TensorFlow checkpoint; give the Hugging Face folder "
+        "with model.safetensors: --encoder=FOLDER." % (path, kind))
 
 
 def check_checkpoint(checkpoint, variables, hint=""):
@@ -91,8 +118,11 @@ def restore_checkpoint(session, saver, variables, checkpoint, hint=""):
 
 
 def initialize_from_checkpoint(tvars, init_checkpoint, scope="bert",
-                               not_needed=()):
+                               not_needed=(), leave_out=()):
   """Lets `tvars` start from a checkpoint, and tells what became of each.
+
+  Names in the checkpoint may begin with what `checkpoint_names` knows instead
+  of the scope.
 
   Args:
     tvars: list of variables (reference or resource) of the current graph.
@@ -100,6 +130,7 @@ def initialize_from_checkpoint(tvars, init_checkpoint, scope="bert",
     scope: str; every variable below it must be in the checkpoint.
     not_needed: names (prefixes) below `scope` that may be missing, since
       nothing reads them.
+    leave_out: names of variables that start by their own initializers.
 
   Returns:
     `CheckpointReport(restored, initialized, unused)`, three sorted lists of
@@ -112,36 +143,68 @@ def initialize_from_checkpoint(tvars, init_checkpoint, scope="bert",
   """
   shapes = read_checkpoint_shapes(init_checkpoint)
   variables = {modeling._variable_name(var): var for var in tvars}
-  missing = sorted(
-      name for name in variables
-      if name not in shapes and name.startswith(scope + "/")
-      and not name.startswith(tuple(not_needed)))
-  if missing:
-    hint = ""
-    if all("/pooler/" in name for name in missing):
-      hint = "; it has no pooler: choose another --pooling (mean or cls)"
-    raise ValueError(
-        "init_checkpoint %s lacks %s, shape %s (%d of the model's %d variables "
-        "are not in it)%s." % (
-            init_checkpoint, missing[0],
-            variables[missing[0]].shape.as_list(), len(missing),
-            len(variables), hint))
-  for name in sorted(set(variables) & set(shapes)):
+  needed = [name for name in variables if name.startswith(scope + "/")
+            and not name.startswith(tuple(not_needed))]
+  prefix = checkpoint_names.find_prefix(shapes, needed, scope)
+  names = {}  # of variables -> in the checkpoint
+  for name in variables:
+    there = (prefix + name[len(scope) + 1:] if name.startswith(scope + "/") else
+             name)
+    if there in shapes and name not in leave_out:
+      names[name] = there
+  _check_complete(init_checkpoint, shapes, variables, needed, names)
+  for name, there in sorted(names.items()):
     shape = variables[name].shape.as_list()
-    if list(shapes[name]) != shape:
+    if list(shapes[there]) != shape:
       raise ValueError(
           "init_checkpoint %s has %s of shape %s, but %s of shape %s is asked "
-          "for%s." % (init_checkpoint, name, list(shapes[name]), name, shape,
+          "for%s." % (init_checkpoint, there, list(shapes[there]), name, shape,
                       _shape_hint(name)))
-  assignment_map, _ = modeling.get_assignment_map_from_checkpoint(
-      tvars, init_checkpoint)
+  if prefix != scope + "/":
+    logging.info("The encoder's names in %s begin with \"%s\", not with "
+                 "\"%s/\"; they are taken for the same.", init_checkpoint,
+                 prefix, scope)
   _check_tensors(init_checkpoint, {
-      name: variables[name] for name in assignment_map})
-  tf.train.init_from_checkpoint(init_checkpoint, assignment_map)
+      there: variables[name] for name, there in names.items()})
+  tf.train.init_from_checkpoint(init_checkpoint, collections.OrderedDict(
+      (names[name], name) for name in sorted(names)))
   return CheckpointReport(
-      restored=sorted(assignment_map),
-      initialized=sorted(set(variables) - set(assignment_map)),
-      unused=sorted(set(shapes) - set(assignment_map)))
+      restored=sorted(names),
+      initialized=sorted(set(variables) - set(names)),
+      unused=sorted(set(shapes) - set(names.values())))
+
+
+def _check_complete(init_checkpoint, shapes, variables, needed, names):
+  """Raises ValueError, and says what is there, if the encoder is not whole."""
+  missing = sorted(name for name in needed if name not in names)
+  if not missing:
+    return
+  if len(missing) == len(needed):
+    raise ValueError(
+        "init_checkpoint %s has none of the model's variables (%s, ...): %s." %
+        (init_checkpoint, missing[0], checkpoint_names.describe(shapes)))
+  hint = ""
+  if all("/pooler/" in name for name in missing):
+    hint = "; it has no pooler: choose another --pooling (mean or cls)"
+  raise ValueError(
+      "init_checkpoint %s lacks %s, shape %s (%d of the model's %d variables "
+      "are not in it)%s." % (
+          init_checkpoint, missing[0],
+          variables[missing[0]].shape.as_list(), len(missing),
+          len(variables), hint))
+
+
+def check_layers(init_checkpoint, num_layers):
+  """Raises ValueError if a checkpoint has fewer layers than a model.
+
+  Sooner than the graph of a model with very many layers could be built.
+  """
+  found = checkpoint_names.count_layers(read_checkpoint_shapes(init_checkpoint))
+  if 0 < found < num_layers:
+    raise ValueError(
+        "init_checkpoint %s has %d layer%s, but bert_config_file says "
+        "num_hidden_layers is %d; they are not of the same model." % (
+            init_checkpoint, found, "" if found == 1 else "s", num_layers))
 
 
 def _check_tensors(checkpoint, variables):

@@ -12,23 +12,37 @@ import os
 
 import tensorflow.compat.v1 as tf
 
+from multilabel.storage import trained_model
+
 WEIGHTS = "output_weights"
 BIAS = "output_bias"
-LABELS_FILE = "labels.txt"
+NAMES = (WEIGHTS, BIAS)
 
 KEEP, NEW = "keep", "new"
 INIT_HEADS = (KEEP, NEW)
 
-HeadPlan = collections.namedtuple("HeadPlan", ["checkpoint", "rows", "lines"])
-HeadPlan.__doc__ = """Where each row of the head starts.
-
-  checkpoint: str, prefix of the checkpoint that has the head.
-  rows: list of int, for each label the row in the checkpoint; -1: it is new.
-  lines: list of str, what the log says.
-"""
 
 
-def plan(init_checkpoint, shapes, labels, init_head, read_labels):
+class HeadPlan(collections.namedtuple(
+    "HeadPlan", ["checkpoint", "rows", "lines"])):
+  """Where each row of the head starts.
+
+  Fields:
+    checkpoint: str, prefix of the checkpoint that has the head.
+    rows: list of int, for each label the row in the checkpoint; -1: it is new.
+    lines: list of str, what the log says.
+  """
+
+  __slots__ = ()
+
+  @property
+  def kept(self):
+    """How many labels take their row from the checkpoint: int."""
+    return sum(row >= 0 for row in self.rows)
+
+
+
+def plan(init_checkpoint, shapes, labels, init_head=None):
   """Decides where each label's row starts.
 
   Args:
@@ -36,10 +50,9 @@ def plan(init_checkpoint, shapes, labels, init_head, read_labels):
     shapes: dict from tensor name to shape, of the checkpoint.
     labels: list of str, the labels of the new run.
     init_head: "keep", "new" or None (by the names in `labels.txt`).
-    read_labels: function of a path to a list of str.
 
   Returns:
-    `HeadPlan`; None where all rows are new.
+    `HeadPlan`; None where the checkpoint has no head.
 
   Raises:
     ValueError: nothing says which labels the checkpoint's head has; or the head
@@ -51,23 +64,28 @@ def plan(init_checkpoint, shapes, labels, init_head, read_labels):
                        "head (%s, %s)." % (init_checkpoint, WEIGHTS, BIAS))
     return None
   if init_head == NEW:
-    return None
+    return HeadPlan(init_checkpoint, [-1] * len(labels), [
+        "Label head: newly initialised (--init_head=new)"])
+  if os.path.isdir(init_checkpoint):
+    init_checkpoint = tf.train.latest_checkpoint(init_checkpoint)
   num_rows = (list(shapes[WEIGHTS]) + [0])[0]
   if len(shapes[WEIGHTS]) != 2 or list(shapes[BIAS]) != [num_rows]:
     raise ValueError(
-        "init_checkpoint %s has %s of shape %s and %s of shape %s, which are no "
-        "label head; give --init_head=new to leave them out." % (
+        "init_checkpoint %s has %s of shape %s and %s of shape %s, which are "
+        "no label head; give --init_head=new to leave them out." % (
             init_checkpoint, WEIGHTS, list(shapes[WEIGHTS]), BIAS,
             list(shapes[BIAS])))
-  labels_file = os.path.join(os.path.dirname(init_checkpoint), LABELS_FILE)
-  there = read_labels(labels_file) if tf.io.gfile.exists(labels_file) else None
+  labels_file = os.path.join(os.path.dirname(init_checkpoint),
+                             trained_model.LABELS_FILE)
+  there = (trained_model.read_labels(labels_file)
+           if os.path.isfile(labels_file) else None)
   if init_head == KEEP:
     return _keep(init_checkpoint, num_rows, labels, there)
   if there is None:
     raise ValueError(
         "init_checkpoint %s has a label head of %d rows, and no %s beside it "
         "says of which labels: give --init_head=new to start the head afresh%s."
-        % (init_checkpoint, num_rows, LABELS_FILE,
+        % (init_checkpoint, num_rows, trained_model.LABELS_FILE,
            ", or --init_head=keep if they are this run's labels in this order"
            if num_rows == len(labels) else ""))
   if len(there) != num_rows:
@@ -91,8 +109,8 @@ def _keep(init_checkpoint, num_rows, labels, there):
     index = [a == b for a, b in zip(there, labels)].index(False) if (
         len(there) == len(labels)) else 0
     lines.append("  %s beside it has other labels there: row %d is %s, and "
-                 "becomes %s" % (LABELS_FILE, index, ascii(there[index]),
-                                 ascii(labels[index])))
+                 "becomes %s" % (trained_model.LABELS_FILE, index,
+                                 ascii(there[index]), ascii(labels[index])))
   return HeadPlan(init_checkpoint, list(range(num_rows)), lines)
 
 
@@ -128,7 +146,7 @@ def initializer(head_plan, name, fresh):
   Returns:
     Function for `tf.get_variable`. New rows are drawn as `fresh` draws them.
   """
-  if head_plan is None:
+  if head_plan is None or not head_plan.kept:
     return fresh
 
   def initialize(shape, dtype=tf.float32, partition_info=None):
@@ -146,3 +164,21 @@ def initializer(head_plan, name, fresh):
     return tf.ensure_shape(value, shape)
 
   return initialize
+
+
+def add_to_report(report, head_plan):
+  """Counts the head as restored if a row of it is.
+
+  Args:
+    report: `checkpoint_restore.CheckpointReport`, without the head.
+    head_plan: `HeadPlan`.
+
+  Returns:
+    A report like it.
+  """
+  if not head_plan.kept:
+    return report
+  return report._replace(
+      restored=sorted(set(report.restored) | set(NAMES)),
+      initialized=[name for name in report.initialized if name not in NAMES],
+      unused=[name for name in report.unused if name not in NAMES])

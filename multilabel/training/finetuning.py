@@ -94,7 +94,7 @@ class Finetuning(object):
   """
 
   def __init__(self, settings, model_fn_builder, processor=None):
-    """Checks the settings; reads nothing yet.
+    """Checks the settings, and finds the encoder; reads nothing else yet.
 
     Args:
       settings: `common.settings.Settings`.
@@ -104,14 +104,17 @@ class Finetuning(object):
     Raises:
       ValueError: settings that are invalid, or do not go together.
     """
-    self.cluster, self.settings = cluster_members.choose_distribution(settings)
+    self.cluster, settings = cluster_members.choose_distribution(settings)
+    self.settings, self._encoder = settings, None
     flag_checks.check_flags(self.settings)
     flag_checks.check_evaluation_flags(self.settings)
+    if settings.do_train:
+      self.settings, self._encoder = run_setup.resolve_encoder(settings)
     self._model_fn_builder = model_fn_builder
     self._processor = processor
     self._is_time_over = time_limit(self.settings)
     self.trained = self.model = self.labels = self.plan = None
-    self.dev = self.decision = self.run = None
+    self.dev = self.decision = self.run = self._head_plan = None
     self.parts, self.records = {}, {}
 
   def __repr__(self):
@@ -157,15 +160,15 @@ class Finetuning(object):
                                             self.trained)
     if settings.do_train and settings.init_checkpoint:
       with waiting.saying("Checking %s" % settings.init_checkpoint):
-        run_setup.check_init_checkpoint(self.model, len(self.labels),
-                                        settings.init_checkpoint)
+        self._head_plan = run_setup.plan_start(self.model, self.labels,
+                                               settings)
     self.parts = preparation.read_parts(
         self._processor, self.labels, self.model, settings)
     if settings.do_train:
       # Or refuse; there may be more records than examples, never fewer.
       count_steps(self.parts["train"].scan.num_examples, settings)
     self.trained = run_claim.settle(self.trained, self.model, self.labels,
-                                    self.parts, settings)
+                                    self.parts, settings, self._encoder)
     if settings.do_train:
       start_log.log_data(self.parts, self.labels, start_log.columns_taken(
           self._processor, settings.data_dir))
@@ -319,6 +322,7 @@ class Finetuning(object):
             layer_decay=settings.layer_decay,
             freeze_layers=settings.freeze_layers,
             recompute_layers=settings.recompute_layers,
+            head_plan=self._head_plan if init_checkpoint else None,
             scale_loss=(mixed_precision.choose_precision(settings) ==
                         mixed_precision.FLOAT16)))
 

@@ -97,11 +97,12 @@ def check_flags(settings):
     raise ValueError("at least one of --do_train, --do_eval, --do_test, "
                      "--do_predict must be given.")
   required = ["data_dir", "output_dir"]
-  if settings.do_train:
+  if settings.do_train and not settings.encoder:
     required += ["bert_config_file", "vocab_file"]
   for name in required:
     if not settings[name]:
-      raise ValueError("--%s must be given." % name)
+      raise ValueError("--%s must be given%s." % (
+          name, ", or --encoder" if name == "bert_config_file" else ""))
   for name in ("train_batch_size", "eval_batch_size", "predict_batch_size",
                "save_checkpoints_steps", "log_steps"):
     if settings[name] < 1:

@@ -432,10 +432,3 @@ def log_evaluation(step, values, metric, is_best):
       "dev at step %d: %s%s", step,
       "  ".join("%s %.4f" % (key, values[key]) for key in keys),
       "  (best so far)" if is_best else "")
-
-
-def log_checkpoint(report, init_checkpoint):
-  """Logs what became of each variable; see `modeling`."""
-  for line in checkpoint_restore.format_checkpoint_report(
-      report, init_checkpoint).split("\n"):
-    logging.info("%s", line)

@@ -4,20 +4,23 @@
 import collections
 import functools
 
+from absl import logging
 import tensorflow.compat.v1 as tf
 
 from multilabel import head
 from multilabel.features import batch_parts
+from multilabel.storage import checkpoint_restore
+from multilabel.storage import label_head
 from multilabel.training import layer_training
 
 
 class GraphSettings(collections.namedtuple("GraphSettings", [
     "pooling", "head_learning_rate", "output_bias", "random_seed",
     "adam_bias_correction", "loss_fn", "skip_nonfinite", "layer_decay",
-    "freeze_layers", "recompute_layers", "scale_loss"], defaults=[
+    "freeze_layers", "recompute_layers", "scale_loss", "head_plan"], defaults=[
         "pooler", None, None, None, False,
         tf.nn.sigmoid_cross_entropy_with_logits, False, 1.0, None, False,
-        False])):
+        False, None])):
   """What shapes a run's graph beside `model_fn_builder`'s eight arguments.
 
   Fields:
@@ -33,6 +36,8 @@ class GraphSettings(collections.namedtuple("GraphSettings", [
     recompute_layers: bool, see `layer_training.recomputed_gradients`; needs
       `random_seed`.
     scale_loss: bool, see `mixed_precision.LossScale`.
+    head_plan: `label_head.HeadPlan`, where the label head starts; None: as all
+      variables, by name.
   """
 
   __slots__ = ()
@@ -69,12 +74,46 @@ def make_tower(bert_config, num_labels, use_one_hot_embeddings, settings):
         features["segment_ids"], features["label_ids"], num_labels,
         use_one_hot_embeddings, pooling=settings.pooling,
         dropout_seed=dropout_seed,
-        output_bias_initializer=None if settings.output_bias is None else
-        tf.constant_initializer(settings.output_bias),
-        loss_fn=settings.loss_fn, recorded_layers=recorded_layers)[:2]
+        output_bias_initializer=label_head.initializer(
+            settings.head_plan, label_head.BIAS,
+            tf.zeros_initializer() if settings.output_bias is None else
+            tf.constant_initializer(settings.output_bias)),
+        loss_fn=settings.loss_fn, recorded_layers=recorded_layers,
+        output_weights_initializer=label_head.initializer(
+            settings.head_plan, label_head.WEIGHTS,
+            tf.truncated_normal_initializer(stddev=head.WEIGHTS_STDDEV)))[:2]
     return loss, per_example_loss, (
         functools.partial(layer_training.recomputed_gradients,
                           layers=recorded_layers)
         if settings.recompute_layers else tf.gradients)
 
   return tower
+
+
+def initialize(init_checkpoint, settings):
+  """Lets the current graph's variables start from a checkpoint; logs it.
+
+  Args:
+    init_checkpoint: str, checkpoint prefix.
+    settings: `GraphSettings`.
+
+  Raises:
+    ValueError: see `checkpoint_restore.initialize_from_checkpoint`.
+  """
+  plan = settings.head_plan
+  report = checkpoint_restore.initialize_from_checkpoint(
+      tf.trainable_variables(), init_checkpoint,
+      not_needed=() if settings.pooling == "pooler" else ("bert/pooler/",),
+      leave_out=label_head.NAMES if plan else ())
+  if plan:
+    report = label_head.add_to_report(report, plan)
+  lines = checkpoint_restore.format_checkpoint_report(
+      report, init_checkpoint).split("\n")
+  if plan:
+    lines.extend(plan.lines)
+    if settings.output_bias is not None:
+      lines.append("  --init_bias_from_prior: for the %d new labels; the "
+                   "others keep the bias that was learnt" %
+                   (len(plan.rows) - plan.kept))
+  for line in lines:
+    logging.info("%s", line)

@@ -26,12 +26,13 @@ _RUN_SETTINGS = (
     "train_batch_size", "learning_rate", "head_learning_rate",
     "num_train_epochs", "warmup_proportion", "random_seed",
     "init_bias_from_prior", "use_one_hot_embeddings", "adam_bias_correction",
-    "gradient_accumulation_steps", "layer_decay", "freeze_layers", "amp", "xla")
+    "gradient_accumulation_steps", "layer_decay", "freeze_layers", "amp", "xla",
+    "init_head")
 
 
 # Of these, what a run that is older than the flag had: its default.
 _LATER_SETTINGS = ("gradient_accumulation_steps", "layer_decay",
-                   "freeze_layers", "amp", "xla")
+                   "freeze_layers", "amp", "xla", "init_head")
 
 
 def run_settings(label_list, parts, settings):
@@ -103,7 +104,7 @@ def read_directory(settings):
   return trained
 
 
-def settle(trained, model, label_list, parts, settings):
+def settle(trained, model, label_list, parts, settings, encoder=None):
   """Compares a run with its locked directory, and writes what describes it.
 
   Args:
@@ -112,6 +113,7 @@ def settle(trained, model, label_list, parts, settings):
     label_list: list of str.
     parts: {name: `preparation.DataPart`}.
     settings: `common.settings.Settings`.
+    encoder: dict or None, where the encoder is from, for the record.
 
   Returns:
     `trained_model.TrainedModel`: what the directory holds now.
@@ -140,7 +142,7 @@ def settle(trained, model, label_list, parts, settings):
     _forget_other_evaluations(trained, run, output_dir)
   return trained_model.write(
       output_dir, model.bert_config, model.vocab_file, label_list,
-      dict(compared, run=run, flags=settings.to_dict(),
+      dict(compared, run=run, encoder=encoder, flags=settings.to_dict(),
            versions={"python": platform.python_version(),
                      "tensorflow": tf.__version__, "numpy": np.__version__}),
       () if trained is None else checkpoint_choice.earlier_runs(

@@ -7,6 +7,7 @@ continue from a trained directory take `trained` as well, the
 """
 
 import collections
+import os
 
 from absl import logging
 import tensorflow.compat.v1 as tf
@@ -15,7 +16,12 @@ import modeling
 from multilabel import head
 from multilabel import losses
 from multilabel.features import encoding
+from multilabel.features import vocabulary
 from multilabel.storage import checkpoint_restore
+from multilabel.storage import encoders
+from multilabel.storage import label_head
+from multilabel.storage import run_lock
+from multilabel.storage import trained_model
 from multilabel.training import mirrored
 import processors
 import tokenization
@@ -55,11 +61,13 @@ def choose_model(settings, trained=None):
     bert_config = trained.bert_config
   vocab_file = settings.vocab_file or trained.vocab_file
   max_seq_length = choose("max_seq_length")
-  tokenization.validate_case_matches_checkpoint(
-      choose("do_lower_case"), settings.init_checkpoint)
   tokenization.validate_vocab(vocab_file, bert_config.vocab_size,
                               settings.bert_config_file,
                               warn=logging.warning)
+  do_lower_case = (choose_case(settings, vocab_file) if trained is None else
+                   choose("do_lower_case"))
+  tokenization.validate_case_matches_checkpoint(
+      do_lower_case, settings.init_checkpoint)
   if max_seq_length > bert_config.max_position_embeddings:
     raise ValueError(
         "--max_seq_length is %d, but the model was made for %d tokens at most "
@@ -74,8 +82,91 @@ def choose_model(settings, trained=None):
   stride = choose("stride") or settings.stride
   long_text = encoding.make_long_text(
       choose("long_text"), stride, choose("window_pooling"), max_seq_length)
-  return Model(bert_config, vocab_file, choose("do_lower_case"),
-               max_seq_length, choose("pooling"), long_text, choose("loss"))
+  return Model(bert_config, vocab_file, do_lower_case, max_seq_length,
+               choose("pooling"), long_text, choose("loss"))
+
+
+def choose_case(settings, vocab_file):
+  """Whether texts are lower-cased: what was given, else as the vocabulary is.
+
+  Args:
+    settings: `common.settings.Settings`.
+    vocab_file: str.
+
+  Returns:
+    bool. A vocabulary that contradicts it is told in a warning.
+  """
+  by_letters = vocabulary.is_lower_case(tokenization.load_vocab(vocab_file))
+  given = settings.do_lower_case
+  if by_letters is None or by_letters == given:
+    return given
+  what = "no capital letters" if by_letters else "capital letters"
+  if settings.is_given("do_lower_case"):
+    logging.warning(
+        "--do_lower_case=%s, but the vocabulary %s has %s: words with capital "
+        "letters %s.", str(given).lower(), vocab_file, what,
+        "become [UNK]" if by_letters else "get other tokens than the encoder "
+        "was trained with")
+    return given
+  logging.info("The vocabulary %s has %s: taking --do_lower_case=%s.",
+               vocab_file, what, str(by_letters).lower())
+  return by_letters
+
+
+def resolve_encoder(settings):
+  """Puts what --encoder stands for in the place of the flags.
+
+  Args:
+    settings: `common.settings.Settings` with `do_train`.
+
+  Returns:
+    (settings, what model_settings.json is to say of the encoder: dict; None
+    without --encoder). A run that goes on has the hub's revision that it began
+    with.
+
+  Raises:
+    ValueError: the encoder cannot be had, or one of the flags that it stands
+      for is given, too.
+    RuntimeError: see `encoders.resolve`.
+  """
+  place = settings.encoder
+  if not place:
+    return settings, None
+  for name in ("bert_config_file", "vocab_file", "init_checkpoint"):
+    if settings[name]:
+      raise ValueError(
+          "--encoder stands for --%s, too; leave one of them out." % name)
+  pinned = _pinned_encoder(settings.output_dir, place)
+  encoder = encoders.resolve(pinned or place)
+  changes = dict(bert_config_file=encoder.bert_config_file,
+                 vocab_file=encoder.vocab_file,
+                 init_checkpoint=encoder.init_checkpoint)
+  if not settings.is_given("do_lower_case"):
+    changes["do_lower_case"] = encoder.do_lower_case
+  elif settings.do_lower_case != encoder.do_lower_case:
+    logging.warning("--do_lower_case=%s, but the encoder %s is of %s texts.",
+                    str(settings.do_lower_case).lower(), place,
+                    "lower-cased" if encoder.do_lower_case else "cased")
+  advised = encoder.advised_pooling
+  if advised and not settings.is_given("pooling"):
+    changes["pooling"] = advised
+    logging.info("Taking --pooling=%s, as the encoder advises.", advised)
+  elif advised and settings.pooling != advised:
+    logging.info("--pooling=%s, though the encoder advises %s.",
+                 settings.pooling, advised)
+  return settings.replace(**changes), {
+      "place": place, "form": encoder.form, "revision": encoder.revision}
+
+
+def _pinned_encoder(output_dir, place):
+  """PLACE@REVISION of a run that goes on with a hub's model, or None."""
+  path = os.path.join(output_dir, run_lock.SETTINGS_FILE)
+  if not os.path.isfile(path):
+    return None
+  encoder = trained_model.read(output_dir).settings.get("encoder") or {}
+  if encoder.get("place") != place or not encoder.get("revision"):
+    return None
+  return "%s@%s" % (place.partition("@")[0], encoder["revision"])
 
 
 def make_processor(settings):
@@ -165,10 +256,32 @@ def evaluates_while_training(settings):
           settings.eval_steps != 0)
 
 
-def check_init_checkpoint(model, num_labels, init_checkpoint):
-  """Raises ValueError, before any work, if the checkpoint does not fit."""
+def plan_start(model, label_list, settings):
+  """Checks, before any work, that --init_checkpoint fits.
+
+  Args:
+    model: `Model`.
+    label_list: list of str.
+    settings: `common.settings.Settings`.
+
+  Returns:
+    `label_head.HeadPlan`, or None where the checkpoint has no label head.
+
+  Raises:
+    ValueError: the checkpoint cannot be read, or does not fit.
+  """
+  init_checkpoint = settings.init_checkpoint
+  checkpoint_restore.check_layers(init_checkpoint,
+                                  model.bert_config.num_hidden_layers)
+  plan = label_head.plan(
+      init_checkpoint,
+      checkpoint_restore.read_checkpoint_shapes(init_checkpoint), label_list,
+      settings.init_head)
   with tf.Graph().as_default():
-    head.create_inference_graph(model.bert_config, num_labels, model.pooling)
+    head.create_inference_graph(model.bert_config, len(label_list),
+                                model.pooling)
     checkpoint_restore.initialize_from_checkpoint(
         tf.trainable_variables(), init_checkpoint,
-        not_needed=() if model.pooling == "pooler" else ("bert/pooler/",))
+        not_needed=() if model.pooling == "pooler" else ("bert/pooler/",),
+        leave_out=label_head.NAMES if plan else ())
+  return plan
