@@ -205,15 +205,17 @@ def open_model(options):
 
 def worker_options(worker, flag_values, loopback):
   """Returns the `worker.Options` that the flags say."""
+  # By a name that a process started anew finds; "__main__" may be another.
+  import serve_http
   application = worker.http_app.Settings(
       flag_values.model_name, flag_values.example, flag_values.max_body_bytes,
       flag_values.body_timeout, flag_values.request_timeout,
       flag_values.max_words, max(1, flag_values.max_connections // 2), loopback,
       flag_values.log_requests, flag_values.log_texts)
   return worker.Options(
-      functools.partial(open_model, ModelOptions(
+      functools.partial(serve_http.open_model, serve_http.ModelOptions(
           *[flag_values[name].value for name in _MODEL_FLAGS])),
-      functools.partial(read_keys, flag_values.api_key_file),
+      functools.partial(serve_http.read_keys, flag_values.api_key_file),
       flag_values.version, flag_values.max_texts, flag_values.max_characters,
       flag_values.max_batch_size, flag_values.max_delay_ms,
       flag_values.max_queue, flag_values.grace_seconds, flag_values.workers,
