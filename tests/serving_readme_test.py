@@ -304,3 +304,19 @@ def test_flags_exist():
     defined = set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', reader.read()))
   assert {"frozen", "onnx", "raw_text", "keep_versions", "weights_dtype"} <= (
       used & defined)
+
+
+@pytest.mark.slow
+def test_grpc_client_with_the_package_from_the_index(tmp_path):
+  """The document's client, with tensorflow-serving-api as pip finds it."""
+  version = ".".join(tf.__version__.split(".")[:2])
+  subprocess.check_call(
+      [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target",
+       str(tmp_path), "tensorflow-serving-api==%s.*" % version, "grpcio"])
+  done = subprocess.run(
+      [sys.executable, "-m", "pytest", "-n0", "-q", "-p", "no:cacheprovider",
+       os.path.abspath(__file__), "-k", "test_grpc_client and not index or "
+       "models_config"], cwd=tiny_bert.ROOT, stdout=subprocess.PIPE,
+      env=dict(os.environ, PYTHONPATH=str(tmp_path)))
+  assert done.returncode == 0, done.stdout.decode("utf-8")
+  assert "skipped" not in done.stdout.decode("utf-8")
