@@ -11,6 +11,7 @@ Ends with 1 if a row was not held. All traffic stays on 127.0.0.1.
 import collections
 import contextlib
 import os
+import resource
 import selectors
 import signal
 import socket
@@ -60,6 +61,9 @@ class Crowd(object):
       data: bytes that each sends as far as the server reads.
       reads: bool, whether what comes back is read, and forgotten.
     """
+    # As many files as the system lets a process open.
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     self._reads = reads
     self._sockets = []
     self._selector = selectors.DefaultSelector()

@@ -10,6 +10,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import time
 
 import pytest
@@ -202,6 +203,32 @@ def test_a_port_that_is_held_is_shared_with_its_own_alone():
     with pytest.raises(ValueError):
       granian_server.Port("127.0.0.1", port.port)
   port.close()
+
+
+@pytest.mark.parametrize("hard,wanted,allowed", [
+    (20000, 4096, 4096), (2000, 4096, 1488), (513, 4096, 1)])
+def test_the_limit_of_open_files_is_raised_as_far_as_it_goes(
+    hard, wanted, allowed):
+  code = ("import resource\n"
+          "from multilabel.serving import granian_server\n"
+          "resource.setrlimit(resource.RLIMIT_NOFILE, (300, %d))\n"
+          "print(granian_server.allowed_connections(%d),\n"
+          "      resource.getrlimit(resource.RLIMIT_NOFILE)[0])\n" % (
+              hard, wanted))
+  printed = subprocess.check_output([sys.executable, "-c", code],
+                                    cwd=fake_server.ROOT)
+  assert list(map(int, printed.split())) == [allowed, allowed + 512]
+
+
+def test_too_few_open_files():
+  code = ("import resource\n"
+          "from multilabel.serving import granian_server\n"
+          "resource.setrlimit(resource.RLIMIT_NOFILE, (300, 512))\n"
+          "granian_server.allowed_connections(10)\n")
+  done = subprocess.run([sys.executable, "-c", code], cwd=fake_server.ROOT,
+                        stderr=subprocess.PIPE)
+  assert b"ValueError: the system allows a process 512 open files" in (
+      done.stderr)
 
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")

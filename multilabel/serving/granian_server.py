@@ -22,6 +22,7 @@ import tempfile
 import threading
 import time
 
+from absl import logging as absl_logging
 from granian import Granian
 from granian.constants import HTTPModes
 from granian.constants import Interfaces
@@ -142,13 +143,17 @@ def run(load, port, settings, on_ready):
     ValueError: a worker says that what it was told to load is broken.
     RuntimeError: a worker failed, or dies as soon as it has started.
   """
-  raise_file_limit(settings.max_connections + _OTHER_FILES)
+  connections = allowed_connections(settings.max_connections)
+  if connections < settings.max_connections:
+    absl_logging.warning(
+        "At most %d connections of each process, not %d: the system allows a "
+        "process no more open files.", connections, settings.max_connections)
   receiver, sender = multiprocessing.Pipe(duplex=False)
   server = _Server(
       "multilabel", address=port.host, port=port.port,
       interface=Interfaces.ASGI, http=HTTPModes.http1, websockets=False,
       workers=settings.workers, backlog=1024,
-      backpressure=settings.max_connections,
+      backpressure=connections,
       http1_settings=HTTP1Settings(
           header_read_timeout=max(1, int(1000 * settings.head_timeout)),
           max_buffer_size=_MAX_BUFFER),
@@ -235,21 +240,31 @@ class _Waiting(threading.Thread):
       self.failure = (ValueError if is_users else RuntimeError)(sentence)
 
 
-def raise_file_limit(wanted):
-  """Lets this process and those that it starts have so many files open.
+def allowed_connections(wanted):
+  """Raises this process' limit of open files for so many connections.
+
+  Processes that it starts have the same limit.
+
+  Args:
+    wanted: int.
+
+  Returns:
+    int, how many the system allows, at most `wanted`.
 
   Raises:
-    ValueError: the system does not allow it.
+    ValueError: it allows none.
   """
   soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-  if soft == resource.RLIM_INFINITY or soft >= wanted:
-    return
-  if hard != resource.RLIM_INFINITY and hard < wanted:
+  files = wanted + _OTHER_FILES
+  if hard != resource.RLIM_INFINITY:
+    files = min(files, hard)
+  if files <= _OTHER_FILES:
     raise ValueError(
-        "--max_connections needs %d open files, and the system allows a "
-        "process %d; lower it, or raise the limit (`ulimit -Hn`)." % (
-            wanted, hard))
-  resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        "the system allows a process %d open files, and the server needs more "
+        "than %d; raise the limit (`ulimit -Hn`)." % (hard, _OTHER_FILES))
+  if soft != resource.RLIM_INFINITY and soft < files:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+  return files - _OTHER_FILES
 
 
 @contextlib.contextmanager
