@@ -456,6 +456,7 @@ def test_export_and_server_hand_the_flag_on(copy, tmp_path, monkeypatch):
   for flag, allowed in (([], "False"), (["--allow_older_checkpoint"], "True")):
     status, _, stderr, _ = tiny_bert.call(export_saved_model, arguments + flag)
     assert (status, stderr.strip().rpartition(": ")[2]) == (2, allowed)
+  pytest.importorskip("msgspec")  # the server's, from Python 3.10 on
   for allowed in (False, True):
     with pytest.raises(ValueError, match="older ones: %s" % allowed):
       serve_http.open_model(serve_http.ModelOptions(
@@ -563,7 +564,7 @@ def test_never_refuses_a_start_that_was_cut_short(bert, data, tmp_path):
   status, _, stderr, _ = call(bert, data, folder, resume="never")
   assert status == 2
   assert "has a run in it that had just begun (vocab.txt)" in stderr
-  assert os.listdir(str(folder)) == ["vocab.txt"]
+  assert set(os.listdir(str(folder))) == {"vocab.txt", ".lock"}
 
 
 @pytest.mark.parametrize("text,seconds", [
