@@ -166,9 +166,9 @@ def draw(rows, outcomes, output_dir):
   paths = []
   for suffix in ("svg", "png"):
     path = os.path.join(output_dir, "ablation." + suffix)
-    figure.savefig(path + ".tmp", format=suffix, dpi=150,
-                   metadata={"Date": None} if suffix == "svg" else None)
-    atomic_files.replace_file(path + ".tmp", path)
+    with atomic_files.replacing(path) as writer:
+      figure.savefig(writer, format=suffix, dpi=150,
+                     metadata={"Date": None} if suffix == "svg" else None)
     paths.append(path)
   pyplot.close(figure)
   return paths
