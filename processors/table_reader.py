@@ -37,6 +37,7 @@ ENCODING_HELP = (
 _SEPARATOR_LINE = re.compile("\"?sep=(.)\"?[\r\n]*$", re.IGNORECASE)
 _ROW_NUMBER = re.compile("[0-9]+$")
 _DELIMITERS = ",\t;|"
+_LINES = 4096  # of one row that are held as single strings
 
 
 def read_table(path, delimiter=None, quoting=AUTO, encoding=None, default=None,
@@ -226,7 +227,8 @@ class _Lines(object):
     self._path = path
     self._lines = text_lines.read_lines(path, encoding)
     self.number = 0  # of the last line
-    self.row = []  # lines since `begin`
+    self.in_row = 0  # lines since `begin`
+    self._row = []  # their text
     self._size = 0
     self.pushed_back = None
 
@@ -239,22 +241,30 @@ class _Lines(object):
     else:
       line = next(self._lines)
       self.number += 1
-    if not self.row and line[0] == "\ufeff":
+    if not self.in_row and line[0] == "\ufeff":
       line = line[1:]  # of a file that was joined to another
-    self.row.append(line)
+    self.in_row += 1
+    self._row.append(line)
+    if not self.in_row % _LINES:  # millions of short ones take much room
+      self._row[-_LINES:] = ["".join(self._row[-_LINES:])]
     self._size += len(line)
     if self._size > text_lines.MAX_LINE:
       raise ValueError(
           "%s:%d: the row has more than %d characters: a quotation mark may be "
-          "left open." % (self._path, self.number - len(self.row) + 1,
+          "left open." % (self._path, self.number - self.in_row + 1,
                        text_lines.MAX_LINE))
     return line
 
   def begin(self):
     """A new row begins; returns the number of its first line."""
-    self.row = []
+    self.in_row = 0
+    self._row = []
     self._size = 0
     return self.number + 1
+
+  def row_text(self):
+    """The text of all lines since `begin`."""
+    return "".join(self._row)
 
 
 def _skip_separator_line(path, lines, delimiter):
@@ -293,13 +303,13 @@ def _quoted_rows(path, lines, delimiter, quoting):
       except StopIteration:
         return
       except csv.Error as error:
-        raise ValueError(_explain_error(path, start, lines.row, delimiter,
-                                        error, quoting))
-      if len(lines.row) > 1:
+        raise ValueError(_explain_error(path, start, lines.row_text(),
+                                        delimiter, error, quoting))
+      if lines.in_row > 1:
         if quoting == AUTO:
           _check_swallowed(path, start, lines.number, row, delimiter)
       else:
-        is_return = lines.row[0].endswith("\r")
+        is_return = lines.row_text().endswith("\r")
         if ends_in_return is None:
           ends_in_return = is_return
         elif is_return and not ends_in_return:
@@ -333,18 +343,17 @@ def swallows(row, delimiter):
       for cell in row)
 
 
-def _explain_error(path, start, lines, delimiter, error, quoting):
+def _explain_error(path, start, text, delimiter, error, quoting):
   """The sentence on a row that csv's reader refuses."""
   if "end of data" in str(error):
-    start += _open_quote(lines, delimiter)
+    start += _open_quote(text, delimiter)
   hint = ("; --quoting=none takes quotation marks for characters"
           if delimiter == "\t" or quoting == STANDARD else "")
   return "%s:%d: %s%s." % (path, start, explain(error), hint)
 
 
-def _open_quote(lines, delimiter):
+def _open_quote(text, delimiter):
   """How many lines of a row are before the quotation mark that stays open."""
-  text = "".join(lines)
   between = "[%s\r\n]" % re.escape(delimiter)
   field = re.compile('(?:"[^"]*(?:""[^"]*)*"(?=%s)|(?!")[^%s\r\n]*)%s' % (
       between, re.escape(delimiter), between))
