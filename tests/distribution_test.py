@@ -13,6 +13,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 import tiny_bert
 
+import modeling
 from multilabel.features import batch_parts
 from multilabel.storage import checkpoint_choice
 from multilabel.training import loop
@@ -51,7 +52,7 @@ def values(monkeypatch):
 @pytest.fixture
 def no_dropout(monkeypatch):
   """Without the dropout of the head, which no configuration switches off."""
-  monkeypatch.setattr(loop.modeling, "dropout",
+  monkeypatch.setattr(modeling, "dropout",
                       lambda tensor, *unused_args, **unused_kwargs: tensor)
 
 
@@ -264,12 +265,12 @@ def test_rows_are_dealt_out(rows, expected):
 def test_each_replica_has_masks_of_its_own():
   with tf.Graph().as_default(), tf.Session() as session:
     def mask(replica, step):
-      return loop.modeling.dropout(
+      return modeling.dropout(
           tf.ones([8, 8]), 0.5, mirrored.replica_dropout_seed(
               (7, tf.constant(step, tf.int64)), replica))
 
     masks = session.run([mask(0, 3), mask(1, 3), mask(2, 3), mask(1, 4),
-                         loop.modeling.dropout(
+                         modeling.dropout(
                              tf.ones([8, 8]), 0.5,
                              (7, tf.constant(3, tf.int64)))])
   assert np.array_equal(masks[0], masks[4])  # one device's

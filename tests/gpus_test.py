@@ -9,6 +9,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 import tiny_bert
 
+import modeling
 from multilabel.storage import checkpoint_choice
 import run_multilabel_classifier
 
@@ -36,7 +37,7 @@ def train(folder, output_dir, **flags):
                                                     max(1, NUM_GPUS)])))
 def test_gpus_agree_with_one(tmp_path, num_devices, monkeypatch):
   # The head's dropout, which is another on each device.
-  monkeypatch.setattr(run_multilabel_classifier.modeling, "dropout",
+  monkeypatch.setattr(modeling, "dropout",
                       lambda tensor, *unused_args, **unused_kwargs: tensor)
   size = 4 * num_devices
   one, expected = train(tmp_path, tmp_path / "one", train_batch_size=size)
@@ -56,7 +57,7 @@ def test_half_precision_learns_nearly_the_same(tmp_path):
 
 def test_compiled_learns_the_same(tmp_path, monkeypatch):
   # Its masks are other ones.
-  monkeypatch.setattr(run_multilabel_classifier.modeling, "dropout",
+  monkeypatch.setattr(modeling, "dropout",
                       lambda tensor, *unused_args, **unused_kwargs: tensor)
   _, expected = train(tmp_path, tmp_path / "plain")
   _, found = train(tmp_path, tmp_path / "xla", xla=True)

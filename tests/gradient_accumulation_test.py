@@ -9,6 +9,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 import tiny_bert
 
+import modeling
 from multilabel.features import batch_parts
 from multilabel.features import encoding
 from multilabel.features import input_pipeline
@@ -61,9 +62,9 @@ def curves(output_dir):
 @pytest.fixture
 def without_head_dropout(monkeypatch):
   """Switches off the dropout before the head, which no configuration names."""
-  dropout = run_multilabel_classifier.modeling.dropout
+  dropout = modeling.dropout
   monkeypatch.setattr(
-      run_multilabel_classifier.modeling, "dropout",
+      modeling, "dropout",
       lambda tensor, rate, seed=None: dropout(
           tensor, 0.0 if tensor.shape.ndims == 2 and
           tf.get_variable_scope().name == "loss" else rate, seed))

@@ -15,6 +15,7 @@ import tensorflow.compat.v1 as tf
 import tiny_bert
 import tiny_model
 
+from multilabel import decisions
 from multilabel.inference import call_deadline
 from multilabel.storage import trained_model
 import predict_session
@@ -177,7 +178,7 @@ def test_reload_of_a_checkpoint_written_anew(loaded, folder):
 def test_reload_takes_new_thresholds(loaded, folder):
   before = loaded._served._loaded
   trained_model.update_decision(
-      folder, "tune", trained_model.multilabel_thresholds.DecisionRule(
+      folder, "tune", decisions.DecisionRule(
           0.375, top_k=2))
   assert loaded.reload() is True
   assert loaded.decision == (0.375, 2, False)
