@@ -15,7 +15,7 @@ import sys
 
 from absl import logging
 
-from processors import label_cells
+from processors import label_names
 from processors import package_names
 from processors import user_code
 from processors.attack_tactics import AttackTacticsProcessor
@@ -123,7 +123,7 @@ def get_labels(processor, data_dir):
     if label in seen:
       raise ValueError("%s returned label %s twice." % (place, shown(label)))
     seen.add(label)
-  similar = label_cells.describe_similar(labels)
+  similar = label_names.describe_similar(labels)
   if similar:
     logging.warning("There are %s", similar)
   return labels

@@ -15,7 +15,7 @@ import hashlib
 import itertools
 import os
 
-from processors import label_cells
+from processors import label_names
 from processors import text_lines
 from processors.text_lines import is_utf8
 from processors.text_lines import list_names
@@ -294,10 +294,10 @@ class FileProcessor(DataProcessor):
 
     Raises:
       ValueError: the file is broken, empty or has no labels, or they are
-        hardly those that are meant; see `label_cells.LabelNames`.
+        hardly those that are meant; see `label_names.LabelNames`.
     """
     path = self._require_file(data_dir, "train")
-    names = label_cells.LabelNames()
+    names = label_names.LabelNames()
     rows = 0
     for row in self.read_rows(path, "train", data_dir):
       names.add(row[0], row[4])
@@ -468,7 +468,8 @@ def clean_labels(labels):
   stripped = tuple(label.strip() for label in labels)
   for label in stripped:
     if not label:
-      raise ValueError("there is an empty label")
+      raise ValueError("there is an empty label: nothing stands on one side of "
+                       "a separator")
     if "\n" in label or "\r" in label or "\0" in label:
       raise ValueError(
           "label %s holds a line break or a NUL character, but labels.txt "

@@ -216,6 +216,10 @@ class DelimitedProcessor(base.FileProcessor):
       if both:
         raise ValueError("--label_column and --ignore_columns both name %s." %
                          list_names(sorted(both)))
+      if set(names).intersection(
+          header[position] for position in used if position is not None):
+        raise ValueError("%s: a column of --label_column=%s is also that of a "
+                         "text or an id." % (path, named))
       return names, len(names) > 1
     found = [name for name in _LABEL_COLUMNS
              if name in header and name not in ignored]
@@ -278,11 +282,6 @@ class DelimitedProcessor(base.FileProcessor):
           "--label_column)." % (
               path, " " + list_names(missing) if missing else "",
               list_names(header)))
-    if set(names).intersection(
-        header[position] for position in self.text_columns(path, header)
-        if position is not None):
-      raise ValueError("%s: a column of --label_column=%s is also that of a "
-                       "text or an id." % (path, self.options["label_column"]))
     cells = operator.itemgetter(*[positions[name] for name in names])
     parse = meaning.parse
     if meaning.are_flags:

@@ -11,31 +11,20 @@ its place and full stop, for the caller to complete.
 
 import ast
 import re
-import unicodedata
 import warnings
 
-from absl import logging
-
 from processors import strict_json
-from processors.text_lines import list_names
 from processors.text_lines import shown
-
-
-# Words that pandas reads as a missing value, and NaT, which it writes as one.
-NULL_WORDS = frozenset((
-    "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan",
-    "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL", "NaN", "NaT", "None",
-    "n/a", "nan", "null"))
-
-# What people put between labels when the flag says something else. Those of
-# the first group are hardly ever part of a name.
-SEPARATORS = ("|", ";", u"，", u"、", u"；", "\t")
-SEPARATORS_IN_NAMES = ("#", "/", "&", ",")
 
 # Label values of a 0/1 cell; None: nobody looked at the row.
 _FLAG = re.compile(r"(?:(?P<on>1(?:\.0*)?|true)|(?P<off>0(?:\.0*)?|false)|"
                    r"-1(?:\.0*)?)\Z", re.IGNORECASE)
-_YES_OR_NO = frozenset(("yes", "no", "y", "n", "t", "f"))
+_FLAGS = re.compile(r"[01](?:[\s,;|/]+[01])+\Z|[01]{3,}\Z")
+# What people write for 1 and 0.
+_ANSWERS = tuple(frozenset(words.split()) for words in (
+    "yes no", "y n", "t f", "on off", "ja nein", "oui non", u"si sí no",
+    u"是 否", u"да нет"))
+_MARKS_FOR_ONE = frozenset(("x", u"×", u"✓", u"✔", u"√", "*"))
 
 _PAIRS = {"[": "]", "(": ")", "{": "}"}
 _WRAPPED = re.compile(r"(?:set|frozenset|array|tensor|tuple|list)\((.*?)"
@@ -45,15 +34,13 @@ _TOKEN = re.compile(
     r"""|(?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
     r"""|(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"""
     r"""|(?P<dots>\.\.\.)|(?P<word>[A-Za-z_<>]+)""", re.DOTALL)
-_QUOTED_START = re.compile(r"""\s*[bBrRuU]?['"]""")
+QUOTED_START = re.compile(r"""\s*[bBrRuU]?['"]""")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)\Z")
 _WORDS = {"True": True, "False": False, "true": True, "false": False,
           "None": None, "null": None, "nan": None, "NaN": None, "<NA>": None}
 _SURROGATE = re.compile(u"[\ud800-\udfff]")
 _MAX_DIGITS = 18
 _JSON = strict_json.Decoder(_MAX_DIGITS)
-# Zero-width characters, which nobody sees in a label.
-_INVISIBLE = re.compile(u"[\u200b-\u200f\u2060\ufeff\u00ad]")
 
 
 def unescape(separator):
@@ -76,9 +63,15 @@ def is_flag(cell):
   return _FLAG.match(cell.strip()) is not None
 
 
-def is_answer(cell):
-  """Whether a cell (str) is a yes or a no in letters."""
-  return cell.strip().lower() in _YES_OR_NO
+def are_answers(words):
+  """Whether words (set of str, in lower case) are yes and no, of one language.
+  """
+  return any(words <= pair for pair in _ANSWERS)
+
+
+def are_marks(words):
+  """Whether words (set of str) are marks for "yes", such as x."""
+  return words <= _MARKS_FOR_ONE
 
 
 def parse_flag(cell):
@@ -95,6 +88,13 @@ def parse_flag(cell):
   return False if match.group("off") else None
 
 
+def count_flags(cell):
+  """How many zeros and ones a cell (str) is made of, as 0,1,0 or 010; or 0."""
+  if not _FLAGS.match(cell.strip()):
+    return 0
+  return sum(char in "01" for char in cell)
+
+
 def explain_flag(cell, column):
   """What is wrong with a cell of a 0/1 column: str, part of a sentence."""
   column = shown(column)
@@ -102,7 +102,7 @@ def explain_flag(cell, column):
   if not cell:
     return ("column %s is empty here: write 0 where the label does not hold" %
             column)
-  if is_answer(cell):
+  if are_answers({cell.lower()}) or are_marks({cell.lower()}):
     return "column %s holds %s, not 0 or 1: write 1 for yes and 0 for no" % (
         column, shown(cell))
   return ("column %s holds %s, not 0 or 1; if it is no label, name the label "
@@ -123,7 +123,7 @@ def looks_like_list(cell):
   if not cell:
     return False
   if cell[0] in _PAIRS:
-    if _QUOTED_START.match(cell, 1):
+    if QUOTED_START.match(cell, 1):
       return True
     if cell[-1] != _PAIRS[cell[0]]:
       return False
@@ -342,180 +342,3 @@ def split_cell(cell, separator):
   if separator.isspace():
     names = [name for name in names if name]
   return tuple(names)
-
-
-class LabelNames(object):
-  """The labels of a file, and what about them makes one doubt.
-
-  Attributes:
-    lines: dict from label to the first line that has it.
-  """
-
-  def __init__(self, separator=None):
-    """Begins; `separator` (str) is what cells are split at, None: they are not.
-    """
-    self.lines = {}
-    self._separator = separator
-    self._is_split = False
-    self._null = None  # (line, label): a missing value that became a name
-
-  def add(self, line, labels, cell=None):
-    """Takes the labels of a row, and the cell they are from, into account."""
-    for label in labels:
-      if label not in self.lines:
-        self.lines[label] = line
-    if len(labels) == 1 and self._null is None and labels[0] in NULL_WORDS:
-      self._null = (line, labels[0])
-    if not self._is_split and cell is not None and self._separator in cell:
-      self._is_split = True
-
-  def check(self, path, are_lists=False):
-    """Raises ValueError, a whole sentence, if the labels are hardly meant.
-
-    Args:
-      path: str, the file, for messages.
-      are_lists: bool, whether the labels are from lists after all, in which
-        no separator stands.
-    """
-    if are_lists:
-      self._separator = None
-    if self._null:
-      raise ValueError(
-          "%s:%d: the only label is %s, which stands for a missing value: "
-          "leave the cell empty, or list %s in labels.txt if it is a label." % (
-              (path,) + self._null[:1] + (shown(self._null[1]),
-                                          self._null[1])))
-    for label, line in self.lines.items():
-      reason = self._explain(label)
-      if reason:
-        raise ValueError("%s:%d: %s." % (path, line, reason))
-    joined = [label for label in self.lines if self._separator and
-              len(label.split()) > 1 and
-              all(part in self.lines for part in label.split())]
-    if joined:
-      logging.warning(
-          "%s: labels that are other labels with a space between: %s (if that "
-          "is what separates labels, give --label_separator=' ')", path,
-          list_names(joined, 10))
-
-  def _explain(self, label):
-    """Why a label is none, or None."""
-    if is_quoted(label):
-      return ("label %s stands in quotation marks: take them off, or list it "
-              "in labels.txt if they belong to it" % shown(label))
-    if looks_like_list(label) and "," in label:
-      return ("label %s looks like a list: write each of its names as a label, "
-              "or list it in labels.txt if it is one" % shown(label))
-    separator = find_separator(label, self.lines)
-    if separator is None and self._separator:
-      bare = self._separator.strip()
-      if bare and bare != self._separator and bare in label:
-        return ("label %s has %s in it, without the white space of "
-                "--label_separator: give --label_separator=%s, or list all "
-                "labels in labels.txt if it is one" % (
-                    shown(label), shown(bare), escaped(bare)))
-    if separator is None and self._separator and not self._is_split:
-      separator = self._guess_separator(label)
-      if separator is not None:
-        return ("no label has %s in it, but %s has %s: give "
-                "--label_separator=%s, or list the labels in labels.txt" % (
-                    shown(self._separator), shown(label), shown(separator),
-                    escaped(separator)))
-    if separator is None:
-      return None
-    if self._separator is None:
-      return ("label %s is made of other labels with %s between them: write "
-              "each as a label of its own, or list it in labels.txt if it is "
-              "one" % (shown(label), shown(separator)))
-    return ("label %s is made of other labels: give --label_separator=%s, or "
-            "list all labels in labels.txt if it is one" % (
-                shown(label), escaped(separator)))
-
-  def _guess_separator(self, label):
-    """What seems to separate labels where the separator is in no cell."""
-    for separator in SEPARATORS:
-      if separator in label and separator != self._separator:
-        return separator
-    if self._separator == "," or "," not in label:
-      return None
-    # A comma may be part of a name; not if its parts are in other names, too.
-    parts = set(part.strip() for part in label.split(","))
-    return "," if parts & self._repeated_parts() else None
-
-  def _repeated_parts(self):
-    """Parts between commas that several labels have."""
-    if not hasattr(self, "_repeated"):
-      seen, self._repeated = set(), set()
-      for label in self.lines:
-        parts = set(part.strip() for part in label.split(","))
-        self._repeated |= seen & parts
-        seen |= parts
-    return self._repeated
-
-
-def is_quoted(label):
-  """Whether quotation marks stand around a label."""
-  return len(label) > 1 and label[0] == label[-1] and label[0] in "'\"`"
-
-
-def find_separator(label, labels):
-  """Finds what joins a label that is made of others.
-
-  Args:
-    label: str.
-    labels: container of str.
-
-  Returns:
-    str, the separator, or None where the label is one.
-  """
-  for separator in SEPARATORS + SEPARATORS_IN_NAMES:
-    if separator in label:
-      parts = [part.strip() for part in label.split(separator)]
-      if all(part in labels for part in parts):
-        return separator
-  return None
-
-
-def unknown_hint(label, labels):
-  """What a label that is not in the list may be: str in brackets, or empty."""
-  separator = find_separator(label, frozenset(labels))
-  if separator is not None:
-    return " (it is made of them: --label_separator=%s?)" % escaped(separator)
-  if label.isdigit() and not any(name.isdigit() for name in labels):
-    return " (label numbers, counted from 0, are written as lists, [%s])" % (
-        label if len(label) < 9 else "2")
-  if looks_like_list(label):
-    return " (it looks like a list)"
-  for name in labels:
-    if len(similar_labels((label, name))) == 1:
-      return " (is it %s?)" % shown(name)
-  return ""
-
-
-def similar_labels(labels):
-  """Finds labels that differ in nothing that one sees at once.
-
-  Args:
-    labels: iterable of str.
-
-  Returns:
-    list of lists of str, in the order of `labels`: those that differ only in
-    case, in Unicode form (full width, composed or not), in white space or in
-    characters without width.
-  """
-  groups = {}
-  for label in labels:
-    key = unicodedata.normalize("NFKC", _INVISIBLE.sub("", label)).casefold()
-    groups.setdefault(" ".join(key.split()), []).append(label)
-  return [group for group in groups.values() if len(group) > 1]
-
-
-def describe_similar(labels, most=10):
-  """A sentence about labels that look alike, or None."""
-  groups = similar_labels(labels)
-  if not groups:
-    return None
-  return ("labels that differ only in case, white space or Unicode form, and "
-          "are separate labels: %s%s" % (
-              "; ".join(list_names(group) for group in groups[:most]),
-              "; ... (%d in all)" % len(groups) if len(groups) > most else ""))

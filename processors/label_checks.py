@@ -4,7 +4,7 @@
 import os
 
 from processors import base
-from processors import label_cells
+from processors import label_names
 from processors.text_lines import list_names
 from processors.text_lines import shown
 
@@ -47,7 +47,7 @@ class UnknownLabels(object):
         "%s." % (
             base.describe(example), shown(label), len(self._label_list),
             list_names(sorted(self._label_list)),
-            label_cells.unknown_hint(label, self._label_list), self._part,
+            label_names.unknown_hint(label, self._label_list), self._part,
             ", ".join("%s (%d text%s)" % (
                 shown(name), self._counts[name],
                 "" if self._counts[name] == 1 else "s")

@@ -10,6 +10,7 @@ import csv
 
 from processors import base
 from processors import label_cells
+from processors import label_names
 from processors.text_lines import list_names
 from processors.text_lines import shown
 
@@ -17,6 +18,7 @@ from processors.text_lines import shown
 # Distinct cells that are remembered while a column is read: what they say
 # about it is known after the first one of each.
 _MOST_CELLS = 1 << 16
+_MOST_WORDS = 8
 
 # What a label column means. `are_flags`: its cells are 0 and 1, for the label
 # of its name; else `parse` turns a cell (str) into a tuple of labels or raises
@@ -93,11 +95,13 @@ class _Survey(object):
     self._separator = separator
     self._known = None if known is None else frozenset(known)
     self._data_dir = data_dir
-    self._names = label_cells.LabelNames(separator)
+    self._names = label_names.LabelNames(separator)
     self._numbers = None if known is None else label_cells.NumberLists(known)
     # The first line with such a cell, and the cell.
     self._list = self._plain = self._numeric = self._textual = None
-    self._empty = self._no_flag = self._no_answer = self._empty_list = None
+    self._empty = self._no_flag = self._empty_list = None
+    self._digits = None  # zeros and ones of a cell, where all have as many
+    self._words = set()  # a few distinct cells in lower case
 
   def _is_list(self, cell):
     return label_cells.looks_like_list(cell) and (
@@ -118,8 +122,12 @@ class _Survey(object):
     self._check_one_form(line, cell)
     if not label_cells.is_flag(cell):
       self._no_flag = self._no_flag or place
-      if not label_cells.is_answer(cell):
-        self._no_answer = self._no_answer or place
+    if len(self._words) < _MOST_WORDS:
+      self._words.add(place[1].lower())
+    if self._digits != 0:
+      count = label_cells.count_flags(cell)
+      # 0: not all cells are as many zeros and ones as the first one.
+      self._digits = count if self._digits in (None, count) else 0
     self._names.add(line, self._parse_names(cell), cell)
 
   def _check_one_form(self, line, cell):
@@ -166,13 +174,19 @@ class _Survey(object):
             self._path, self._empty[0],
             label_cells.explain_flag("", self._column)))
       return Meaning(True, None, None, "0 and 1")
-    if self._plain and self._known is None and not self._no_answer:
+    if self._plain and self._known is None and self._are_answers():
       raise ValueError("%s:%d: %s; or list %s in labels.txt if they are "
                        "labels." % (
                            self._path, self._no_flag[0],
                            label_cells.explain_flag(
                                self._no_flag[1], self._column),
                            list_names(sorted(self._names.lines))))
+    if self._known is None and self._digits and self._digits > 1:
+      raise ValueError(
+          "%s:%d: %s looks like a 0 or 1 for each label: write lists, such as "
+          "[0, 1], and name the labels in %s/labels.txt, one a line." % (
+              self._path, self._plain[0], shown(self._plain[1]),
+              self._data_dir))
     return self._finish_names(self._parse_plain, "names with %s between" %
                               shown(self._separator))
 
@@ -188,6 +202,12 @@ class _Survey(object):
         "lists, [0] and [1]." % (
             self._path, self._plain[0], shown(self._column),
             shown(self._column)))
+
+  def _are_answers(self):
+    """Whether words stand for 1 and 0; x may be the name of a label, too."""
+    return label_cells.are_answers(self._words) or (
+        self._column.lower() not in ("label", "labels") and
+        label_cells.are_marks(self._words))
 
   def _finish_numbers(self):
     if self._empty_list:

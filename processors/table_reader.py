@@ -88,6 +88,7 @@ class _Table(object):
     self._quoting = quoting
     self._log = log
     self._header = None
+    self._lowered = frozenset()
     self._header_line = 0
     self._width = None  # fields of a row; known from the first row on
     self._unnamed = 0  # columns without a name at the end of the header
@@ -125,12 +126,19 @@ class _Table(object):
           "name the column in line %d." % (
               self._path, line, shown(row[0]), self._header_line))
     row = row[self._first:size]
-    if row[0].strip() == self._header[0] and [
-        cell.strip() for cell in row] == self._header:
+    if row[0].strip().lower() in self._lowered and self._is_header(row):
       raise ValueError(
           "%s:%d: the row repeats the header of line %d, were files joined? "
           "Remove it." % (self._path, line, self._header_line))
     return row
+
+  def _is_header(self, row):
+    """Whether a row names the columns again, maybe in another order or case.
+    """
+    if len(row) == 1:  # a text may be the word text
+      return row[0].strip() == self._header[0]
+    return sorted(cell.strip().lower() for cell in row) == sorted(
+        name.lower() for name in self._header)
 
   def _is_blank(self, row):
     # In a table of one column, white space is a text.
@@ -147,6 +155,7 @@ class _Table(object):
       self._first = 1
     self._header = clean_header(self._path, line, names[self._first:],
                                 self._first)
+    self._lowered = frozenset(name.lower() for name in self._header)
     if self._first:
       self._log("%s: column 1, which has no name and numbers the rows, is left "
                 "out.", self._path)

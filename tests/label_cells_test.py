@@ -14,6 +14,7 @@ import pytest
 
 import processors
 from processors import label_cells
+from processors import label_names
 
 
 CSV_HEAD = "text,labels\n"
@@ -121,11 +122,23 @@ def test_lists_in_cells(tmp_path, cells, expected):
     (["a\nb"], 2, "--label_separator='\\n'"),
     (["'a'", "'b'"], 2, "quotation marks"),
     (["'a', 'b'"], 2, "quotation marks"),
+    (["`a`"], 2, "quotation marks"), ([u"“a”,b"], 2, "quotation marks"),
+    (["b'a'"], 2, "quotation marks"), (["[a]", "[b]"], None, "brackets"),
+    ([u"［'a','b'］"], 2, "one bracket of two"),
+    (["smile (happy, glad)"], 2, "one bracket of two"),
+    (["#a #b"], 2, "several tags"), (["#a#b"], 2, "several tags"),
+    (["__label__a __label__b"], 2, "several tags"),
+    (["010", "101"], 2, "0 or 1 for each label"),
+    (["0,1,0", "1,0,0"], 2, "0 or 1 for each label"),
+    (["0 1", "1 0"], 2, "0 or 1 for each label"),
+    (["a:0.9", "b:.25"], None, "a number stands behind"),
+    (["['a|b']", "['c']"], 2, "seems to be several"),
+    (["[\"['a']\"]"], 2, "looks like a list"), (["a,nan"], 2, "'nan'"),
 ])
 def test_lists_that_are_refused(tmp_path, cells, line, part):
   data_dir = write(tmp_path, train_csv=column(cells))
   message = refusal(read, "delimited", data_dir)
-  assert "train.csv:%d: " % line in message
+  assert ("train.csv:%d: " % line if line else "train.csv: ") in message
   assert part in message
 
 
@@ -254,8 +267,9 @@ def test_json_numbers_that_are_refused(tmp_path, lines, part):
 
 
 @pytest.mark.parametrize("labels, part", [
-    (["['a', 'b']"], "looks like a list"), (["a|b", "a", "b"], "other labels"),
-    (["a,b", "a", "b"], "other labels"), (["None"], "missing value"),
+    (["['a', 'b']"], "looks like a list"), (["a|b", "a", "b"], "several"),
+    (["a|b"], "several"), (["a,b", "b,c"], "several"),
+    (["a,b", "a", "b"], "several"), (["None"], "missing value"),
     (["'a'"], "quotation marks")])
 def test_strings_in_json_that_are_hardly_labels(tmp_path, labels, part):
   data_dir = write(tmp_path, train_jsonl="".join(
@@ -280,7 +294,9 @@ def test_strings_in_json_that_are_hardly_labels(tmp_path, labels, part):
     (["x,y", "a|b", "a", "b"], ",", "'|'"),
     (["a,b", "a", "b"], "|", "','"), (["a,b", "b,c"], ";", "','"),
     (["a,b", "b, c"], ", ", "','"),
-    (["a|b"], ";", "'|'"),
+    (["a|b"], ";", "'|'"), (["a||b"], ",", "'||'"), ([u"a｜b"], ",", u"'｜'"),
+    ([u"a، b"], ",", u"'،'"), (["a+b", "a", "b"], ",", "'+'"),
+    ([u"a／b", "a", "b"], ",", u"'／'"),
 ])
 def test_another_separator_than_the_flag_says(tmp_path, cells, separator,
                                               shell):
@@ -315,6 +331,10 @@ def test_another_separator_than_the_flag_says(tmp_path, cells, separator,
     ([u"体育，政治", u"　体育　"], u"，", [(u"体育", u"政治"), (u"体育",)]),
     (["a::b", "b"], "::", [("a", "b"), ("b",)]),
     (["3", "5", "3,5"], ",", [("3",), ("5",), ("3", "5")]),
+    ([":), :(", "C++, #c", "x"], ",", [(":)", ":("), ("C++", "#c"), ("x",)]),
+    (["0", "1", "0,1"], ",", [("0",), ("1",), ("0", "1")]),
+    (["10", "11"], ",", [("10",), ("11",)]),
+    (["x", "y"], ",", [("x",), ("y",)]), (["x", ""], ",", [("x",), ()]),
 ])
 def test_separators(tmp_path, cells, separator, expected):
   data_dir = write(tmp_path, train_csv=column(cells))
@@ -326,20 +346,21 @@ def test_separators(tmp_path, cells, separator, expected):
 def test_missing_values_as_labels(tmp_path, word):
   data_dir = write(tmp_path, train_csv=column(["a", word]))
   message = refusal(read, "delimited", data_dir)
-  assert "train.csv:3: the only label is '%s'" % word in message
+  assert "train.csv:3: label '%s' stands for a missing" % word in message
   assert "labels.txt" in message
   write(tmp_path, labels_txt="a\n%s\n" % word)
   assert read("delimited", data_dir)[1] == [("a",), (word,)]
 
 
 def test_labels_that_look_alike():
-  assert label_cells.similar_labels(
+  assert label_names.similar_labels(
       ["Sport", u"ｓｐｏｒｔ", "a", u"caf\u00e9", u"cafe\u0301", "a  b", "a b",
-       u"a\u200b", "c"]) == [
+       u"a\u200b", "c", "c.1", "1", "1.1", "x.1"]) == [
            ["Sport", u"ｓｐｏｒｔ"], ["a", u"a\u200b"],
-           [u"caf\u00e9", u"cafe\u0301"], ["a  b", "a b"]]
-  assert label_cells.describe_similar(["a", "b"]) is None
-  assert "'a', 'A'" in label_cells.describe_similar(["a", "A", "b"])
+           [u"caf\u00e9", u"cafe\u0301"], ["a  b", "a b"],
+           ["c", "c.1"]]
+  assert label_names.describe_similar(["a", "b"]) is None
+  assert "'a', 'A'" in label_names.describe_similar(["a", "A", "b"])
 
 
 # 0 and 1.
@@ -396,18 +417,28 @@ def test_wrong_columns(tmp_path, options, part):
     ("text,label\nx,1\ny,\n", "train.csv:3: column 'label' is empty here: "
      "write 0"),
     ("text,label\nx,yes\ny,no\n", "write 1 for yes and 0 for no"),
+    ("text,label\nx,on\ny,off\n", "write 1 for yes and 0 for no"),
+    (u"text,label\nx,是\ny,否\n", "write 1 for yes and 0 for no"),
     ("text,a,b\nx,yes,0\n", "write 1 for yes and 0 for no"),
     ("text,a\nx,1\ny,-1\n", "train.csv:3: column 'a' holds '-1', which marks a "
      "row that nobody annotated"),
     ("text,a,b\nx,1,0\ntext,a,b\ny,0,1\n", "train.csv:3: the row repeats"),
     (u"text,labels\nx,a\n\ufefftext,labels\ny,b\n",
      "train.csv:3: the row repeats"),
+    ("text,labels\nx,a\nTEXT,Labels\ny,b\n", "train.csv:3: the row repeats"),
+    ("text,labels\nx,a\nlabels,text\nb,y\n", "train.csv:3: the row repeats"),
     (u'"text","labels"\nx,a\n\ufeff"text","labels"\ny,b\n',
      "train.csv:3: the row repeats"),
 ])
 def test_rows_that_nobody_meant(tmp_path, content, part):
   data_dir = write(tmp_path, train_csv=content)
   assert part in refusal(read, "delimited", data_dir)
+
+
+def test_marks_for_yes(tmp_path):
+  data_dir = write(tmp_path, train_csv="text,toxic\nx,x\ny,\n")
+  assert "write 1 for yes and 0 for no" in refusal(
+      read, "delimited", data_dir, label_column="toxic")
 
 
 def test_pandas_index_is_no_label(tmp_path):

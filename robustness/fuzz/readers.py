@@ -55,7 +55,8 @@ def _is_table(rows, delimiter, content):
   for _, row in rows[1:]:
     if len(row) != len(header) or row[0].startswith("\ufeff"):
       return False
-    if [cell.strip() for cell in row] == header:
+    if sorted(cell.strip().lower() for cell in row) == sorted(
+        name.lower() for name in header):
       return False
     if delimiter == "\t" and any("\n" in cell for cell in row):
       return False
