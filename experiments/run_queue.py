@@ -175,6 +175,10 @@ def _input_files(values):
   if values.init_checkpoint:
     # It holds a checksum of every tensor, and is small.
     paths.append(values.init_checkpoint + ".index")
+  if values.encoder and os.path.isdir(values.encoder):
+    paths += [os.path.join(values.encoder, name)
+              for name in os.listdir(values.encoder)
+              if name.endswith((".index", ".json", ".safetensors", ".txt"))]
   if values.data_dir and os.path.isdir(values.data_dir):
     paths += [os.path.join(values.data_dir, name)
               for name in os.listdir(values.data_dir)

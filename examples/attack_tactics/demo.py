@@ -377,9 +377,7 @@ def train_and_compare(python, work_dir, stamps, input_keys):
   if work_dir != os.path.join(ROOT, "demo_work"):
     # Later flags replace those of the file.
     command += ["--data_dir=" + data, "--output_dir=" + output,
-                "--bert_config_file=" + os.path.join(bert, "bert_config.json"),
-                "--vocab_file=" + os.path.join(bert, "vocab.txt"),
-                "--init_checkpoint=" + os.path.join(bert, "bert_model.ckpt")]
+                "--encoder=" + bert]
   train_key = key_of(flags, *(list(input_keys) + sources()))
   if stamps.is_done("train", train_key,
                     os.path.join(output, "test_results.tsv"),
