@@ -28,15 +28,15 @@ def call_script(name, arguments):
 
 
 class _ForkedProcesses(object):
-  """Stands for `subprocess` in `serving.export_check`."""
+  """Stands for `subprocess` in `multilabel.export.export_check`."""
 
   PIPE = subprocess.PIPE
 
   class Popen(object):
-    """`serving.run_export` in a process that is forked, not started."""
+    """`multilabel.export.run_export` in a process that is forked, not started."""
 
     def __init__(self, command, **unused_options):
-      assert "run_export.main" in command[-1], command
+      assert command[-1].endswith(".run_export"), command
       self.returncode = None
       pipes = [os.pipe() for _ in range(3)]
       self.pid = os.fork()
