@@ -10,6 +10,7 @@ import functools
 import os
 
 from processors import base
+from processors import table_reader
 from processors import text_lines
 from processors.text_lines import shown
 
@@ -24,7 +25,13 @@ class GoEmotionsProcessor(base.FileProcessor):
   """
 
   extensions = (".tsv",)
-  options_used = ("dev_fraction", "encoding")
+  options_used = ("dev_fraction", "encoding", "quoting")
+
+  def __init__(self, options=None):
+    super(GoEmotionsProcessor, self).__init__(options)
+    if self.options["quoting"] == table_reader.STANDARD:
+      raise ValueError("--quoting=standard: files of GoEmotions are not quoted; "
+                       "leave it out.")
 
   def get_labels(self, data_dir=None):
     """Returns the names, in the order of their numbers.

@@ -42,8 +42,9 @@ def numbered_lines(path, encoding=None):
       blank = blank or number
       continue
     if blank:
-      raise ValueError("%s:%d: blank line before the end of the file." % (
-          path, blank))
+      raise ValueError(
+          "%s:%d: blank line before the end of the file: remove it." % (
+              path, blank))
     yield number, line
 
 

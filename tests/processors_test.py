@@ -697,6 +697,36 @@ def test_broken_goemotions(folder, content, part):
   assert part in error_of(read, "goemotions", data_dir)
 
 
+def test_quotation_marks_of_goemotions_are_characters(folder):
+  data_dir = folder(train_tsv='"a\t0\tx\nb"\t\ty\n', labels_txt="joy\n")
+  for options in ({}, {"quoting": "none"}, {"quoting": "auto"}):
+    assert [e.text_a for e in read("goemotions", data_dir, **options)] == [
+        '"a', 'b"']
+  assert "are not quoted" in error_of(
+      read, "goemotions", data_dir, quoting="standard")
+  assert "--quoting=none means nothing to JsonlProcessor" in error_of(
+      read, "jsonl", data_dir, quoting="none")
+
+
+def test_chinese_files_of_excel(folder):
+  rows = u"text,labels\n今天天气很好,体育\n我们去公园,财经\n"
+  data_dir = folder(train_csv=rows.encode("gbk"))
+  assert "train.csv:2: byte 0xbd is not UTF-8 (it may be gb18030" in error_of(
+      read, "delimited", data_dir)
+  for labels in (None, u"体育\n财经\n".encode("gbk"), u"体育\n财经\n"):
+    if labels:
+      folder(labels_txt=labels)
+    assert sorted(labels_of("delimited", data_dir, encoding="gb18030")) == [
+        u"体育", u"财经"]
+    assert [e.labels for e in read("delimited", data_dir, encoding="gbk")] == [
+        (u"体育",), (u"财经",)]
+  folder(train_tsv=u"今天天气很好\t0\tx\n".encode("gbk"))
+  os.remove(os.path.join(data_dir, "train.csv"))
+  assert [(e.text_a, e.labels) for e in read(
+      "goemotions", data_dir, encoding="gbk")] == [
+          (u"今天天气很好", (u"体育",))]
+
+
 def test_goemotions_without_names(folder):
   data_dir = folder(train_tsv="x\t1\tk\n")
   assert "no emotions.txt or labels.txt" in error_of(
