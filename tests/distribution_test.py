@@ -16,7 +16,6 @@ import tiny_bert
 import modeling
 from multilabel.features import batch_parts
 from multilabel.storage import checkpoint_choice
-from multilabel.training import loop
 from multilabel.training import mirrored
 from multilabel.training import progress
 import run_multilabel_classifier

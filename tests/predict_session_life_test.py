@@ -177,9 +177,8 @@ def test_reload_of_a_checkpoint_written_anew(loaded, folder):
 
 def test_reload_takes_new_thresholds(loaded, folder):
   before = loaded._served._loaded
-  trained_model.update_decision(
-      folder, "tune", decisions.DecisionRule(
-          0.375, top_k=2))
+  trained_model.update_decision(trained_model.read(folder), "tune",
+                                decisions.DecisionRule(0.375, top_k=2))
   assert loaded.reload() is True
   assert loaded.decision == (0.375, 2, False)
   assert loaded.reload() is False
