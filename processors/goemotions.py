@@ -30,8 +30,8 @@ class GoEmotionsProcessor(base.FileProcessor):
   def __init__(self, options=None):
     super(GoEmotionsProcessor, self).__init__(options)
     if self.options["quoting"] == table_reader.STANDARD:
-      raise ValueError("--quoting=standard: files of GoEmotions are not quoted; "
-                       "leave it out.")
+      raise ValueError("--quoting=standard: files of GoEmotions are not "
+                       "quoted; leave it out.")
 
   def get_labels(self, data_dir=None):
     """Returns the names, in the order of their numbers.

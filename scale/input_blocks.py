@@ -11,6 +11,7 @@ import contextlib
 import csv
 import gzip
 import io
+import itertools
 import re
 import zlib
 
@@ -389,22 +390,29 @@ def _cut_table(path, form, open_file, processor, delimiter, block_bytes):
       yield Block(path, form, None, None, 1, begin[1] + 1, True, columns,
                   delimiter, quoting)
       return
-    size, first_row = 0, 1
-    for _ in rows:
+    size, first_row, next_row = 0, 1, 1
+    for _, row, _ in rows:
       size += 1
+      next_row += not _is_blank(row, len(header))
       if lines.num_bytes - begin[0] >= block_bytes:
         yield Block(path, form, begin[0], size, first_row, begin[1] + 1, False,
                     columns, delimiter, quoting)
-        first_row += size
+        first_row = next_row
         begin, size = (lines.num_bytes, lines.num_lines), 0
     if size:
       yield Block(path, form, begin[0], size, first_row, begin[1] + 1, True,
                   columns, delimiter, quoting)
 
 
+def _is_blank(row, width):
+  """Whether a row, None for a bad one, is a blank line; such are passed over.
+  """
+  return row is not None and (not row or (
+      width > 1 and len(row) == 1 and row[0].isspace()))
+
+
 def _read_table(block, open_file):
-  """Rows of a table; blank lines at its end are none."""
-  blank = []
+  """Rows of a table."""
   text, pair, name, width = block.columns
   for number, parsed in _with_errors(
       block, _numbered_table_rows(block, open_file)):
@@ -412,12 +420,6 @@ def _read_table(block, open_file):
       yield BadRow(block.path, None, None, number)
       continue
     line, row, reason = parsed
-    if row is not None and not row:
-      blank.append((line, number))
-      continue
-    for bad in blank:
-      yield BadRow(block.path, bad[0], bad[1], "the line is blank")
-    blank = []
     if reason is None and len(row) != width:
       reason = ("the row has %d fields, the header %d: a field that holds the "
                 "delimiter must be quoted" % (len(row), width))
@@ -429,8 +431,6 @@ def _read_table(block, open_file):
       yield Row(block.path, number,
                 (row[name].strip() if name is not None else "") or str(number),
                 row[text], None if pair is None else row[pair])
-  for bad in () if block.is_last else blank:
-    yield BadRow(block.path, bad[0], bad[1], "the line is blank")
 
 
 def _numbered_table_rows(block, open_file):
@@ -444,10 +444,11 @@ def _numbered_table_rows(block, open_file):
     if block.offset is None:  # a packed file from its header on
       next(rows)
       first_line = 1
-    for number, (line, row, reason) in enumerate(rows, block.first_row):
-      if block.size is not None and number >= block.first_row + block.size:
-        return
-      yield number, (first_line + line, row, reason)
+    number = block.first_row
+    for line, row, reason in itertools.islice(rows, block.size):
+      if not _is_blank(row, block.columns[-1]):
+        yield number, (first_line + line, row, reason)
+        number += 1
 
 
 # --- Avro, Parquet -----------------------------------------------------------

@@ -33,7 +33,7 @@ class _ForkedProcesses(object):
   PIPE = subprocess.PIPE
 
   class Popen(object):
-    """`multilabel.export.run_export` in a process that is forked, not started."""
+    """`multilabel.export.run_export` in a process that is forked alone."""
 
     def __init__(self, command, **unused_options):
       assert command[-1].endswith(".run_export"), command
