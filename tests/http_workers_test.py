@@ -62,6 +62,8 @@ def test_a_worker_that_dies_is_replaced(workers):
   with fake_server.start(workers=workers) as several:
     before = http_client.children(several.process)
     assert len(before) == workers
+    for _ in range(10):
+      assert several.call("GET", "/healthz")[0] == 200
     os.kill(before[0], signal.SIGKILL)
     wait_until(lambda: len(http_client.children(several.process)) == workers and
                http_client.children(several.process) != before)
@@ -72,6 +74,10 @@ def test_a_worker_that_dies_is_replaced(workers):
       except OSError:
         return False
     wait_until(is_served)
+    wait_until(lambda: several.metric("workers") == workers)
+    if workers > 1:  # what the other one had counted is not lost
+      assert several.metric("http_requests_total", path="/healthz",
+                            code="200") == 10
     several.process.send_signal(signal.SIGTERM)
     assert several.process.wait(20) == 0
 

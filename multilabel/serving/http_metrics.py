@@ -81,9 +81,22 @@ class Metrics(object):
     from prometheus_client import multiprocess
     if os.environ.get(FOLDER_VARIABLE) is None:
       return prometheus_client.generate_latest(self._registry)
+    for pid in _gone(os.environ[FOLDER_VARIABLE]):
+      multiprocess.mark_process_dead(pid)  # drops its gauges
     every = prometheus_client.CollectorRegistry()
     multiprocess.MultiProcessCollector(every)
     return prometheus_client.generate_latest(every)
+
+
+def _gone(folder):
+  """The ids of processes that left gauges in a folder and have ended."""
+  pids = {int(name.rpartition("_")[2][:-3]) for name in os.listdir(folder)
+          if name.startswith("gauge_live") and name.endswith(".db")}
+  for pid in pids:
+    try:
+      os.kill(pid, 0)
+    except ProcessLookupError:
+      yield pid
 
 
 def resident_memory():

@@ -7,7 +7,7 @@ Trains a tiny BERT in a process that is looked at from outside each time it logs
 a line, then keeps a predictor of it busy (`robustness.predictor_soak`). The
 exit status is 1 if the memory of the second half is more than 3% above that of
 the first, if threads or files stay behind, or if an answer changed. The server
-has `benchmarks.http_soak`.
+has `robustness.http_soak`.
 """
 
 import argparse
