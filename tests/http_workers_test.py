@@ -82,6 +82,17 @@ def test_a_worker_that_dies_is_replaced(workers):
     assert several.process.wait(20) == 0
 
 
+def test_a_replacement_that_dies_at_once_ends_the_server():
+  with fake_server.start() as one:
+    before = http_client.children(one.process)
+    os.kill(before[0], signal.SIGKILL)
+    wait_until(lambda: http_client.children(one.process) not in ([], before))
+    os.kill(http_client.children(one.process)[0], signal.SIGKILL)
+    assert one.process.wait(30) == 1
+    assert b"RuntimeError: the processes that serve end as soon as" in (
+        one.process.stderr.read())
+
+
 def test_workers_end_with_what_started_them():
   with fake_server.start(workers=2) as several:
     pids = http_client.children(several.process)
