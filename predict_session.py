@@ -112,14 +112,17 @@ class SessionPredictor(object):
     self._tokenizer = tokenization.FullTokenizer(
         trained.vocab_file, trained.settings["do_lower_case"])
     self.decision = trained.decision
+    self._calibration = trained.calibration
     self.labels = trained.labels
     self.max_seq_length = trained.settings["max_seq_length"]
     self.vocab_size = trained.bert_config.vocab_size
     self.type_vocab_size = trained.bert_config.type_vocab_size
     self.max_position_embeddings = trained.bert_config.max_position_embeddings
 
-    self._model = loaded_model.InferenceModel(
-        trained, device, inter_op_threads, intra_op_threads, profile_dir)
+    self._session_arguments = (device, inter_op_threads, intra_op_threads,
+                               profile_dir)
+    self._model = loaded_model.InferenceModel(trained,
+                                              *self._session_arguments)
     self._served = loaded_model.ServedWeights()
     self._reload_lock = threading.Lock()
     self._serve(self._model.load(self._find_checkpoint(), verify_checkpoint))
@@ -342,10 +345,12 @@ class SessionPredictor(object):
       with self._served.borrow() as loaded:
         is_newer = (checkpoint, loaded_model.file_identity(
             checkpoint)) != (loaded.checkpoint, loaded.identity)
+        if trained.calibration != self._calibration:
+          is_newer = True  # the graph is another
         if not is_newer and trained.decision == self.decision:
           return False
       if is_newer:
-        self._serve(self._load_and_try(checkpoint))
+        self._serve(self._load_and_try(trained, checkpoint))
       self.decision = trained.decision
       return True
 
@@ -353,9 +358,12 @@ class SessionPredictor(object):
     self._served.replace(loaded)
     self.checkpoint, self.step = loaded.checkpoint, loaded.step
 
-  def _load_and_try(self, checkpoint):
+  def _load_and_try(self, trained, checkpoint):
     """Weights that have answered; ValueError if they do not."""
-    loaded = self._model.load(checkpoint, self._verify_checkpoint)
+    model = self._model
+    if trained.calibration != self._calibration:
+      model = loaded_model.InferenceModel(trained, *self._session_arguments)
+    loaded = model.load(checkpoint, self._verify_checkpoint)
     try:
       self._warm_up(loaded)
     except FloatingPointError as error:
@@ -364,6 +372,7 @@ class SessionPredictor(object):
     except BaseException:
       loaded.close()
       raise
+    self._model, self._calibration = model, trained.calibration
     return loaded
 
   def close(self):

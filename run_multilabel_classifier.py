@@ -19,6 +19,7 @@ from absl import flags
 from absl import logging
 import tensorflow.compat.v1 as tf
 
+from multilabel import calibration
 from multilabel import decisions
 from multilabel import head
 from multilabel import losses
@@ -33,6 +34,7 @@ from multilabel.training import loop
 from multilabel.training import mirrored
 from multilabel.training import mixed_precision
 from multilabel.training import model_graph
+from multilabel.training import run_setup
 from multilabel.training import train_op
 import processors
 
@@ -252,6 +254,12 @@ def define_flags():
         "threshold", "0.5", "Least probability of a label: a number; tune, "
         "the one that maximises micro-F1 on dev; tune_per_label, one a label. "
         "Kept in output_dir; default: what is kept there.")
+    flags.DEFINE_enum(
+        "calibrate", run_setup.NOT_CALIBRATED,
+        [run_setup.NOT_CALIBRATED] + list(calibration.KINDS),
+        "Calibrate the probabilities on dev after training: temperature, one "
+        "scale of all logits; platt, scale and shift a label. Kept in "
+        "output_dir for predictors and exports; default: what is kept there.")
     flags.DEFINE_float("min_precision", None, "tune, tune_per_label: least "
                        "precision on dev (0 to 1).")
     flags.DEFINE_integer("top_k", None, "At most so many labels a text, the "

@@ -25,7 +25,8 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
                  labels, num_labels, use_one_hot_embeddings, pooling="pooler",
                  dropout_seed=None, output_bias_initializer=None,
                  loss_fn=tf.nn.sigmoid_cross_entropy_with_logits,
-                 recorded_layers=None, output_weights_initializer=None):
+                 recorded_layers=None, output_weights_initializer=None,
+                 calibration=None):
   """BERT, then a logit a label, then a sigmoid a logit.
 
   Variables: those of `modeling.BertModel` in the scope "bert",
@@ -51,6 +52,8 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
     recorded_layers: see `modeling.transformer_model`.
     output_weights_initializer: initializer of `output_weights`; default a
       truncated normal of standard deviation `WEIGHTS_STDDEV`.
+    calibration: `calibration.Calibration` of the probabilities, which the loss
+      knows nothing of; None: none.
 
   Returns:
     (loss, per_example_loss, logits, probabilities): float32 scalar,
@@ -95,13 +98,21 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
       output_layer = modeling.dropout(output_layer, 0.1, dropout_seed)
     logits = tf.matmul(output_layer, output_weights, transpose_b=True)
     logits = tf.nn.bias_add(logits, output_bias)
-    probabilities = tf.sigmoid(logits)
+    probabilities = tf.sigmoid(calibrated(logits, calibration))
     if labels is None:
       return (None, None, logits, probabilities)
     losses = loss_fn(labels=labels, logits=logits)  # [batch, num_labels]
     per_example_loss = tf.reduce_mean(losses, axis=-1)
     loss = tf.reduce_mean(per_example_loss)
   return (loss, per_example_loss, logits, probabilities)
+
+
+def calibrated(logits, calibration):
+  """Logits `[batch, num_labels]` whose sigmoid is calibrated; None: as is."""
+  if calibration is None:
+    return logits
+  scale, shift = calibration.arrays(logits.shape.as_list()[-1])
+  return logits * tf.constant(scale) + tf.constant(shift)
 
 
 def _mean_over_tokens(sequence_output, input_mask):
@@ -114,7 +125,8 @@ def _mean_over_tokens(sequence_output, input_mask):
 
 def create_inference_graph(bert_config, num_labels, pooling,
                            use_one_hot_embeddings=False, with_labels=False,
-                           loss_fn=tf.nn.sigmoid_cross_entropy_with_logits):
+                           loss_fn=tf.nn.sigmoid_cross_entropy_with_logits,
+                           calibration=None):
   """Placeholders and the model behind them, in the current graph.
 
   Args:
@@ -124,6 +136,7 @@ def create_inference_graph(bert_config, num_labels, pooling,
     use_one_hot_embeddings: bool.
     with_labels: bool; True adds a placeholder for labels, and their loss.
     loss_fn: see `create_model`.
+    calibration: see `create_model`.
 
   Returns:
     `InferenceGraph` of tensors: int32 placeholders `[batch, seq]`; `labels`
@@ -138,7 +151,8 @@ def create_inference_graph(bert_config, num_labels, pooling,
     labels = tf.placeholder(tf.float32, [None, num_labels], "labels")
   (_, per_example_loss, logits, probabilities) = create_model(
       bert_config, False, input_ids, input_mask, segment_ids, labels,
-      num_labels, use_one_hot_embeddings, pooling=pooling, loss_fn=loss_fn)
+      num_labels, use_one_hot_embeddings, pooling=pooling, loss_fn=loss_fn,
+      calibration=calibration)
   return InferenceGraph(input_ids, input_mask, segment_ids, labels,
                         per_example_loss, logits, probabilities)
 

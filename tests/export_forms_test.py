@@ -92,7 +92,7 @@ def test_decision_rule(kind, always_one_label, top_k):
 class FakeTrained(object):
   """What `SignatureBuilder` reads of a `TrainedModel`."""
 
-  bert_config = None
+  bert_config = calibration = None
   settings = {}
   long_text = encoding.TRUNCATE_HEAD
 

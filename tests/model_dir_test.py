@@ -140,7 +140,7 @@ def test_no_directory(tmp_path):
     ({"threshold": "0.5"}, 'threshold is "0.5"'),
     ({"pooling": 3}, "pooling is 3"),
     ({"vocab_sha256": "absent"}, "vocab_sha256 is null"),
-    ({"format_version": 4}, "format 4, written by a newer version"),
+    ({"format_version": 5}, "format 5, written by a newer version"),
     ({"format_version": "2"}, 'format_version is "2"'),
     ({"threshold": True}, "threshold is true"),
     ({"threshold": 1.5}, "threshold is 1.5; it must be from 0 to 1"),
@@ -200,7 +200,8 @@ def test_version_1_had_one_threshold_and_cut_texts(trained):
 def test_update_decision(trained):
   before = trained_model.read(str(trained)).settings
   rule = decisions.DecisionRule([0.1, 0.2, 0.3, 1], 3, True)
-  trained_model.update_decision(str(trained), "tune_per_label", rule)
+  trained_model.update_decision(trained_model.read(str(trained)),
+                                "tune_per_label", rule)
   found = trained_model.read(str(trained))
   assert found.decision == rule
   assert found.settings == dict(
@@ -208,17 +209,17 @@ def test_update_decision(trained):
       threshold_kind="tune_per_label")
   path = trained / "model_settings.json"
   times = os.stat(str(path)).st_mtime_ns
-  trained_model.update_decision(str(trained), "tune_per_label", rule)
+  assert trained_model.update_decision(
+      found, "tune_per_label", rule).settings == found.settings
   assert os.stat(str(path)).st_mtime_ns == times
-  trained_model.update_decision(str(trained), "fixed",
-                            decisions.DecisionRule(0.5))
+  trained_model.update_decision(found, "fixed", decisions.DecisionRule(0.5))
   assert trained_model.read(str(trained)).settings == before
 
 
 def test_update_decision_makes_version_1_to_3(trained):
   change_settings(trained, format_version=1, stride="absent")
   rule = decisions.DecisionRule(np.float64(0.3))
-  trained_model.update_decision(str(trained), "fixed", rule)
+  trained_model.update_decision(trained_model.read(str(trained)), "fixed", rule)
   settings = json.loads(tiny_bert.read_text(trained / "model_settings.json"))
   assert (settings["format_version"], settings["threshold"],
           settings["stride"]) == (3, 0.3, 0)
@@ -255,7 +256,8 @@ def test_a_changed_vocabulary_is_refused(trained):
 
 def test_no_difference(trained, bert):
   assert trained_model.differences(
-      str(trained), bert[0], bert[1], LABELS, {"pooling": "mean"}) == []
+      trained_model.read(str(trained)), bert[0], bert[1], LABELS,
+      {"pooling": "mean"}) == []
 
 
 def test_every_difference_is_named(trained, bert, tmp_path):
@@ -264,7 +266,7 @@ def test_every_difference_is_named(trained, bert, tmp_path):
   other = tmp_path / "other.txt"
   other.write_text(u"[PAD]\n")
   found = trained_model.differences(
-      str(trained), config, str(other), ["new", "a = b"],
+      trained_model.read(str(trained)), config, str(other), ["new", "a = b"],
       {"pooling": "cls", "max_seq_length": 32, "do_lower_case": False})
   assert found == [
       u"labels (4 there, 2 here, only there: \u52a8\u7269, tab\there, "
@@ -278,7 +280,7 @@ def test_every_difference_is_named(trained, bert, tmp_path):
 
 def test_labels_in_another_order_differ(trained, bert):
   assert trained_model.differences(
-      str(trained), bert[0], bert[1], LABELS[::-1], {}) == [
+      trained_model.read(str(trained)), bert[0], bert[1], LABELS[::-1], {}) == [
           "labels (the same, in another order)"]
 
 

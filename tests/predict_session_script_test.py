@@ -198,7 +198,7 @@ def test_decision_of_the_directory(server, model, tmp_path):
   folder = str(tmp_path / "model")
   shutil.copytree(model, folder)
   trained_model.update_decision(
-      folder, "tune_per_label", decisions.DecisionRule(
+      trained_model.read(folder), "tune_per_label", decisions.DecisionRule(
           [0.25, 1.0, 0.0], top_k=1))
   flag = "--model_dir=" + folder
   source = write(tmp_path / "a.txt", u"the apple\n")

@@ -17,6 +17,7 @@ import re
 import shutil
 import tempfile
 
+import numpy as np
 import tensorflow.compat.v1 as tf
 
 from multilabel.common import atomic_files
@@ -155,7 +156,12 @@ def _read_tensors(trained, checkpoint):
   except (tf.errors.OpError, ValueError, RuntimeError, LookupError) as error:
     raise ValueError("checkpoint %s does not fit this model: %s." % (
         checkpoint, " ".join(str(error).split())))
-  return encoder, head[0], head[1]
+  weights, bias = head
+  if trained.calibration is not None:
+    # scale * (w x + b) + shift; these forms have no place for it but the head.
+    scale, shift = trained.calibration.arrays(len(bias))
+    weights, bias = weights * scale[:, np.newaxis], bias * scale + shift
+  return encoder, weights, bias
 
 
 def _bert_config(trained, architecture):

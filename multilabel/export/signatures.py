@@ -87,6 +87,7 @@ class SignatureBuilder(object):
     self._labels = trained.labels
     self._settings = trained.settings
     self._decision = trained.decision
+    self._calibration = trained.calibration
     self._long_text = trained.long_text
     self._weights = weights
     self._cls = vocab["[CLS]"]
@@ -135,8 +136,9 @@ class SignatureBuilder(object):
     if self._long_text.form == "windows":
       pool = {"max": tf.math.segment_max, "mean": tf.math.segment_mean}[
           self._long_text.pooling]
-      probabilities = tf.sigmoid(pool(
-          self._logits_of_windows(input_ids, input_mask), text_numbers))
+      probabilities = tf.sigmoid(head.calibrated(pool(
+          self._logits_of_windows(input_ids, input_mask), text_numbers),
+                                                 self._calibration))
     else:
       _, probabilities = self._model(input_ids, input_mask,
                                      tf.zeros_like(input_ids))
@@ -242,7 +244,8 @@ class SignatureBuilder(object):
     with self._weights.scope():
       return head.create_model(
           self._config, False, input_ids, input_mask, segment_ids, None,
-          len(self._labels), False, pooling=self._settings["pooling"])[2:]
+          len(self._labels), False, pooling=self._settings["pooling"],
+          calibration=self._calibration)[2:]
 
 
 def _placeholders(names):
@@ -311,7 +314,7 @@ def frozen_graph(trained, checkpoint):
     with Weights(checkpoint).scope():
       inference = head.create_inference_graph(
           trained.bert_config, len(trained.labels),
-          trained.settings["pooling"])
+          trained.settings["pooling"], calibration=trained.calibration)
     output = tf.identity(inference.probabilities, "probabilities")
     return (graph.as_graph_def(), [name + ":0" for name in FEATURES],
             [output.name])

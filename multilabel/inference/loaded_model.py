@@ -63,7 +63,8 @@ class InferenceModel(object):
     self.graph = tf.Graph()
     with self.graph.as_default(), tf.device(device):
       self.inference = head.create_inference_graph(
-          trained.bert_config, self.num_labels, trained.settings["pooling"])
+          trained.bert_config, self.num_labels, trained.settings["pooling"],
+          calibration=trained.calibration)
       self._variables = tf.global_variables()
       self._saver = tf.train.Saver(self._variables)
       self._check_weights = tf.group(*[

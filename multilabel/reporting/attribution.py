@@ -104,7 +104,7 @@ class Explainer(object):
     with tf.Graph().as_default() as graph:
       self._inference = head.create_inference_graph(
           trained.bert_config, len(trained.labels),
-          trained.settings["pooling"])
+          trained.settings["pooling"], calibration=trained.calibration)
       self._embedding = find_embedding_output(graph)  # [B, S, W]
       # The logit to explain in each row: 1 for its label, else 0.
       self._selector = tf.placeholder(

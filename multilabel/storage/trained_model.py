@@ -21,6 +21,7 @@ import json
 import os
 
 import modeling
+from multilabel import calibration as calibrations
 from multilabel import decisions
 from multilabel.common import atomic_files
 from multilabel.features import encoding
@@ -35,6 +36,8 @@ VOCAB_FILE = "vocab.txt"
 LABELS_FILE = "labels.txt"
 # 1 had one threshold and cut every long text at its end; 2 no sha256 of itself.
 FORMAT_VERSION = 3
+# What has a calibration says so to programs that know of none.
+CALIBRATED_VERSION = 4
 
 # Settings that make the model what it is: another value is another model.
 MODEL_SETTINGS = ("do_lower_case", "max_seq_length", "pooling", "loss",
@@ -46,6 +49,9 @@ _VERSION_1 = {"threshold_kind": "fixed", "top_k": None,
               "stride": 0, "window_pooling": "max"}
 
 THRESHOLD_KINDS = ("fixed", "tune", "tune_per_label")
+
+# Stands for the calibration of before.
+KEPT = object()
 
 list_checkpoints = checkpoint_files.list_checkpoints
 
@@ -68,6 +74,12 @@ class TrainedModel(collections.namedtuple(
     return decisions.DecisionRule(
         self.settings["threshold"], self.settings["top_k"],
         self.settings["always_one_label"])
+
+  @property
+  def calibration(self):
+    """`calibration.Calibration` of the logits, or None."""
+    return calibrations.from_json(self.settings.get("calibration"),
+                                  len(self.labels))
 
   @property
   def identity(self):
@@ -113,7 +125,7 @@ def write(output_dir, bert_config, vocab_file, labels, settings,
   settings["earlier_runs"] = [
       part for part in earlier_runs
       if part["fingerprint"] != settings["fingerprint"]]
-  settings["format_version"] = FORMAT_VERSION
+  settings["format_version"] = _version(settings)
   write_settings(output_dir, settings)
   return TrainedModel(output_dir, bert_config, target, list(labels), settings)
 
@@ -134,6 +146,10 @@ def _fingerprint(settings):
       key for key, _ in _HASHED_FILES)
   return hashlib.sha256(atomic_files.to_json({
       key: settings[key] for key in keys}).encode("utf-8")).hexdigest()
+
+
+def _version(settings):
+  return CALIBRATED_VERSION if settings.get("calibration") else FORMAT_VERSION
 
 
 def write_settings(output_dir, settings):
@@ -191,12 +207,13 @@ def _read_settings(path):
   """Reads and checks model_settings.json."""
   settings = atomic_files.read_json(path)
   version = settings.get("format_version")
-  if _is(version, int) and version > FORMAT_VERSION:
+  if _is(version, int) and version > CALIBRATED_VERSION:
     raise ValueError("%s is of format %d, written by a newer version of this "
                      "program (this one reads up to %d)." % (
-                         path, version, FORMAT_VERSION))
+                         path, version, CALIBRATED_VERSION))
   try:
-    settings = atomic_files.read_sealed(path, version == FORMAT_VERSION)
+    settings = atomic_files.read_sealed(
+        path, version in (FORMAT_VERSION, CALIBRATED_VERSION))
   except ValueError as error:
     raise ValueError("%s; bring back what was written. Thresholds are changed "
                      "by --threshold, not in the file." % error)
@@ -218,6 +235,8 @@ def _read_settings(path):
           path, key, json.dumps(settings.get(key))))
   try:
     _check_decision(settings)
+    calibrations.from_json(settings.get("calibration"),
+                           settings["num_labels"])
     encoding.make_long_text(
         settings["long_text"], settings["stride"], settings["window_pooling"],
         settings["max_seq_length"])
@@ -251,23 +270,34 @@ def _check_decision(settings):
     raise ValueError("top_k is %d; it must be 1 or more." % settings["top_k"])
 
 
-def update_decision(trained, kind, decision):
-  """Stores how probabilities become labels in model_settings.json.
+def update_decision(trained, kind, decision, calibration=KEPT):
+  """Stores how logits become probabilities and labels in model_settings.json.
 
   Args:
     trained: `TrainedModel`.
     kind: str, one of `THRESHOLD_KINDS`.
     decision: `decisions.DecisionRule`.
+    calibration: `calibration.Calibration`, None for none; default: that of
+      before.
+
+  Returns:
+    `TrainedModel`, as `read` would return it now.
   """
   settings = trained.settings
   threshold = decision.thresholds
-  changed = dict(
-      settings, format_version=FORMAT_VERSION, threshold_kind=kind,
+  changed = dict(settings)
+  if calibration is not KEPT:
+    changed.pop("calibration", None)
+    if calibration is not None:
+      changed["calibration"] = calibration.to_json()
+  changed.update(
+      format_version=_version(changed), threshold_kind=kind,
       threshold=float(threshold) if isinstance(threshold, (int, float)) else
       [float(value) for value in threshold],
       top_k=decision.top_k, always_one_label=decision.always_one_label)
   if changed != settings:
     write_settings(trained.path, changed)
+  return trained._replace(settings=changed)
 
 
 def read_labels(path):

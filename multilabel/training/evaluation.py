@@ -16,8 +16,10 @@ from absl import logging
 import numpy as np
 
 from multilabel import bootstrap
+from multilabel import calibration as calibrations
 from multilabel import decisions
 from multilabel import metrics as multilabel_metrics
+from multilabel import score_curves
 from multilabel.common import atomic_files
 from multilabel.inference import prediction_writers
 from multilabel.storage import checkpoint_restore
@@ -47,9 +49,15 @@ MAX_LOGGED_LABELS = 50
 MAX_LOGGED_LINE = 200
 
 # What a model did on a part of the data: float; bool and float32
-# [num_texts, num_labels].
-Outputs = collections.namedtuple("Outputs", ["loss", "labels",
-                                             "probabilities"])
+# [num_texts, num_labels]. The last two only where there is a calibration:
+# logits, and the probabilities without it.
+Outputs = collections.namedtuple(
+    "Outputs", ["loss", "labels", "probabilities", "logits", "uncalibrated"],
+    defaults=[None, None])
+
+# Scores that are told with a calibration and without.
+_CALIBRATION_SCORES = ("ece_equal_width", "ece_equal_mass", "brier_score",
+                       "log_loss")
 
 
 def measure(outputs, decision, label_list):
@@ -96,10 +104,40 @@ def full_metric_name(name):
 
 
 def run_part(run, records, batch_size, num_labels, window_pooling,
-             should_stop=None):
+             should_stop=None, with_logits=False):
   """`Outputs` of labelled records; see `scoring.evaluate`."""
   return Outputs(*scoring.evaluate(
-      run, records, batch_size, num_labels, window_pooling, should_stop))
+      run, records, batch_size, num_labels, window_pooling, should_stop,
+      with_logits))
+
+
+def calibrate(outputs, kind):
+  """Finds a calibration on dev.
+
+  Args:
+    outputs: `Outputs` of dev, with logits.
+    kind: str, one of `calibration.KINDS`.
+
+  Returns:
+    `calibration.Calibration`.
+  """
+  found = calibrations.fit(kind, outputs.labels, outputs.logits)
+  logging.info("Calibration on dev: %s, the logits are multiplied by %s", kind,
+               "%.4g" % found.scale if np.ndim(found.scale) == 0 else
+               "%.4g to %.4g" % (min(found.scale), max(found.scale)))
+  return found
+
+
+def calibrated(run, outputs, calibration):
+  """`Outputs` with calibrated probabilities; None: as they are."""
+  if calibration is None:
+    return outputs
+  probabilities = np.empty_like(outputs.probabilities)
+  for block in score_curves.row_blocks(*probabilities.shape):
+    probabilities[block] = scoring.calibrated_probabilities(
+        run, outputs.logits[block], calibration)
+  return outputs._replace(probabilities=probabilities,
+                          uncalibrated=outputs.probabilities)
 
 
 def dev_scores(outputs, label_list, prefix=""):
@@ -174,9 +212,15 @@ def tune(outputs, decision, kind, label_list, min_precision=None):
       thresholds=[float(value) for value in found["thresholds"]])
 
 
-def results(outputs, decision, label_list):
+def results(outputs, decision, label_list, calibration=None):
   """The lines of a results file, as OrderedDict of key to value."""
   result = measure(outputs, decision, label_list)
+  if calibration is not None:
+    result["calibration"] = calibration.kind
+    before = multilabel_metrics.calibration_metrics(outputs.labels,
+                                                    outputs.uncalibrated)
+    result.update((key + "_uncalibrated", before[key])
+                  for key in _CALIBRATION_SCORES)
   if np.ndim(decision.thresholds):
     result["threshold"] = "one a label"
     result.update(("threshold/" + label, value) for label, value in zip(

@@ -90,6 +90,8 @@ class Finetuning(object):
     plan: `Plan`, None without training.
     dev: `dev_evaluation.DevEvaluation`, None without.
     decision: `decisions.DecisionRule`, from probabilities to labels.
+    calibration: `calibration.Calibration`, from logits to probabilities, or
+      None.
     run: `loop.Run`, the graph and its session, between `start` and its end.
   """
 
@@ -115,6 +117,7 @@ class Finetuning(object):
     self._is_time_over = time_limit(self.settings)
     self.trained = self.model = self.labels = self.plan = None
     self.dev = self.decision = self.run = self._head_plan = None
+    self.calibration = None
     self.parts, self.records = {}, {}
 
   def __repr__(self):
@@ -173,6 +176,7 @@ class Finetuning(object):
       start_log.log_data(self.parts, self.labels, start_log.columns_taken(
           self._processor, settings.data_dir))
     self.decision = run_setup.choose_decision(settings, self.trained)
+    self.calibration = run_setup.choose_calibration(settings, self.trained)
 
   def write_features(self):
     """Writes the record files of the parts, or finds them; plans the run."""
@@ -208,7 +212,7 @@ class Finetuning(object):
   def evaluate(self, name):
     """Evaluates a labelled part and writes its results.
 
-    On dev the thresholds are found here, if they are to be.
+    On dev the calibration and the thresholds are found, if they are to be.
 
     Args:
       name: str, "dev" or "test".
@@ -221,14 +225,21 @@ class Finetuning(object):
     with self._telling_of_time(), self._open(name) as records:
       scored = (input_pipeline.RecordsWithout(records, left_out)
                 if len(left_out) else records)
+      is_fitting = (name == "dev" and
+                    settings.calibrate != run_setup.NOT_CALIBRATED)
       outputs = evaluation.run_part(
           self.run, scored, settings.eval_batch_size, len(self.labels),
-          self.model.long_text.pooling, self._is_time_over)
+          self.model.long_text.pooling, self._is_time_over,
+          is_fitting or self.calibration is not None)
+    if is_fitting:
+      self.calibration = evaluation.calibrate(outputs, settings.calibrate)
+    outputs = evaluation.calibrated(self.run, outputs, self.calibration)
     if name == "dev" and settings.threshold in run_setup.TUNED_THRESHOLDS:
       self.decision = evaluation.tune(
           outputs, self.decision, settings.threshold, self.labels,
           settings.min_precision)
-    result = evaluation.results(outputs, self.decision, self.labels)
+    result = evaluation.results(outputs, self.decision, self.labels,
+                                self.calibration)
     if len(left_out):
       logging.info("%s of %s texts of %s are not labelled and left out of its "
                    "scores", "{:,}".format(len(left_out)),
@@ -247,7 +258,7 @@ class Finetuning(object):
     """Keeps the decision rule in output_dir, if the settings spoke of it."""
     self.trained = trained_model.update_decision(
         self.trained, run_setup.threshold_kind(self.settings, self.trained),
-        self.decision)
+        self.decision, self.calibration)
 
   def predict(self):
     """Predicts the test set and writes the files of results."""
@@ -260,7 +271,8 @@ class Finetuning(object):
             settings.shorten_texts) as writer:
       for window in scoring.predict(
           self.run, records, settings.predict_batch_size, len(self.labels),
-          self.model.long_text.pooling, self._is_time_over):
+          self.model.long_text.pooling, self._is_time_over,
+          self.calibration):
         writer.write(examples, window)
     logging.info("***** Predictions on test: %s, %s *****",
                  ", ".join(writer.paths), self.decision.describe())

@@ -170,6 +170,9 @@ def check_evaluation_flags(settings):
     if not is_share:
       raise ValueError("--threshold is %s; it must be a number from 0 to 1, "
                        "tune or tune_per_label." % threshold)
+  if settings.calibrate != run_setup.NOT_CALIBRATED and not settings.do_eval:
+    raise ValueError("--calibrate=%s needs --do_eval: it is found on the dev "
+                     "set." % settings.calibrate)
   for name in ("min_precision", "label_smoothing"):
     value = settings[name]
     if value is not None and not 0 <= value <= 1:

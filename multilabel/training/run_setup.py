@@ -35,6 +35,8 @@ LOSS_FLAGS = {
                    "asymmetric_clip"),
 }
 
+NOT_CALIBRATED = "none"
+
 TUNED_THRESHOLDS = ("tune", "tune_per_label")
 
 Model = collections.namedtuple(
@@ -212,6 +214,29 @@ def choose_decision(settings, trained):
   if settings.is_given("always_one_label"):
     decision = decision._replace(always_one_label=settings.always_one_label)
   return decision
+
+
+def choose_calibration(settings, trained):
+  """The `calibration.Calibration` to begin with, or None.
+
+  With --calibrate another is found on dev.
+
+  Raises:
+    ValueError: kept thresholds are of probabilities that are to change.
+  """
+  if not settings.is_given("calibrate"):
+    return trained.calibration
+  before = trained.settings.get("calibration")
+  if (settings.calibrate != NOT_CALIBRATED or before) and (
+      not settings.is_given("threshold") and
+      trained.settings["threshold_kind"] != "fixed"):
+    raise ValueError(
+        "--calibrate=%s changes the probabilities that the thresholds in "
+        "output_dir %s were found for (%s); give --threshold as well." % (
+            settings.calibrate, settings.output_dir,
+            trained.settings["threshold_kind"]))
+  return (None if settings.calibrate == NOT_CALIBRATED else
+          trained.calibration)
 
 
 def threshold_kind(settings, trained):
