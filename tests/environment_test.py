@@ -15,6 +15,7 @@ sys.path.insert(0, os.path.join(ROOT, "tools"))
 
 # pylint: disable=wrong-import-position
 import lock
+import run
 
 import environment
 
@@ -197,6 +198,18 @@ def test_warnings_of_every_module_of_ours_are_errors():
     assert any(re.match(rule, name) for rule in rules), name
   for name in ("tensorflow", "numpy.core", "training_test", "json"):
     assert not any(re.match(rule, name) for rule in rules), name
+
+
+# What is run with which TensorFlow.
+
+
+def test_every_version_has_files_that_are_there():
+  newest, between, oldest = [run.choose_files(version)
+                             for version in environment.TENSORFLOWS]
+  assert newest == []
+  assert len(between) > 8 and set(between) < set(oldest)
+  for path in oldest:
+    assert os.path.isfile(os.path.join(ROOT, path)), path
 
 
 # The list of pinned packages.
