@@ -26,6 +26,8 @@ SEPARATORS = ("|", ";", u"，", u"、", u"；", "\t", u"｜", u"،", u"؛")
 SEPARATORS_IN_NAMES = ("#", "/", "&", ",", "+", "~", "\\", u"／", u"＆", u"＃",
                        u"・", u"·")
 
+_ANY_SEPARATOR = re.compile("[%s]" % re.escape("".join(
+    SEPARATORS + SEPARATORS_IN_NAMES)))
 _BRACKETS = {"[": "]", "(": ")", "{": "}", u"［": u"］", u"（": u"）",
              u"｛": u"｝", u"【": u"】"}
 _OPENING = {closing: opening for opening, closing in _BRACKETS.items()}
@@ -55,6 +57,7 @@ class LabelNames(object):
     self._is_split = False
     self._most = 0  # labels of a row
     self._null = None  # (line, label): a missing value that became a name
+    self._repeated = None  # parts between commas that several labels have
 
   def add(self, line, labels, cell=None):
     """Takes the labels of a row, and the cell they are from, into account."""
@@ -99,12 +102,13 @@ class LabelNames(object):
           "%s: a number stands behind every label, such as in %s: write the "
           "names alone, or list the labels in labels.txt." % (
               path, shown(next(iter(self.lines)))))
-    joined = [label for label in self.lines if is_joined(label, self.lines)]
-    if joined:
+    odd = [label for label in self.lines if is_joined(label, self.lines) or
+           any(separator in label for separator in SEPARATORS)]
+    if odd:
       logging.warning(
-          "%s: labels that are other labels put together: %s (if what stands "
-          "between separates labels, give it with --label_separator)", path,
-          list_names(joined, 10))
+          "%s: labels that look like several: %s (if what stands between "
+          "separates labels, give it with --label_separator)", path,
+          list_names(odd, 10))
 
   def _explain(self, label):
     """Why a label is none, or None."""
@@ -163,7 +167,7 @@ class LabelNames(object):
 
   def _repeated_parts(self):
     """Parts between commas that several labels have."""
-    if not hasattr(self, "_repeated"):
+    if self._repeated is None:
       seen, self._repeated = set(), set()
       for label in self.lines:
         parts = set(part.strip() for part in label.split(","))
@@ -210,6 +214,9 @@ def find_separator(label, labels):
       parts = [part.strip() for part in label.split(separator)]
       if all(part in labels for part in parts):
         return separator
+  parts = [part.strip() for part in _ANY_SEPARATOR.split(label)]
+  if len(parts) > 1 and all(part in labels for part in parts):
+    return _ANY_SEPARATOR.search(label).group()
   return None
 
 

@@ -352,6 +352,13 @@ def test_missing_values_as_labels(tmp_path, word):
   assert read("delimited", data_dir)[1] == [("a",), (word,)]
 
 
+def test_what_joins_a_label():
+  labels = {"a", "b", "c", "c d"}
+  found = [label_names.find_separator(label, labels) for label in (
+      "a|b", "a | c d", "a|b;c", "a/b&c", "a|x", "a b", "a", "|")]
+  assert found == ["|", "|", "|", "/", None, None, None, None]
+
+
 def test_labels_that_look_alike():
   assert label_names.similar_labels(
       ["Sport", u"ｓｐｏｒｔ", "a", u"caf\u00e9", u"cafe\u0301", "a  b", "a b",
