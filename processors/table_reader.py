@@ -160,7 +160,7 @@ class _Table(object):
       self._log("%s: column 1, which has no name and numbers the rows, is left "
                 "out.", self._path)
     if self._unnamed:
-      self._log("%s: %d columns at the end, without a name, are left out.",
+      self._log("%s: columns without a name at the end, left out: %d.",
                 self._path, self._unnamed)
     return self._header
 
@@ -192,7 +192,7 @@ class _Table(object):
       raise ValueError("%s is empty: its first row must name the columns." %
                        self._path)
     if self._passed_over:
-      self._log("%s: %d blank lines are passed over, the first is line %d.",
+      self._log("%s: blank lines passed over: %d, the first is line %d.",
                 self._path, self._passed_over, self._first_blank)
 
 

@@ -244,4 +244,4 @@ def _named_rows(path, sheet, log):
           path, number))
     yield number, row
   if passed_over:
-    log("%s: %d blank rows are passed over.", path, passed_over)
+    log("%s: blank rows passed over: %d.", path, passed_over)

@@ -186,8 +186,8 @@ def test_what_is_left_out_is_said(tmp_path):
   read(path, log=lambda message, *values: said.append(message % values))
   assert said == [
       path + ": column 1, which has no name and numbers the rows, is left out.",
-      path + ": 2 columns at the end, without a name, are left out.",
-      path + ": 2 blank lines are passed over, the first is line 3."]
+      path + ": columns without a name at the end, left out: 2.",
+      path + ": blank lines passed over: 2, the first is line 3."]
 
 
 @pytest.mark.parametrize("header, delimiter, other", [

@@ -129,7 +129,7 @@ def test_xlsx(tmp_path):
   assert list(tables.read_table(str(path), OPTIONS, log=log)) == [
           (2, ["id", "text", "toxic"]), (3, ["7", "one", "1"]),
           (5, ["8", u"\u732b", "0"]), (6, ["9", "", "1"])]
-  assert said == ["%s: 1 blank rows are passed over." % path]
+  assert said == ["%s: blank rows passed over: 1." % path]
   assert list(unlabelled.read_texts(str(path)))[0] == ("7", "one", None)
 
 
