@@ -379,6 +379,7 @@ def main(argv):
         run.evaluate("test")
       if FLAGS.do_predict:
         run.predict()
+    run.write_card()
   if (FLAGS.do_eval or FLAGS.do_test) and FLAGS.probabilities == decisions.ALL:
     write_report(FLAGS.output_dir, FLAGS.report)
 

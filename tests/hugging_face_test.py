@@ -134,6 +134,23 @@ def test_a_card(tmp_path):
   assert "The model reads 32 tokens. A longer text is cut off" in card
 
 
+def test_a_card_is_written_until_somebody_takes_it_over(tmp_path):
+  folder = make(tmp_path / "trained")
+  trained = trained_model.read(folder)
+  path = tmp_path / "trained" / "model_card.md"
+  assert model_card.write(trained) == str(path)
+  first = path.read_text(encoding="utf-8")
+  assert first.startswith(model_card.make(trained))
+  tiny_bert.write_text(os.path.join(folder, "eval_results.txt"),
+                       u"micro_f1 = 0.5\n")
+  assert model_card.write(trained) == str(path)
+  assert "| micro-F1 | 0.500 |" in path.read_text(encoding="utf-8")
+  mine = first.replace("<!-- Written by", "My notes.")
+  path.write_text(mine, encoding="utf-8")
+  assert model_card.write(trained) is None
+  assert path.read_text(encoding="utf-8") == mine
+
+
 def test_a_card_of_a_model_that_was_not_evaluated(tmp_path):
   card = model_card.make(trained_model.read(make(
       tmp_path / "trained", long_text="windows", stride=8)))

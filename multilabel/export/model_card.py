@@ -22,6 +22,10 @@ _SETTINGS = (
     "random_seed", "init_bias_from_prior")
 _MOST_LABELS = 1000
 
+CARD_FILE = "model_card.md"
+_MARK = ("<!-- Written by bert-multilabel; without this line the file is left "
+         "alone. -->")
+
 
 def make(trained):
   """Makes the text of a card, in Markdown, without front matter.
@@ -45,6 +49,31 @@ def make(trained):
       _data_section(folder, results), _settings_section(trained),
       _limits_section(trained)]
   return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def write(trained):
+  """Writes the card of a trained directory into it, as `CARD_FILE`.
+
+  A card from which somebody has taken the last line is theirs, and stays.
+
+  Args:
+    trained: see `make`.
+
+  Returns:
+    str, its path; None where it stays as it is.
+  """
+  path = os.path.join(trained.path, CARD_FILE)
+  if os.path.lexists(path) and not _is_ours(path):
+    return None
+  atomic_files.write_text(path, "%s\n%s\n" % (make(trained), _MARK))
+  return path
+
+
+def _is_ours(path):
+  if os.path.islink(path) or not os.path.isfile(path):
+    return False
+  with open(path, "rb") as reader:
+    return reader.read().rstrip().endswith(_MARK.encode("utf-8"))
 
 
 def in_markdown(text):

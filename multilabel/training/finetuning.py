@@ -25,6 +25,7 @@ from multilabel import decisions
 from multilabel import head
 from multilabel.common import command_line
 from multilabel.common import waiting
+from multilabel.export import model_card
 from multilabel.features import input_pipeline
 from multilabel.features import preparation
 from multilabel.features import record_shards
@@ -276,6 +277,12 @@ class Finetuning(object):
         writer.write(examples, window)
     logging.info("***** Predictions on test: %s, %s *****",
                  ", ".join(writer.paths), self.decision.describe())
+
+  def write_card(self):
+    """Writes model_card.md: what the model is, and how good."""
+    path = model_card.write(self.trained)
+    if path is not None:
+      logging.info("***** Model card: %s *****", path)
 
   def join_cluster(self):
     """Does all that a worker, or a ps, has to do."""
