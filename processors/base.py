@@ -53,19 +53,17 @@ class InputExample(object):
       text_a: str, the text; it may be empty.
       text_b: str, the second text of a pair, or None.
       labels: sequence of str, the names of its labels, or None when nobody
-        labelled the example (a test file).
+        labelled the example (a test file). A single str is one label, as the
+        fourth argument is in google-research/bert.
       source: str, where it comes from, such as `train.csv:12`, for messages.
       label: str, the one label, as in google-research/bert, or several of
         them; instead of `labels`.
 
     Raises:
-      ValueError: `labels` is a single str, or `label` is given beside it.
+      ValueError: `label` is given beside `labels`, or is no str.
     """
     if isinstance(labels, str):
-      raise ValueError(
-          "Example %s: labels must be a tuple of names, not the single string "
-          "%s: write label=%s for one." % (
-              shown(guid), shown(labels), shown(labels)))
+      labels = (labels,)
     if label is not None:
       if labels:
         raise ValueError("Example %s: give label= or labels=, not both." %

@@ -640,8 +640,7 @@ def test_examples_of_other_styles():
       processors.example_labels, Nothing())
   assert "example 'n': text_a must be a str, not None" in error_of(
       processors.check_example, Nothing(), {"a"})
-  assert "not the single string 'ab'" in error_of(
-      InputExample, "g", "x", labels="ab")
+  assert InputExample("g", "x", None, "ab").labels == ("ab",)
   assert "must be a tuple of str, not (1,)" in error_of(
       processors.example_labels, InputExample("g", "x", labels=[1]))
 
