@@ -120,7 +120,7 @@ class LabelNames(object):
       return ("label %s looks like a list: write each of its names as a label, "
               "or list it in labels.txt if it is one" % shown(label))
     if is_half(label):
-      return ("label %s has one bracket of two: what separates labels may "
+      return ("label %s has one of two brackets or marks: what separates labels may "
               "stand within a name; give another --label_separator, or list it "
               "in labels.txt if it is one" % shown(label))
     if _TAGS.match(label):
@@ -184,10 +184,12 @@ def is_quoted(label):
 
 
 def is_half(label):
-  """Whether a label begins or ends with a bracket whose other one is missing.
+  """Whether the other one of a bracket at an end, or of a first ", is missing.
   """
   if not any(char.isalnum() for char in label):
     return False  # :)
+  if label[0] == '"' and label.count('"') % 2:
+    return True
   first, last = _BRACKETS.get(label[0]), _OPENING.get(label[-1])
   return (first is not None and first not in label or
           last is not None and last not in label)
