@@ -220,7 +220,10 @@ def define_flags():
     flags.DEFINE_enum(
         "loss", "sigmoid", list(losses.LOSSES), "Loss of a label: "
         "sigmoid cross entropy, the same with weighted positives, focal loss "
-        "(Lin et al. 2017), asymmetric loss (Ridnik et al. 2021).")
+        "(Lin et al. 2017), asymmetric loss (Ridnik et al. 2021), ZLPR of a "
+        "whole text (Su et al. 2022), cross entropy with labels weighted by "
+        "their effective number (Cui et al. 2019), distribution-balanced loss "
+        "(Wu et al. 2020).")
     flags.DEFINE_float("label_smoothing", 0.0, "Share (0 to 1) of each 0/1 "
                        "label that is moved to one half.")
     flags.DEFINE_float("pos_weight_cap", 10.0, "weighted: most weight of a "
@@ -236,6 +239,14 @@ def define_flags():
                        "asymmetric: focusing of negatives.")
     flags.DEFINE_float("asymmetric_clip", 0.05, "asymmetric: what is taken "
                        "off the probability of negatives.")
+    flags.DEFINE_float("class_balanced_beta", 0.999, "class_balanced: how many "
+                       "examples of a label count, 0 (one) to 1 (all).")
+    flags.DEFINE_float("distribution_balanced_mu", 0.3, "distribution_balanced:"
+                       " share of a text from which a label weighs more.")
+    flags.DEFINE_float("distribution_balanced_negative_scale", 5.0,
+                       "distribution_balanced: scale of negatives' logits.")
+    flags.DEFINE_float("distribution_balanced_kappa", 0.05,
+                       "distribution_balanced: prior taken off the logits.")
   with command_line.flag_group("Evaluation and labels"):
     flags.DEFINE_integer(
         "eval_steps", None, "Steps between evaluations on dev while training "

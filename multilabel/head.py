@@ -48,7 +48,7 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
     dropout_seed: see `modeling.dropout`.
     output_bias_initializer: initializer of `output_bias`; default zeros.
     loss_fn: function of `labels` and `logits`, both `[batch, num_labels]`, to
-      the loss of each cell; others are in `losses`.
+      the loss of each cell, or `[batch]` of each text; others are in `losses`.
     recorded_layers: see `modeling.transformer_model`.
     output_weights_initializer: initializer of `output_weights`; default a
       truncated normal of standard deviation `WEIGHTS_STDDEV`.
@@ -102,7 +102,8 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
     if labels is None:
       return (None, None, logits, probabilities)
     losses = loss_fn(labels=labels, logits=logits)  # [batch, num_labels]
-    per_example_loss = tf.reduce_mean(losses, axis=-1)
+    per_example_loss = (losses if losses.shape.ndims == 1 else
+                        tf.reduce_mean(losses, axis=-1))
     loss = tf.reduce_mean(per_example_loss)
   return (loss, per_example_loss, logits, probabilities)
 

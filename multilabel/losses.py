@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Losses of multi-label classification, from logits, one value a cell.
+"""Losses of multi-label classification, from logits.
 
-Legend: x logit, p = sigmoid(x), y label in [0, 1], L labels. Every loss is
+Legend: x logit, p = sigmoid(x), y label in [0, 1], L labels. `zlpr` has a value
+a text, see there. Every other loss has one a cell, is
 
   y * positive term + (1 - y) * negative term
 
@@ -29,13 +30,19 @@ from processors.text_lines import read_lines
 from processors.text_lines import shown
 
 
-LOSSES = ("sigmoid", "weighted", "focal", "asymmetric")
+LOSSES = ("sigmoid", "weighted", "focal", "asymmetric", "zlpr",
+          "class_balanced", "distribution_balanced")
+
+# Losses that take the label counts of train, and how many texts it has.
+COUNTING = ("class_balanced", "distribution_balanced")
 
 _MAX_WEIGHT_FILE = 1 << 26  # characters
 
 
 def make_loss(name, pos_weight=None, label_smoothing=0.0, gamma=2.0,
-              alpha=None, gamma_pos=0.0, gamma_neg=4.0, clip=0.05):
+              alpha=None, gamma_pos=0.0, gamma_neg=4.0, clip=0.05,
+              label_counts=None, num_examples=None, beta=0.999, mu=0.3,
+              negative_scale=5.0, kappa=0.05):
   """Makes the function of labels and logits that a model is trained with.
 
   Args:
@@ -48,13 +55,20 @@ def make_loss(name, pos_weight=None, label_smoothing=0.0, gamma=2.0,
     gamma_pos: float, see `asymmetric`.
     gamma_neg: float, see `asymmetric`.
     clip: float, see `asymmetric`.
+    label_counts: [L] int, examples a label is on, for those of `COUNTING`.
+    num_examples: int, the examples that were counted.
+    beta: float, see `class_balanced_weights`.
+    mu: float, see `distribution_balanced`.
+    negative_scale: float, see `distribution_balanced`.
+    kappa: float, see `distribution_balanced`.
 
   Returns:
-    Function (labels [batch, L], logits [batch, L]) -> losses [batch, L].
+    Function (labels [batch, L], logits [batch, L]) -> losses [batch, L], or
+    [batch] of "zlpr".
 
   Raises:
-    ValueError: unknown name, a parameter out of its range, or `pos_weight`
-      missing or given to another loss.
+    ValueError: unknown name, a parameter out of its range, `pos_weight`
+      missing or given to another loss, or counts missing.
   """
   if name not in LOSSES:
     raise ValueError("loss is %s; it must be one of %s." % (
@@ -77,6 +91,22 @@ def make_loss(name, pos_weight=None, label_smoothing=0.0, gamma=2.0,
     _check_asymmetric(gamma_pos, gamma_neg, clip)
     loss = functools.partial(asymmetric, gamma_pos=gamma_pos,
                              gamma_neg=gamma_neg, clip=clip)
+  elif name == "zlpr":
+    loss = zlpr
+  elif name == "class_balanced":
+    loss = functools.partial(class_balanced, weights=class_balanced_weights(
+        label_counts, beta))
+  elif name == "distribution_balanced":
+    if label_smoothing:
+      raise ValueError("label_smoothing does not go with the loss "
+                       "distribution_balanced, which weighs a text by the "
+                       "labels that it has; leave one of them out.")
+    _check_distribution_balanced(label_counts, num_examples, mu,
+                                 negative_scale, kappa)
+    loss = functools.partial(
+        distribution_balanced, label_counts=label_counts,
+        num_examples=num_examples, mu=mu, negative_scale=negative_scale,
+        kappa=kappa)
   if not label_smoothing:
     return loss
   return lambda labels, logits: loss(smooth_labels(labels, label_smoothing),
@@ -221,6 +251,128 @@ def _shifted_negative_term(cost_on, cost_off, gamma, clip):
   return tf.where(is_costly, term, tf.zeros_like(term))
 
 
+def zlpr(labels, logits):
+  """Every logit of a text's labels above 0, all others below: one value a text.
+
+  log(1 + sum_i y_i e^-x_i) + log(1 + sum_i (1 - y_i) e^x_i): Su et al. 2022,
+  "ZLPR: A Novel Loss for Multi-label Classification", eq. 8, with labels
+  between 0 and 1 as weights. It compares logits with each other and with 0, so
+  a label holds from logit 0 on, probability 0.5. The sigmoid of such a logit is
+  no estimate of a frequency; `calibration` makes one of it.
+
+  Args:
+    labels: [batch, L]; they are treated as constants.
+    logits: floating [batch, L].
+
+  Returns:
+    [batch] of the logits' type.
+
+  Raises:
+    ValueError: the shapes differ, or the logits are not floating.
+  """
+  labels, wide, dtype = _widen(labels, logits)
+  labels = tf.stop_gradient(labels)
+  return _narrow(_log_of_one_and(labels, -wide) +
+                 _log_of_one_and(1 - labels, wide), dtype)
+
+
+def _log_of_one_and(weights, values):
+  """log(1 + sum weights e^values) over the last dimension, at any values."""
+  counts = weights > 0
+  # e^0 of what does not count is finite, and weighs 0.
+  values = tf.where(counts, values, tf.zeros_like(values))
+  most = tf.stop_gradient(tf.maximum(
+      tf.reduce_max(values, axis=-1, keepdims=True), 0.0))
+  rest = tf.reduce_sum(weights * tf.exp(values - most), axis=-1)
+  most = tf.squeeze(most, axis=-1)
+  return most + tf.log1p(tf.math.expm1(-most) + rest)
+
+
+def class_balanced_weights(label_counts, beta=0.999):
+  """Weights of labels by their effective number of examples.
+
+  (1 - beta) / (1 - beta^n): Cui et al. 2019, "Class-Balanced Loss Based on
+  Effective Number of Samples", eq. 2, made to sum up to L as they do. A label
+  without examples weighs as one with a single one.
+
+  Args:
+    label_counts: [L] int, examples a label is on.
+    beta: float in [0, 1); 0 weighs all labels alike, near 1 by 1 / n.
+
+  Returns:
+    list of L floats.
+
+  Raises:
+    ValueError: no counts, or `beta` out of its range.
+  """
+  _check_range("beta", beta, 0, 1, "0 <= value < 1")
+  _check_counts(label_counts)
+  weights = [(1.0 - beta) / (1.0 - beta ** max(int(count), 1))
+             for count in label_counts]
+  return [weight * len(weights) / sum(weights) for weight in weights]
+
+
+def class_balanced(labels, logits, weights):
+  """`sigmoid` times [L] weights (Cui et al. 2019, section 4.3), which are those
+  of `class_balanced_weights`, for positives and negatives alike."""
+  labels, wide, dtype = _widen(labels, logits)
+  return _narrow(tf.constant(weights, wide.dtype) *
+                 tf.nn.sigmoid_cross_entropy_with_logits(
+                     labels=labels, logits=wide), dtype)
+
+
+def distribution_balanced(labels, logits, label_counts, num_examples, mu=0.3,
+                          negative_scale=5.0, kappa=0.05):
+  """Rare labels weigh more, counted with the labels they come with.
+
+  r (y log(1 + e^-(x - v)) + (1 - y) / s log(1 + e^(s (x - v)))), s being
+  `negative_scale`: Wu et al. 2020, "Distribution-Balanced Loss for Multi-Label
+  Classification in Long-Tailed Datasets".
+
+    r = 0.1 + sigmoid(10 (q - mu)), q = (1 / n_i) / sum_j y_j / n_j (eq. 3 to
+        5): of the chances to meet the text by one of its labels, drawn evenly,
+        the share of label i; a text without labels has q infinite
+    v = kappa log(N / n_i - 1) (eq. 7 and 8), the head's prior
+
+  Thresholds must be tuned, or probabilities calibrated: s and v move them.
+
+  Args:
+    labels: [batch, L] of 0 and 1.
+    logits: floating [batch, L].
+    label_counts: [L] int, examples a label is on; 0 counts as 1.
+    num_examples: int, N.
+    mu: float, see above.
+    negative_scale: float above 0.
+    kappa: float of at least 0.
+
+  Returns:
+    [batch, L] of the logits' type.
+
+  Raises:
+    ValueError: a parameter out of its range, the shapes differ, or the logits
+      are not floating.
+  """
+  _check_distribution_balanced(label_counts, num_examples, mu, negative_scale,
+                               kappa)
+  labels, wide, dtype = _widen(labels, logits)
+  counts = [max(int(count), 1) for count in label_counts]
+  inverse = tf.constant([1.0 / count for count in counts], wide.dtype)
+  # Half an example away from all of them, whose log-odds would be infinite.
+  shift = tf.constant([
+      kappa * math.log(num_examples / min(count, num_examples - 0.5) - 1)
+      for count in counts], wide.dtype)
+  chance = tf.reduce_sum(labels * inverse, axis=-1, keepdims=True)
+  has_any = chance > 0
+  ratio = inverse / tf.where(has_any, chance, tf.ones_like(chance))
+  weight = 0.1 + tf.where(
+      tf.logical_and(has_any, tf.ones_like(labels) > 0),
+      tf.sigmoid(10.0 * (ratio - mu)), tf.ones_like(labels))
+  moved = wide - shift
+  return _narrow(tf.stop_gradient(weight) * _mix(
+      labels, tf.nn.softplus(-moved),
+      tf.nn.softplus(negative_scale * moved) / negative_scale), dtype)
+
+
 def smooth_labels(labels, epsilon):
   """Moves labels towards 1/2: y (1 - epsilon) + epsilon / 2.
 
@@ -286,6 +438,25 @@ def _check_asymmetric(gamma_pos, gamma_neg, clip):
   _check_range("gamma_pos", gamma_pos, 0, math.inf, "0 <= value")
   _check_range("gamma_neg", gamma_neg, 0, math.inf, "0 <= value")
   _check_range("clip", clip, 0, 1, "0 <= value < 1")
+
+
+def _check_counts(label_counts):
+  if label_counts is None:
+    raise ValueError("label_counts are missing; give how many examples each "
+                     "label is on in train.")
+
+
+def _check_distribution_balanced(label_counts, num_examples, mu,
+                                 negative_scale, kappa):
+  _check_counts(label_counts)
+  if not num_examples or num_examples < max(label_counts):
+    raise ValueError("num_examples is %s; it must be at least the count of "
+                     "every label." % num_examples)
+  _check_range("mu", mu, -math.inf, math.inf, "of finite numbers")
+  _check_range("kappa", kappa, 0, math.inf, "0 <= value")
+  if not 0 < negative_scale < math.inf:
+    raise ValueError("negative_scale is %s; it must be a finite number above 0."
+                     % negative_scale)
 
 
 def _check_range(name, value, low, high, range_text):

@@ -33,6 +33,10 @@ LOSS_FLAGS = {
     "focal": ("focal_gamma", "focal_alpha"),
     "asymmetric": ("asymmetric_gamma_pos", "asymmetric_gamma_neg",
                    "asymmetric_clip"),
+    "class_balanced": ("class_balanced_beta",),
+    "distribution_balanced": (
+        "distribution_balanced_mu", "distribution_balanced_negative_scale",
+        "distribution_balanced_kappa"),
 }
 
 NOT_CALIBRATED = "none"
@@ -262,6 +266,16 @@ def loss_parameters(scan, label_list, settings):
     values.update(gamma_pos=settings.asymmetric_gamma_pos,
                   gamma_neg=settings.asymmetric_gamma_neg,
                   clip=settings.asymmetric_clip)
+  if settings.loss in losses.COUNTING:
+    values["label_counts"] = [int(count) for count in scan.label_counts]
+    values["num_examples"] = scan.num_examples
+  if settings.loss == "class_balanced":
+    values["beta"] = settings.class_balanced_beta
+  elif settings.loss == "distribution_balanced":
+    values.update(
+        mu=settings.distribution_balanced_mu,
+        negative_scale=settings.distribution_balanced_negative_scale,
+        kappa=settings.distribution_balanced_kappa)
   return values
 
 
