@@ -22,7 +22,7 @@ from processors.text_lines import shown
 
 
 # `--quoting`: AUTO is STANDARD, but refuses a field of a tab separated file
-# that swallows rows.
+# that swallows rows, or is quoted without need.
 AUTO, STANDARD, NONE = "auto", "standard", "none"
 QUOTINGS = (AUTO, STANDARD, NONE)
 QUOTING_HELP = (
@@ -38,6 +38,9 @@ _SEPARATOR_LINE = re.compile("\"?sep=(.)\"?[\r\n]*$", re.IGNORECASE)
 _ROW_NUMBER = re.compile("[0-9]+$")
 _DELIMITERS = ",\t;|"
 _LINES = 4096  # of one row that are held as single strings
+# A quoted field of a TSV file that no program would have quoted, unless it
+# quotes all of them, those of the header, too. Excel does with a comma.
+_NEEDLESS = re.compile('(?:^|\t)"[^"\t\r\n,]+"(?=[\t\r\n]|$)')
 
 
 def read_table(path, delimiter=None, quoting=AUTO, encoding=None, default=None,
@@ -179,6 +182,9 @@ class _Table(object):
       return "a field is missing" + (
           "" if self._quoting == NONE else
           ", or a quotation mark holds two together")
+    if len(row) == self._width + 1 and _ROW_NUMBER.match(row[0]):
+      return ("a field that holds the delimiter must be quoted, and row "
+              "numbers need a column of their own (R: row.names=FALSE)")
     if self._quoting == NONE:
       return "a field must not hold the delimiter"
     if any(cell.startswith(' "') for cell in row):
@@ -251,7 +257,7 @@ class _Lines(object):
       line = next(self._lines)
       self.number += 1
     if not self.in_row and line[0] == "\ufeff":
-      line = line[1:]  # of a file that was joined to another
+      line = line.lstrip("\ufeff")  # of a file that was joined to another
     self.in_row += 1
     self._row.append(line)
     if not self.in_row % _LINES:  # millions of short ones take much room
@@ -302,7 +308,7 @@ def _plain_rows(unused_path, lines, delimiter, unused_quoting):
 
 def _quoted_rows(path, lines, delimiter, quoting):
   """Yields (line, fields) of a file in which fields may be quoted."""
-  ends_in_return = None
+  ends_in_return = is_raw = None
   with long_fields():
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
@@ -318,11 +324,18 @@ def _quoted_rows(path, lines, delimiter, quoting):
         if quoting == AUTO:
           _check_swallowed(path, start, lines.number, row, delimiter)
       else:
-        is_return = lines.row_text().endswith("\r")
+        text = lines.row_text()
+        is_return = text.endswith("\r")
         if ends_in_return is None:
           ends_in_return = is_return
+          is_raw = quoting == AUTO and delimiter == "\t" and '"' not in text
         elif is_return and not ends_in_return:
           raise ValueError(lone_return(path, start))
+        if is_raw and _NEEDLESS.search(text):
+          raise ValueError(
+              "%s:%d: a field stands in quotation marks without need: give "
+              "--quoting=none if the marks are characters, --quoting=standard "
+              "if they quote." % (path, start))
       yield start, row
 
 

@@ -62,13 +62,22 @@ def choose(start, encoding, path):
 
   Returns:
     (str, int): a name for Python, and how many bytes to leave out.
+
+  Raises:
+    ValueError: the bytes of its characters are in another order.
   """
   for mark, name in _MARKS:
     if start.startswith(mark):
       return name, len(mark)
   if encoding is None:
     return "utf-8", 0
-  if encoding != "utf-8" and not encoding.startswith(("utf-16", "utf-32")):
+  if encoding.startswith(("utf-16", "utf-32")):
+    wide = _guess_wide(start)
+    if wide and not wide[0].startswith(encoding):
+      raise ValueError("%s reads as %s, not as --encoding=%s: give "
+                       "--encoding=%s." % (path, wide[0], encoding, wide[0]))
+    return (wide[0] if wide else encoding), 0
+  if encoding != "utf-8":
     if _is_surely_utf8(start):
       logging.warning("%s is UTF-8 and read as that, not as --encoding=%s.",
                       path, encoding)

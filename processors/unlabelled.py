@@ -20,7 +20,8 @@ _TEXT_NAMES = frozenset((
     "text", "texts", "comment_text", "comment", "sentence", "content", "body",
     "review", "title", "tweet"))
 _NAME = re.compile(r"\w[\w .-]{0,39}$")
-_JSON_START = re.compile(r"\s*(\{\s*\"|\[\s*(\{|\"|$))")
+_JSON_START = re.compile(r"\s*(\{\s*([\"'][^\"']*[\"']\s*:|$)|\[\s*(\{|\"|$))")
+_MARKUP_START = re.compile(r"\s*<(\?xml|!doctype|html)\b", re.IGNORECASE)
 
 
 def guess_form(path):
@@ -108,8 +109,11 @@ def looks_like(number, line):
     str, a sentence without its full stop, or None: a text.
   """
   looks = None
+  if number == 1 and _MARKUP_START.match(line):
+    return ("the line looks like HTML or XML (%s): write the texts one a line, "
+            "or give --input_format=text" % shown(line, 40))
   if line[:1] in "{[ " and _JSON_START.match(line):
-    if line.lstrip()[0] == "{":
+    if line.lstrip()[0] == "{" and (number == 1 or line.strip() != "{"):
       looks = "JSON lines", "jsonl"
     elif number == 1:
       looks = "JSON", "json"

@@ -58,7 +58,8 @@ def test_a_quotation_mark_that_swallows_rows_is_an_error(tmp_path):
 
 @pytest.mark.parametrize("content, line", [
     (RAW, 2), ('text\n"one\ntwo"\n', 2), ('text\tid\na\t1\n"b\t2\n', 3),
-    ('text\tid\n"a"b\t1\n', 2)])
+    ('text\tid\n"a"b\t1\n', 2), ('text\tid\na\t1\n"b c"\t2\n', 3),
+    ('id\ttext\n1\t"b"\n', 2), ('text\n"b"', 2)])
 def test_raw_tsv_names_the_flag(tmp_path, content, line):
   path = write(tmp_path, content, "train.tsv")
   message = error_of(path)
@@ -70,6 +71,17 @@ def test_raw_tsv_names_the_flag(tmp_path, content, line):
 def test_a_quoted_tsv_field_of_lines_without_tabs_is_a_field(tmp_path):
   path = write(tmp_path, 'text\tid\n"one\ntwo ""2"""\t1\n', "train.tsv")
   assert read(path) == [["text", "id"], ['one\ntwo "2"', "1"]]
+
+
+@pytest.mark.parametrize("content, expected", [
+    # The header is quoted, too; a comma, as Excel has it; CSV; an empty field.
+    ('"text"\t"id"\n"a"\t"1"\n', ["a", "1"]),
+    ('text\tid\n"a, b"\t1\n', ["a, b", "1"]),
+    ('text\tid\n"a ""b"""\t1\n', ['a "b"', "1"]),
+    ('text\tid\nsay "a" now\t"\n'[:-2] + '1\n', ['say "a" now', "1"]),
+    ('text\n""\n', [""])])
+def test_tsv_fields_that_are_quoted_with_reason(tmp_path, content, expected):
+  assert read(write(tmp_path, content, "train.tsv"))[1:] == [expected]
 
 
 def test_csv_fields_of_many_lines_are_ordinary(tmp_path):
@@ -147,6 +159,8 @@ def test_odd_tables_that_can_be_read(tmp_path, content, expected):
     ("text,id\na,x,\nb,y\n", ":3: the row has 2 fields", ""),
     ("text,id\na,x\nb,y,\n", ":3: the row has 3 fields, the header 2",
      "must be quoted"),
+    ("text,id\n1,a,x\n", ":2: the row has 3 fields, the header 2",
+     "R: row.names=FALSE"),
     ("text,id\na\n", ":2: the row has 1 fields, the header 2", "missing"),
     ("text,id\na,x\n text,id\n", ":3: the row repeats the header of line 1",
      "Remove it"),

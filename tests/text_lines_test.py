@@ -110,6 +110,16 @@ def test_wide_encodings_without_a_mark(tmp_path, encoding, text):
   assert read(path, encoding) == text
 
 
+@pytest.mark.parametrize("encoding", WIDE)
+def test_the_order_of_bytes(tmp_path, encoding):
+  path = write(tmp_path, ("text,id\n" + CHINESE).encode(encoding))
+  assert read(path, encoding[:6]) == "text,id\n" + CHINESE
+  other = encoding[:-2] + {"le": "be", "be": "le"}[encoding[-2:]]
+  assert error_of(path, other) == (
+      "%s reads as %s, not as --encoding=%s: give --encoding=%s." % (
+          path, encoding, other, encoding))
+
+
 def test_a_damaged_file_gets_no_other_encoding(tmp_path):
   good = (CHINESE * 20).encode("utf-8")
   path = write(tmp_path, good + b"caf\xe9 bar\n")

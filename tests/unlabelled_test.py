@@ -182,7 +182,8 @@ def test_bad_byte_in_a_pipe_names_its_line(bad, words, tmp_path):
 
 
 @pytest.mark.parametrize("line, form", [
-    ('{"text": "a"}', "jsonl"), ('  { "text": "a"}', "jsonl"),
+    ('{"text": "a"}', "jsonl"), ("{'text': 'a'}", "jsonl"), ("{", "jsonl"),
+    ('  { "text": "a"}', "jsonl"),
     ('[{"text": "a"}]', "json"), ('["a", "b"]', "json"), ("[", "json"),
     ("id,text,labels", "csv"), ('"id","text"', "csv"), ("text", "csv"),
     ("comment_text", "csv"), ("text\tlabel", "tsv"),
@@ -200,11 +201,21 @@ def test_lines_that_look_like_another_form(line, form, tmp_path):
 
 @pytest.mark.parametrize("first", [
     "The text, a label", "Text.", "a, b, c", "[1] see the text", "{curly}",
-    "{'text': 1}", "", "texts", "[note] \"x\"", "text me, please call back!",
+    "{'text' 1}", "a <html> tag", "", "texts", "[note] \"x\"",
+    "text me, please call back!",
     "review"])
 def test_lines_that_are_texts(first, tmp_path):
-  assert read(write(tmp_path / "a.txt", first + "\n[\nid,text\n")) == [
-      ("1", first, None), ("2", "[", None), ("3", "id,text", None)]
+  assert read(write(tmp_path / "a.txt", first + "\n[\nid,text\n{\n")) == [
+      ("1", first, None), ("2", "[", None), ("3", "id,text", None),
+      ("4", "{", None)]
+
+
+@pytest.mark.parametrize("line", [
+    "<!DOCTYPE html>", "<html lang=en>", u"\ufeff<?xml version='1.0'?>"])
+def test_markup(line, tmp_path):
+  path = write(tmp_path / "a.html", line + "\n<p>text\n")
+  assert error_of(path).startswith(path + ":1: the line looks like HTML or XML")
+  assert len(read(path, form="text")) == 2
 
 
 def test_json_lines_further_down(tmp_path):

@@ -58,7 +58,7 @@ def _is_table(rows, delimiter, content):
     if sorted(cell.strip().lower() for cell in row) == sorted(
         name.lower() for name in header):
       return False
-    if delimiter == "\t" and any("\n" in cell for cell in row):
+    if delimiter == "\t" and b'"' in content:
       return False
   return True
 
