@@ -13,12 +13,6 @@ import tiny_bert
 WORDS = {"fruit": "apple pear", "pet": u"猫 狗", "party": "plum one"}
 
 
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory):
-  return tiny_bert.make_bert(tmp_path_factory.mktemp("bert"),
-                             num_hidden_layers=1)
-
-
 def write(folder, **files):
   for name, content in files.items():
     tiny_bert.write_text(os.path.join(str(folder), name.replace("_", ".", 1)),
