@@ -263,7 +263,8 @@ def define_flags():
         "time, to see over-fitting.")
     flags.DEFINE_string(
         "threshold", "0.5", "Least probability of a label: a number; tune, "
-        "the one that maximises micro-F1 on dev; tune_per_label, one a label. "
+        "the one that maximises micro-F1 on dev; tune_macro, macro-F1; "
+        "tune_per_label, one a label. "
         "Kept in output_dir; default: what is kept there.")
     flags.DEFINE_enum(
         "calibrate", run_setup.NOT_CALIBRATED,

@@ -39,8 +39,7 @@ def _best_cuts(curve, lower, min_precision):
     highest precision.
   """
   upper = curve.score.astype(np.float64)
-  below = upper.astype(np.float32)
-  below = np.where(below > upper, np.nextafter(below, np.float32(0)), below)
+  below = _round_down(upper)
   can_cut = below > lower
   f1 = 2 * curve.tp / (curve.predicted + curve.totals[curve.row])
   f1 = np.where(can_cut, f1, -1)
@@ -53,10 +52,21 @@ def _best_cuts(curve, lower, min_precision):
   is_best = rank == np.maximum.reduceat(rank, curve.row_starts)[curve.row]
   place = np.where(is_best, np.arange(len(rank)), -1)
   best = np.maximum.reduceat(place, curve.row_starts)
-  middle = ((np.maximum(lower, 0) + upper)[best] / 2).astype(np.float32)
-  inside = (middle > lower[best]) & (middle <= upper[best])
   return (reached, f1[best], precision[best],
-          np.where(inside, middle, below[best]))
+          _threshold_between(lower[best], upper[best]))
+
+
+def _round_down(scores):
+  """The nearest float32 that is not above, of float64 scores."""
+  below = scores.astype(np.float32)
+  return np.where(below > scores, np.nextafter(below, np.float32(0)), below)
+
+
+def _threshold_between(lower, upper):
+  """float32 thresholds of the cuts between float64 scores; see the top."""
+  middle = ((np.maximum(lower, 0) + upper) / 2).astype(np.float32)
+  inside = (middle > lower) & (middle <= upper)
+  return np.where(inside, middle, _round_down(upper))
 
 
 def _check_min_precision(min_precision, num_labels):
@@ -119,6 +129,50 @@ def find_global_threshold(labels, probabilities, min_precision=None,
       ("threshold", float(threshold)), ("micro_f1", float(f1)),
       ("micro_precision", float(precision)), ("fell_back", False),
       ("precision_reached", key[0])])
+
+
+def find_macro_threshold(labels, probabilities, default=0.5):
+  """Finds the one threshold for all labels that maximises macro-F1.
+
+  Every cut between two scores of any label is tried. Labels without a positive
+  have F1 0 at each of them. Takes about 40 bytes of memory a cell.
+
+  Args:
+    labels: [N, L] of 0 and 1.
+    probabilities: [N, L] in 0..1.
+    default: float, as in `find_global_threshold`.
+
+  Returns:
+    OrderedDict: floats `threshold`, `macro_f1`; bool `fell_back`.
+
+  Raises:
+    ValueError: invalid input.
+  """
+  labels, probabilities = score_curves.check_arrays(labels, probabilities)
+  score_curves.check_thresholds(default, 1, np.float64)
+  lowest, scores, changes = 0.0, [], []
+  for _, curve in score_curves.label_curves(labels, probabilities):
+    f1 = 2 * curve.tp / (curve.predicted + curve.totals[curve.row])
+    lowest += f1[curve.row_starts].sum()
+    # What a label's F1 becomes when the threshold passes a score of its.
+    after = np.append(f1[1:], 0.0)
+    after[curve.row_starts[1:] - 1] = 0.0
+    scores.append(curve.score.astype(np.float64))
+    changes.append(after - f1)
+  score, place = np.unique(np.concatenate(scores), return_inverse=True)
+  passed = np.cumsum(np.bincount(place.ravel(), np.concatenate(changes)))
+  macro_f1 = (lowest + np.append(0.0, passed[:-1])) / labels.shape[1]
+  lower = np.append(-1.0, score[:-1])
+  macro_f1 = np.where(_round_down(score) > lower, macro_f1, -1)
+  if not labels.any():
+    return collections.OrderedDict([
+        ("threshold", float(np.float32(default))), ("macro_f1", 0.),
+        ("fell_back", True)])
+  # Sums of the same numbers in another order differ in their last digits.
+  best = np.flatnonzero(macro_f1 >= macro_f1.max() - 1e-12)[-1]
+  return collections.OrderedDict([
+      ("threshold", float(_threshold_between(lower[best], score[best]))),
+      ("macro_f1", float(macro_f1[best])), ("fell_back", False)])
 
 
 def _precision_at(labels, probabilities, thresholds):

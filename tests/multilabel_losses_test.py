@@ -324,7 +324,7 @@ def error_of(function, *arguments, **options):
 
 @pytest.mark.parametrize("name, options, message", [
     ("hinge", {}, "loss is hinge; it must be one of sigmoid, weighted, focal, "
-                  "asymmetric."),
+                  "asymmetric, zlpr, class_balanced, distribution_balanced."),
     ("weighted", {}, "loss weighted needs a pos_weight for each label."),
     ("focal", {"pos_weight": [1.0]},
      "pos_weight is used by the loss weighted alone, not by focal."),
@@ -374,8 +374,9 @@ def test_alpha_of_1_is_allowed():
 
 
 def test_losses_names_them_all():
-  assert multilabel_losses.LOSSES == ("sigmoid", "weighted", "focal",
-                                      "asymmetric")
+  assert multilabel_losses.LOSSES == (
+      "sigmoid", "weighted", "focal", "asymmetric", "zlpr", "class_balanced",
+      "distribution_balanced")
 
 
 def test_pos_weight_from_counts():

@@ -75,6 +75,48 @@ def test_global_threshold_equals_brute_force(case, blocks):
   assert out["precision_reached"] is True
 
 
+def test_macro_threshold_equals_brute_force(case, blocks):
+  labels, probabilities = case
+  scores = []
+  for cut in np.unique(probabilities):
+    found = [_scores_at(labels[:, [column]], probabilities[:, [column]], cut)[0]
+             if labels[:, column].any() else 0.0
+             for column in range(labels.shape[1])]
+    scores.append((round(np.mean(found), 12), cut))
+  best, cut = max(scores)  # of equal ones the highest
+  result = decisions.find_macro_threshold(labels, probabilities)
+  assert result["macro_f1"] == pytest.approx(best, abs=1e-12)
+  assert not result["fell_back"]
+  np.testing.assert_array_equal(decisions.apply_thresholds(
+      probabilities, result["threshold"]), probabilities >= cut)
+
+
+def test_macro_threshold_by_hand():
+  """Micro-F1 is best at 0.6, macro-F1 at 0.3, where the rare label comes in."""
+  labels = np.array([[1, 0], [1, 0], [1, 0], [0, 1], [0, 0], [0, 0]])
+  probabilities = np.array([[.9, .1], [.8, .1], [.7, .1], [.4, .35], [.36, .1],
+                            [.38, .1]], np.float32)
+  assert decisions.find_global_threshold(
+      labels, probabilities)["threshold"] == pytest.approx(0.55)
+  found = decisions.find_macro_threshold(labels, probabilities)
+  # Below 0.35: F1 of 6 / (6 + 3) and 1.
+  assert found["threshold"] == pytest.approx(0.225)
+  assert found["macro_f1"] == pytest.approx((6 / 9 + 1) / 2)
+
+
+def test_macro_threshold_without_any_positive():
+  found = decisions.find_macro_threshold(np.zeros([3, 2]), np.full([3, 2], .4),
+                                         default=0.7)
+  assert found["fell_back"] and found["threshold"] == pytest.approx(0.7)
+
+
+def test_macro_threshold_of_float64_scores_no_float32_separates():
+  one = 0.5 + 2.0 ** -40
+  labels, probabilities = np.array([[1], [0]]), np.array([[one], [0.5]])
+  found = decisions.find_macro_threshold(labels, probabilities)
+  assert found["macro_f1"] == pytest.approx(2 / 3.0)
+
+
 def test_label_thresholds_equal_brute_force(case, blocks):
   labels, probabilities = case
   out = decisions.find_label_thresholds(labels, probabilities, shrinkage=0)

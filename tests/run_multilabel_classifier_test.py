@@ -494,7 +494,7 @@ def test_foreign_output_dir(bert, data, tmp_path):
      "brier_score, coverage_error, ece_equal_mass, ece_equal_width, "),
     ({"metric_for_best": "f1/fruit"}, "for short lrap, map"),
     ({"threshold": 1.5}, "--threshold is 1.5; it must be a number from 0 to "
-     "1, tune or tune_per_label"),
+     "1, or one of tune, tune_macro, tune_per_label"),
     ({"threshold": "abc"}, "--threshold is abc; it must be"),
     ({"threshold": "nan"}, "--threshold is nan; it must be"),
     ({"threshold": ""}, "--threshold is ; it must be"),

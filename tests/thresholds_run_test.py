@@ -302,3 +302,19 @@ def test_an_unlabelled_test_file_is_refused(copy, data, tmp_path):
       copy, "test_predictions.jsonl")).splitlines()]
   assert len(found) == 50
   assert not [row for row in found if "true_labels" in row]
+
+
+def test_macro_threshold_is_found_and_kept(copy, data):
+  """Of all cuts between dev's scores none has a higher macro-F1."""
+  metrics = pytest.importorskip("sklearn.metrics")
+  run(data, copy, do_eval=True, threshold="tune_macro")
+  threshold, kind, _, _ = read_settings(copy)
+  assert kind == "tune_macro"
+  truth, scores, chosen = read_predictions(copy, "dev")
+  best = max(metrics.f1_score(truth, scores >= cut, average="macro",
+                              zero_division=0) for cut in np.unique(scores))
+  assert float(read_results(copy, "dev")["macro_f1"]) == pytest.approx(best)
+  assert np.array_equal(chosen, above(threshold)(scores))
+  status, _, stderr, _ = call(data, copy, do_eval=True, threshold="tune_macro",
+                              min_precision=0.5)
+  assert status == 2 and "--min_precision needs --threshold=tune or" in stderr

@@ -122,6 +122,7 @@ def _labels_section(trained, results):
   if decision.always_one_label:
     rule += "; a text without any gets the most probable one"
   kind = {"tune": "one that maximises micro-F1 on dev",
+          "tune_macro": "one that maximises macro-F1 on dev",
           "tune_per_label": "tuned on dev, each label by itself"}.get(
               trained.settings["threshold_kind"], "fixed")
   return "%s%s. Thresholds: %s." % (text, rule, kind)

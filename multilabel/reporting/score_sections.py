@@ -235,7 +235,8 @@ def _draw_cut(run, lines, legend):
   marks = [charts.Mark(0.5, "muted", ":")]
   if not run.is_known:
     return marks, "Which cut the run chose is not known."
-  kind = {"tune": "tuned on dev", "tune_per_label": "tuned on dev"}.get(
+  kind = {"tune": "tuned on dev", "tune_macro": "tuned on dev",
+          "tune_per_label": "tuned on dev"}.get(
       run.files.settings.get("threshold_kind"), "fixed")
   values = np.atleast_1d(np.asarray(run.rule.thresholds, np.float64))
   if not np.ndim(run.rule.thresholds):

@@ -48,7 +48,7 @@ _VERSION_1 = {"threshold_kind": "fixed", "top_k": None,
               "always_one_label": False, "long_text": "truncate_head",
               "stride": 0, "window_pooling": "max"}
 
-THRESHOLD_KINDS = ("fixed", "tune", "tune_per_label")
+THRESHOLD_KINDS = ("fixed", "tune", "tune_macro", "tune_per_label")
 
 # Stands for the calibration of before.
 KEPT = object()

@@ -177,9 +177,9 @@ def tune(outputs, decision, kind, label_list, min_precision=None):
   Args:
     outputs: `Outputs` of dev.
     decision: `DecisionRule`, whose other parts are kept.
-    kind: "tune", one threshold that maximises micro-F1; or "tune_per_label",
-      one a label that maximises its F1, drawn to the global one where the
-      label has few positives.
+    kind: "tune", one threshold that maximises micro-F1; "tune_macro", one
+      that maximises macro-F1; or "tune_per_label", one a label that maximises
+      its F1, drawn to the global one where the label has few positives.
     label_list: list of str.
     min_precision: float or None, least precision on dev: micro, or a label's.
 
@@ -197,6 +197,13 @@ def tune(outputs, decision, kind, label_list, min_precision=None):
       logging.warning("no threshold reaches --min_precision=%s on dev; %.4g "
                       "comes nearest", min_precision, threshold)
     return decision._replace(thresholds=threshold)
+  if kind == "tune_macro":
+    found = decisions.find_macro_threshold(outputs.labels,
+                                           outputs.probabilities)
+    if found["fell_back"]:
+      logging.warning("dev has no label at all: the threshold stays %.4g",
+                      found["threshold"])
+    return decision._replace(thresholds=found["threshold"])
   found = decisions.find_label_thresholds(
       outputs.labels, outputs.probabilities, min_precision=min_precision,
       label_names=label_list)

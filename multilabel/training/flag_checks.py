@@ -159,17 +159,19 @@ def check_evaluation_flags(settings):
     if not settings.do_eval:
       raise ValueError("--threshold=%s needs --do_eval: thresholds are found "
                        "on the dev set." % threshold)
-  elif settings.min_precision is not None:
+  if settings.min_precision is not None and threshold not in (
+      "tune", "tune_per_label"):
     raise ValueError("--min_precision needs --threshold=tune or "
                      "tune_per_label.")
-  else:
+  if threshold not in run_setup.TUNED_THRESHOLDS:
     try:
       is_share = 0 <= float(threshold) <= 1
     except ValueError:
       is_share = False
     if not is_share:
       raise ValueError("--threshold is %s; it must be a number from 0 to 1, "
-                       "tune or tune_per_label." % threshold)
+                       "or one of %s." % (
+                           threshold, ", ".join(run_setup.TUNED_THRESHOLDS)))
   if settings.calibrate != run_setup.NOT_CALIBRATED and not settings.do_eval:
     raise ValueError("--calibrate=%s needs --do_eval: it is found on the dev "
                      "set." % settings.calibrate)

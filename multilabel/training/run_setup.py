@@ -41,7 +41,7 @@ LOSS_FLAGS = {
 
 NOT_CALIBRATED = "none"
 
-TUNED_THRESHOLDS = ("tune", "tune_per_label")
+TUNED_THRESHOLDS = ("tune", "tune_macro", "tune_per_label")
 
 Model = collections.namedtuple(
     "Model", ["bert_config", "vocab_file", "do_lower_case", "max_seq_length",
@@ -206,7 +206,7 @@ def choose_decision(settings, trained):
   """How probabilities become labels: what settings say, else the directory.
 
   Returns:
-    `decisions.DecisionRule`; with --threshold=tune or tune_per_label its
+    `decisions.DecisionRule`; with one of `TUNED_THRESHOLDS` its
     thresholds are those of before.
   """
   decision = trained.decision
