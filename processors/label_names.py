@@ -120,9 +120,10 @@ class LabelNames(object):
       return ("label %s looks like a list: write each of its names as a label, "
               "or list it in labels.txt if it is one" % shown(label))
     if is_half(label):
-      return ("label %s has one of two brackets or marks: what separates labels may "
-              "stand within a name; give another --label_separator, or list it "
-              "in labels.txt if it is one" % shown(label))
+      return ("label %s has one of two brackets or marks: what separates "
+              "labels may stand within a name; give another "
+              "--label_separator, or list it in labels.txt if it is one" %
+              shown(label))
     if _TAGS.match(label):
       return ("label %s is several tags: separate them, as with "
               "--label_separator=' ', or list it in labels.txt if it is one" %

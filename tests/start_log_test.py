@@ -2,8 +2,10 @@
 """Tests of what is said before the first step."""
 
 import collections
+import io
 import logging as python_logging
 import re
+import sys
 import time
 
 from absl import logging
@@ -140,3 +142,31 @@ def test_what_is_quick_says_one_line():
       pass
 
   assert lines_of(build) == ["Building ..."]
+
+
+class _Terminal(io.StringIO):
+
+  def isatty(self):
+    return True
+
+
+def test_on_a_terminal_one_line_is_drawn_over(monkeypatch):
+  monkeypatch.setattr(waiting, "INTERVAL", 0.0)
+  terminal = _Terminal()
+  monkeypatch.setattr(sys, "stderr", terminal)
+  handler = logging.get_absl_handler()
+  filters = list(handler.filters)
+
+  def read():
+    for number in waiting.counted(range(32), "Reading"):
+      if number == 20:
+        # What asks the filters, as the handler does before each record.
+        assert handler.filter(python_logging.makeLogRecord({}))
+        terminal.write("a record\n")
+
+  assert lines_of(read) == ["Reading ..."]
+  text = terminal.getvalue()
+  assert text.startswith("\r  Reading: 16 texts so far, 0 s\033[K"
+                         "\r\033[Ka record\n\r  Reading: 32 texts")
+  assert text.endswith("\r\033[K")
+  assert handler.filters == filters
