@@ -31,8 +31,8 @@ _ANY_SEPARATOR = re.compile("[%s]" % re.escape("".join(
 _BRACKETS = {"[": "]", "(": ")", "{": "}", u"［": u"］", u"（": u"）",
              u"｛": u"｝", u"【": u"】"}
 _OPENING = {closing: opening for opening, closing in _BRACKETS.items()}
-# #a #b, and fastText's __label__a __label__b.
-_TAGS = re.compile(r"#[^#\s]+(?:\s*#[^#\s]+)+\Z|"
+# #a #b, <a><b> of Stack Overflow, __label__a __label__b of fastText.
+_TAGS = re.compile(r"#[^#\s]+(?:\s*#[^#\s]+)+\Z|<[^<>]+>(?:\s*<[^<>]+>)+\Z|"
                    r"__label__\S+(?:\s+__label__\S+)+\Z")
 _SCORED = re.compile(r".*[:=\s]\d*\.\d+\Z", re.DOTALL)
 # pandas writes a.1 for the second column that is called a.
@@ -125,8 +125,8 @@ class LabelNames(object):
               "--label_separator, or list it in labels.txt if it is one" %
               shown(label))
     if _TAGS.match(label):
-      return ("label %s is several tags: separate them, as with "
-              "--label_separator=' ', or list it in labels.txt if it is one" %
+      return ("label %s is several tags: put between them what "
+              "--label_separator says, or list it in labels.txt if it is one" %
               shown(label))
     separator = find_separator(label, self.lines)
     if separator is None and self._separator:

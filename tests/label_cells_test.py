@@ -129,6 +129,7 @@ def test_lists_in_cells(tmp_path, cells, expected):
     (["smile (happy, glad)"], 2, "one of two brackets"),
     (["#a #b"], 2, "several tags"), (["#a#b"], 2, "several tags"),
     (["__label__a __label__b"], 2, "several tags"),
+    (["<java><c++>"], 2, "several tags"),
     (["010", "101"], 2, "0 or 1 for each label"),
     (["0,1,0", "1,0,0"], 2, "0 or 1 for each label"),
     (["0 1", "1 0"], 2, "0 or 1 for each label"),
@@ -335,6 +336,9 @@ def test_another_separator_than_the_flag_says(tmp_path, cells, separator,
     ([":), :(", "C++, #c", "x"], ",", [(":)", ":("), ("C++", "#c"), ("x",)]),
     (["0", "1", "0,1"], ",", [("0",), ("1",), ("0", "1")]),
     (["10", "11"], ",", [("10",), ("11",)]),
+    (["<=50K", ">50K"], ",", [("<=50K",), (">50K",)]),
+    (["(no genres listed)", "Sci-Fi"], "|",
+     [("(no genres listed)",), ("Sci-Fi",)]),
     (["x", "y"], ",", [("x",), ("y",)]), (["x", ""], ",", [("x",), ()]),
 ])
 def test_separators(tmp_path, cells, separator, expected):
