@@ -221,6 +221,31 @@ def test_an_exact_limit(server):
                      body + b" " * (100001 - len(body)))[0] == 413
 
 
+@pytest.mark.parametrize("head,status", [
+    (b"POST /nothing HTTP/1.1\r\nHost: x\r\n", 404),
+    (b"PUT /v1/label HTTP/1.1\r\nHost: x\r\n", 405),
+    (LABEL_HEAD + b"Content-Type: text/xml\r\n", 415),
+    (LABEL_HEAD + b"Content-Type: text/xml\r\nContent-Encoding: gzip\r\n", 415),
+    (b"POST /v1/label HTTP/1.1\r\nHost: x\r\nOrigin: http://y\r\n", 403)])
+def test_who_is_refused_sees_it_though_the_body_is_not_read(
+    server, head, status):
+  """As many clients, this one reads only when it has sent all."""
+  for _ in range(5):
+    with server.connect() as sock:
+      sock.sendall(head + b"Content-Length: 60000\r\n\r\n" + b" " * 100)
+      for _ in range(6):
+        time.sleep(0.02)
+        sock.sendall(b" " * 9980)
+      sock.sendall(b" " * 20)
+      assert status_of(read_answer(sock)) == status
+  # Nor is it waited for without end.
+  with server.connect() as sock:
+    sock.sendall(head + b"Content-Length: 60000\r\n\r\n")
+    started = time.time()
+    assert status_of(read_all(sock)) == status
+    assert time.time() - started < 12
+
+
 def test_expect_100_continue(server):
   with server.connect() as sock:
     sock.sendall(LABEL_HEAD + b"Content-Length: 18\r\n"

@@ -131,7 +131,8 @@ class Application(object):
     return http_gate.Gate(
         router, {endpoint: paths[0] for _, paths, endpoint in table},
         self._metrics, lambda: self.keys, ("/", "/healthz", "/readyz"),
-        self._settings.loopback, self._settings.log_requests)
+        self._settings.loopback, self._settings.log_requests,
+        self._settings.max_body_bytes)
 
   def close(self):
     """Ends the threads; what they do for a request that is cut is dropped."""

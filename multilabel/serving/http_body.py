@@ -16,6 +16,9 @@ _CONTENT_TYPES = frozenset([
 # times the limit: most clients look at the answer only then.
 _MAX_DISCARDED = 32
 
+# Seconds for what is left of the body of a request that was refused.
+_DISCARD_SECONDS = 2.0
+
 _CLOSE = [("Connection", "close")]
 
 class BodyReader(object):
@@ -129,6 +132,45 @@ class BodyReader(object):
     return http_errors.Refused(
         413, "the body is too long; it may have %d bytes." % self._max_bytes,
         _CLOSE)
+
+
+class Remainder(object):
+  """What is left of a request's body.
+
+  A server that closes a connection with something unread resets it, and the
+  client may never see the answer.
+  """
+
+  def __init__(self, receive):
+    self._receive = receive
+    self._is_read = False
+
+  async def receive(self):
+    """ASGI's `receive`."""
+    message = await self._receive()
+    if message["type"] != "http.request" or not message.get("more_body"):
+      self._is_read = True
+    return message
+
+  async def discard(self, headers, max_bytes):
+    """Reads the rest and forgets it, if it comes soon and is not too long.
+
+    Args:
+      headers: list of (bytes, bytes), the request's.
+      max_bytes: int.
+    """
+    names = {name for name, _ in headers}
+    if b"expect" in names or not names & {b"content-length",
+                                          b"transfer-encoding"}:
+      return  # it is not sent, or there is none
+    try:
+      await asyncio.wait_for(self._discard(max_bytes), _DISCARD_SECONDS)
+    except asyncio.TimeoutError:
+      pass
+
+  async def _discard(self, max_bytes):
+    while not self._is_read and max_bytes >= 0:
+      max_bytes -= len((await self.receive()).get("body", b""))
 
 
 class _Unfinished(object):

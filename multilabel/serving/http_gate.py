@@ -14,6 +14,7 @@ from absl import logging
 import msgspec
 from starlette.exceptions import HTTPException
 
+from multilabel.serving import http_body
 from multilabel.serving import http_errors
 
 
@@ -32,7 +33,7 @@ class Gate(object):
   """An ASGI application around another one."""
 
   def __init__(self, app, routes, metrics, keys, open_paths=(),
-               loopback=False, log_requests=False):
+               loopback=False, log_requests=False, max_discarded=1 << 20):
     """Wraps `app`.
 
     Args:
@@ -44,7 +45,10 @@ class Gate(object):
       open_paths: collection of str, paths that need no key.
       loopback: bool, whether the server listens on this machine alone.
       log_requests: bool.
+      max_discarded: int, bytes of a body that are read after the request was
+        refused.
     """
+    self._max_discarded = max_discarded
     self._app = app
     self._routes = routes
     self._metrics = metrics
@@ -64,14 +68,15 @@ class Gate(object):
         message["headers"] = list(message.get("headers", ())) + _HEADERS
       await send(message)
 
+    body = http_body.Remainder(receive)
     try:
       self._check_sender(scope)
       scope["app"] = self  # makes the router raise, not answer by itself
-      await self._app(scope, receive, send_noting_status)
+      await self._app(scope, body.receive, send_noting_status)
     except http_errors.Refused as refused:
-      await send_error(send_noting_status, refused)
+      await self._refuse(scope, body, send_noting_status, refused)
     except HTTPException as error:
-      await send_error(send_noting_status, _refused(error))
+      await self._refuse(scope, body, send_noting_status, _refused(error))
     except http_errors.ClientGone:
       # Or its body was broken, and it still reads.
       await send_error(send, http_errors.Refused(
@@ -90,6 +95,12 @@ class Gate(object):
           500, "the server failed; its log says how."))
     finally:
       self._note(scope, status, time.perf_counter() - started)
+
+  async def _refuse(self, scope, body, send, refused):
+    """Answers; most clients look at the answer once they have sent all."""
+    if not any(name == "Connection" for name, _ in refused.headers):
+      await body.discard(scope["headers"], self._max_discarded)
+    await send_error(send, refused)
 
   def _check_sender(self, scope):
     """Refuses who has no key, or, where none is needed, other web pages."""
