@@ -426,12 +426,7 @@ class BertModel(object):
             dropout_seed=dropout_seed,
             layer_norm_eps=config.layer_norm_eps)
 
-      if config.embedding_size not in (None, config.hidden_size):
-        shape = get_shape_list(self.embedding_output)  # [B, S, E]
-        self.embedding_output = reshape_from_matrix(
-            _dense(reshape_to_matrix(self.embedding_output), config.hidden_size,
-                   None, create_initializer(config.initializer_range),
-                   "embeddings_project"), shape)
+      self.embedding_output = _project_embeddings(self.embedding_output, config)
 
       with tf.variable_scope("encoder"):
         attention_mask = create_attention_mask_from_input_mask(
@@ -481,6 +476,16 @@ class BertModel(object):
   def get_embedding_table(self):
     """float `[vocab_size, W]`: the word embeddings."""
     return self.embedding_table
+
+
+def _project_embeddings(embedding_output, config):
+  """ELECTRA's dense layer from `[B, S, E]` to `[B, S, W]`, if E is not W."""
+  if config.embedding_size in (None, config.hidden_size):
+    return embedding_output
+  output = _dense(
+      reshape_to_matrix(embedding_output), config.hidden_size, None,
+      create_initializer(config.initializer_range), "embeddings_project")
+  return reshape_from_matrix(output, get_shape_list(embedding_output))
 
 
 def gelu(x):
@@ -710,8 +715,7 @@ def embedding_postprocessor(input_tensor,
   output = input_tensor
   if use_token_type:
     if token_type_ids is None:
-      raise ValueError(
-          "use_token_type is True, so token_type_ids must be given.")
+      raise ValueError("use_token_type is True, so token_type_ids is needed.")
     table = tf.get_variable(
         token_type_embedding_name, [token_type_vocab_size, width],
         initializer=create_initializer(initializer_range))
@@ -730,9 +734,8 @@ def embedding_postprocessor(input_tensor,
           initializer=create_initializer(initializer_range))
       positions = tf.slice(table, [0, 0], [seq_length, -1])  # [S, W]
       output += tf.reshape(positions, [1, seq_length, width])
-  return layer_norm_and_dropout(output, dropout_prob,
-                                dropout_seed=dropout_seed,
-                                epsilon=layer_norm_eps)
+  return layer_norm_and_dropout(output, dropout_prob, None, dropout_seed,
+                                layer_norm_eps)
 
 
 def create_attention_mask_from_input_mask(from_tensor, to_mask):

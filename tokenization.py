@@ -159,8 +159,37 @@ def validate_vocab(vocab_file, embedding_size=None, config_file=None,
       (see `embedding_size`), lacks one of the required tokens, or is longer
       than the table.
   """
+  first_seen, repeated, count, last_token = _scan_vocab(
+      vocab_file, embedding_size, config_file)
+  if not last_token:
+    raise ValueError("Vocabulary %s is empty: it needs one token a line." %
+                     vocab_file)
+  tokens = {token.strip() for token in first_seen}
+  missing = [token for token in _REQUIRED_TOKENS if token not in tokens]
+  if missing:
+    raise ValueError(
+        "Vocabulary %s lacks %s: is it the vocab.txt of a BERT checkpoint?" %
+        (vocab_file, ", ".join(missing)))
+  repeated = [place for place in repeated if place[0] <= last_token]
+  if repeated and warn is not None:
+    warn("%s has %d line%s that an earlier one has, too (%s%s); the later id "
+         "counts." % (
+             vocab_file, len(repeated), "" if len(repeated) == 1 else "s",
+             ", ".join("%r in lines %d and %d" % (token, first, number)
+                       for number, token, first in repeated[:3]),
+             ", ..." if len(repeated) > 3 else ""))
+  return count
+
+
+def _scan_vocab(vocab_file, embedding_size, config_file):
+  """Reads a vocabulary once; errors as `validate_vocab` says.
+
+  Returns:
+    (dict from token to its first line, list of (line, token, first line) of
+    repeated ones, number of lines, last line that is not empty).
+  """
   first_seen = {}
-  repeated = []  # (line, token, its first line)
+  repeated = []
   count = last_token = 0
   lines = _read_vocab_lines(vocab_file)
   for count, line in lines:
@@ -189,25 +218,7 @@ def validate_vocab(vocab_file, embedding_size=None, config_file=None,
           (vocab_file, count, token, first_seen[token]))
     else:
       repeated.append((count, token, first_seen[token]))
-
-  if not last_token:
-    raise ValueError("Vocabulary %s is empty: it needs one token a line." %
-                     vocab_file)
-  tokens = {token.strip() for token in first_seen}
-  missing = [token for token in _REQUIRED_TOKENS if token not in tokens]
-  if missing:
-    raise ValueError(
-        "Vocabulary %s lacks %s: is it the vocab.txt of a BERT checkpoint?" %
-        (vocab_file, ", ".join(missing)))
-  repeated = [place for place in repeated if place[0] <= last_token]
-  if repeated and warn is not None:
-    warn("%s has %d line%s that an earlier one has, too (%s%s); the later id "
-         "counts." % (
-             vocab_file, len(repeated), "" if len(repeated) == 1 else "s",
-             ", ".join("%r in lines %d and %d" % (token, first, number)
-                       for number, token, first in repeated[:3]),
-             ", ..." if len(repeated) > 3 else ""))
-  return count
+  return first_seen, repeated, count, last_token
 
 
 def _read_vocab_lines(vocab_file):

@@ -659,7 +659,7 @@ def test_embedding_postprocessor():
   with tf.Graph().as_default(), pytest.raises(ValueError) as error:
     modeling.embedding_postprocessor(tf.zeros([2, 3, 4]), use_token_type=True)
   assert str(error.value) == (
-      "use_token_type is True, so token_type_ids must be given.")
+      "use_token_type is True, so token_type_ids is needed.")
 
 
 def test_attention_mask_from_input_mask():
