@@ -282,6 +282,26 @@ def test_strings_in_json_that_are_hardly_labels(tmp_path, labels, part):
   assert read("jsonl", data_dir) == (labels, [(label,) for label in labels])
 
 
+@hypothesis.settings(max_examples=150, deadline=None)
+@hypothesis.given(st.integers(1, 4).flatmap(lambda size: st.tuples(
+    st.just(size), st.lists(st.sets(st.integers(0, size - 1)), min_size=1,
+                            max_size=6))), st.booleans())
+def test_any_numbers_mean_their_labels(drawn, are_vectors):
+  size, rows = drawn
+  names = ["label %d" % number for number in range(size)]
+  lists = [tuple(int(number in row) for number in range(size)) if are_vectors
+           else tuple(sorted(row)) for row in rows]
+  numbers = label_cells.NumberLists(names)
+  for line, values in enumerate(lists, 1):
+    numbers.add(line, values)
+  found = [numbers.settle()(values) for values in lists]
+  expected = [tuple(names[number] for number in sorted(row)) for row in rows]
+  # Where both readings are possible, each list would be all labels or none.
+  could_be_both = all(len(values) == size and set(values) <= {0, 1} and
+                      len(set(values)) == size for values in lists)
+  assert found == expected or (could_be_both and not are_vectors)
+
+
 # Separators.
 
 
@@ -472,3 +492,37 @@ def test_rows_of_a_test_file_that_nobody_annotated(tmp_path):
   write(tmp_path, test_csv="text,a,b\nx,1,\n")
   assert "column 'b' is empty here: write 0" in refusal(
       read, "delimited", data_dir, "test")
+
+
+PIECES = ("a", "b", "c d", "[", "]", "(", ")", "{", "}", "'", '"', ",", ";",
+          "|", u"、", u"，", "\t", " ", "0", "1", "1.0", "true", "False", "nan",
+          "None", "\n", "...", "\\", "-1", "set()", "yes", "no", "#", "/", "&",
+          "b'", u"\ufeff", u"\u200b", "9" * 30)
+
+
+@hypothesis.settings(
+    max_examples=200, deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+@hypothesis.given(
+    st.lists(st.lists(st.sampled_from(PIECES), max_size=6).map("".join),
+             min_size=1, max_size=4),
+    st.sampled_from([",", "|", ", ", " ", "\\t"]))
+def test_any_cells_are_labels_or_one_sentence(tmp_path, cells, separator):
+  data_dir = write(tmp_path, train_csv=column(cells))
+  try:
+    labels, found = read("delimited", data_dir, label_separator=separator)
+  except ValueError as error:
+    message = str(error)
+    assert message.endswith(".") and len(message.splitlines()) == 1
+    assert not isinstance(error, UnicodeError)
+    return
+  assert set(labels) == set(label for row in found for label in row) or (
+      labels == ["labels"])
+  meant = separator.replace("\\t", "\t").strip(" ") or " "
+  are_lists = any(cell.strip()[:1] in ("[", "(", "{", "s") for cell in cells)
+  for label in labels:
+    assert label == label.strip() and label and "\n" not in label
+    assert label not in ("nan", "None")
+    # Half a list, or the half of a quotation.
+    assert not label.startswith(("['", '["', "('", "{'"))
+    assert are_lists or meant not in label
