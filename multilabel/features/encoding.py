@@ -271,7 +271,7 @@ def scan_examples(examples, label_list, require_labels, part="the data",
     if labels is None:
       unlabelled.append(num_examples)
     elif not label_set.issuperset(labels):
-      unknown.add(example, set(labels) - label_set)
+      unknown.add(example, sorted(set(labels) - label_set))
       labels = label_set.intersection(labels)
     elif not labels:
       num_without += 1
