@@ -36,6 +36,7 @@ from multilabel.training import mixed_precision
 from multilabel.training import model_graph
 from multilabel.training import run_setup
 from multilabel.training import train_op
+from multilabel.training import weight_average
 import processors
 
 # The names of the original's run_classifier.py are reachable here.
@@ -188,6 +189,10 @@ def define_flags():
         "adam_bias_correction", True, "Correct the bias of Adam's moments, as "
         "PyTorch's AdamW does. False: as google-research/bert, whose first "
         "hundreds of steps are up to six times as long at the same rate.")
+    flags.DEFINE_float(
+        "ema_decay", 0.0, "Average the weights over the steps with this decay, "
+        "such as 0.99 or 0.999, and evaluate, keep and export the average; 0: "
+        "no average.")
     flags.DEFINE_float("num_train_epochs", 3.0, "Passes over train.")
     flags.DEFINE_float("warmup_proportion", 0.1,
                        "Share of the steps (0 to 1) with linear warmup.")
@@ -353,17 +358,20 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
       model_graph.initialize(init_checkpoint, settings)
     share = features.get(batch_parts.SHARE)
     loss_scale = mixed_precision.LossScale() if settings.scale_loss else None
+    average = weight_average.WeightAverage(
+        variables(), settings.ema_decay) if settings.ema_decay else None
     step = (towers.create_train_op(*step_settings) if make_towers else
             train_op.create_train_op(
                 loss, *(step_settings + (share,)), variables=variables(),
-                gradients=gradients, loss_scale=loss_scale))
+                gradients=gradients, loss_scale=loss_scale,
+                after_update=average and average.update_after))
     accumulate_op = None
     if share is not None:
       loss, accumulate_op = step.loss, step.accumulate_op
     # The loss scale is read before the step, which changes it.
     return loop.ModelSpec(
         mode, loss, step.train_op, step.learning_rate, step.grad_norm, None,
-        accumulate_op, loss_scale and loss_scale.read)
+        accumulate_op, loss_scale and loss_scale.read, average)
 
   return model_fn
 

@@ -71,7 +71,8 @@ def check_checkpoint(checkpoint, variables, hint=""):
 
   Args:
     checkpoint: str, checkpoint prefix.
-    variables: list of variables (reference or resource).
+    variables: list of variables (reference or resource), or dict of name in
+      the checkpoint to variable.
     hint: str, what ends the sentence: what has to be the checkpoint's.
 
   Raises:
@@ -79,9 +80,12 @@ def check_checkpoint(checkpoint, variables, hint=""):
       another shape.
   """
   shapes = read_checkpoint_shapes(checkpoint)
-  for var in variables:
+  if not isinstance(variables, dict):
+    variables = collections.OrderedDict(
+        (modeling._variable_name(var), var) for var in variables)
+  for name, var in variables.items():
     # Resource variables would take a tensor of any shape.
-    name, shape = modeling._variable_name(var), var.shape.as_list()
+    shape = var.shape.as_list()
     if name not in shapes:
       problem = "it lacks %s, shape %s" % (name, shape)
     elif list(shapes[name]) != shape:
@@ -99,7 +103,7 @@ def restore_checkpoint(session, saver, variables, checkpoint, hint=""):
   Args:
     session: `tf.Session`.
     saver: `tf.train.Saver` of the variables.
-    variables: list of variables.
+    variables: see `check_checkpoint`.
     checkpoint: str, checkpoint prefix.
     hint: see `check_checkpoint`.
 
@@ -245,7 +249,8 @@ def format_checkpoint_report(report, init_checkpoint):
       [("optimizer slots", []), ("pre-training heads (cls/*)", []),
        ("other", [])])
   for name in report.unused:
-    if name.endswith(("/adam_m", "/adam_v")) or name == "global_step":
+    if name.endswith(
+        ("/adam_m", "/adam_v", "/unaveraged")) or name == "global_step":
       groups["optimizer slots"].append(name)
     elif name.startswith("cls/"):
       groups["pre-training heads (cls/*)"].append(name)

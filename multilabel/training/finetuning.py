@@ -341,6 +341,7 @@ class Finetuning(object):
             layer_decay=settings.layer_decay,
             freeze_layers=settings.freeze_layers,
             recompute_layers=settings.recompute_layers,
+            ema_decay=settings.ema_decay,
             head_plan=self._head_plan if init_checkpoint else None,
             scale_loss=(mixed_precision.choose_precision(settings) ==
                         mixed_precision.FLOAT16)))

@@ -73,6 +73,12 @@ def check_precision_flags(settings):
                        "--distribution=%s out." % (
                            name, settings.distribution))
   mixed_precision.choose_precision(settings)
+  if not 0 <= settings.ema_decay < 1:
+    raise ValueError("--ema_decay is %s; it must be from 0 to below 1." %
+                     settings.ema_decay)
+  if settings.ema_decay and settings.distribution != mirrored.NONE:
+    raise ValueError("--ema_decay does not go with several devices; leave it "
+                     "or --distribution=%s out." % settings.distribution)
   if settings.xla and settings.recompute_layers:
     raise ValueError("--xla does not go with --recompute_layers: it merges "
                      "what was to be computed again; leave one of them out.")

@@ -43,8 +43,8 @@ EVAL = "eval"
 # What a model_fn returns; fields that a mode has no use for are None.
 ModelSpec = collections.namedtuple(
     "ModelSpec", ["mode", "loss", "train_op", "learning_rate", "grad_norm",
-                  "inference", "accumulate_op", "loss_scale"],
-    defaults=[None, None])
+                  "inference", "accumulate_op", "loss_scale", "average"],
+    defaults=[None, None, None])
 
 
 class Run(object):
@@ -125,6 +125,8 @@ class Run(object):
       self.stepper = self.session
       if self.checkpoint is None:
         self.session.run(initializer)
+        if self._average is not None:
+          self.session.run(self._average.start_op)
       else:
         self._restore(self.checkpoint)
       if self.train_spec is not None:
@@ -150,12 +152,19 @@ class Run(object):
 
   def _build_inference(self, model_fn, strategy):
     """Builds the inference towers, which share the variables, and the saver."""
-    with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
+    self._average = self.train_spec.average if self.train_spec else None
+    with tf.variable_scope(
+        tf.get_variable_scope(), reuse=tf.AUTO_REUSE,
+        custom_getter=self._average and self._average.getter):
       self.towers = mirrored.on_each_device(
           strategy, lambda: model_fn(None, EVAL, {}).inference)
     self.inference = self.towers[0]
     # What is removed is decided here, by what the directory holds.
-    self._saver = tf.train.Saver(max_to_keep=0, save_relative_paths=True)
+    self._saved = tf.global_variables()
+    if self._average is not None:
+      self._saved = self._average.saved_names(self._saved)
+    self._saver = tf.train.Saver(self._saved, max_to_keep=0,
+                                 save_relative_paths=True)
     self._check_weights = tf.group(*[
         tf.debugging.check_numerics(variable, variable.op.name)
         for variable in tf.global_variables()
@@ -165,8 +174,7 @@ class Run(object):
     """Restores every variable of the graph; the step comes with them."""
     logging.info("Restoring %s", checkpoint)
     checkpoint_restore.restore_checkpoint(
-        self.session, self._saver, self.graph.get_collection(
-            tf.GraphKeys.GLOBAL_VARIABLES), checkpoint)
+        self.session, self._saver, self._saved, checkpoint)
 
   def use_best_checkpoint(self):
     """Restores the checkpoint that did best on dev, to evaluate and predict."""

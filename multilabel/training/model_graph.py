@@ -17,10 +17,11 @@ from multilabel.training import layer_training
 class GraphSettings(collections.namedtuple("GraphSettings", [
     "pooling", "head_learning_rate", "output_bias", "random_seed",
     "adam_bias_correction", "loss_fn", "skip_nonfinite", "layer_decay",
-    "freeze_layers", "recompute_layers", "scale_loss", "head_plan"], defaults=[
+    "freeze_layers", "recompute_layers", "scale_loss", "head_plan",
+    "ema_decay"], defaults=[
         "pooler", None, None, None, False,
         tf.nn.sigmoid_cross_entropy_with_logits, False, 1.0, None, False,
-        False, None])):
+        False, None, 0.0])):
   """What shapes a run's graph beside `model_fn_builder`'s eight arguments.
 
   Fields:
@@ -38,6 +39,7 @@ class GraphSettings(collections.namedtuple("GraphSettings", [
     scale_loss: bool, see `mixed_precision.LossScale`.
     head_plan: `label_head.HeadPlan`, where the label head starts; None: as all
       variables, by name.
+    ema_decay: float, see `weight_average`; 0: no average.
   """
 
   __slots__ = ()

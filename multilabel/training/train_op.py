@@ -146,7 +146,8 @@ PartsTrainOp = collections.namedtuple(
 def create_train_op(loss, init_lr, num_train_steps, num_warmup_steps,
                     learning_rate_scale=None, bias_correction=False,
                     skip_nonfinite=False, share=None, variables=None,
-                    gradients=tf.gradients, loss_scale=None):
+                    gradients=tf.gradients, loss_scale=None,
+                    after_update=None):
   """As `create_optimizer`; returns what is worth logging beside the op.
 
   Args:
@@ -164,6 +165,8 @@ def create_train_op(loss, init_lr, num_train_steps, num_warmup_steps,
     gradients: function of a loss and a list of variables to their gradients.
     loss_scale: `mixed_precision.LossScale`, whose steps that are not finite
       move nothing either, or None.
+    after_update: function from the op that updates the variables to one that
+      does more after it, before the global step moves; None: no more.
 
   Returns:
     `TrainOp(train_op, learning_rate, grad_norm)`; the last two are float
@@ -202,6 +205,8 @@ def create_train_op(loss, init_lr, num_train_steps, num_warmup_steps,
       optimizer.apply_gradients(zip(grads, tvars), global_step=global_step))
   if loss_scale is not None:
     update = tf.group(update, loss_scale.adjust(is_finite))
+  if after_update is not None:
+    update = after_update(update)
   step = optimization.finish_step(update, learning_rate, grad_norm)
   return step if sums is None else PartsTrainOp(
       *(step + (loss, sums.accumulate_op)))
