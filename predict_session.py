@@ -375,6 +375,11 @@ class SessionPredictor(object):
     self._model, self._calibration = model, trained.calibration
     return loaded
 
+  def save_weights(self, prefix):
+    """Writes the weights as a checkpoint, without optimizer state."""
+    with self._served.borrow() as loaded:
+      loaded.save(prefix)
+
   def close(self):
     """Frees the session; calling it twice does no harm."""
     self._served.close()

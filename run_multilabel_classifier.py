@@ -57,9 +57,15 @@ from processors import table_reader
 FLAGS = flags.FLAGS
 
 
-def define_flags():
-  """Defines this program's flags; called where the script starts."""
-  with command_line.flag_group("Data"):
+def define_flags(flag_values=None):
+  """Defines this program's flags; called where the script starts.
+
+  Args:
+    flag_values: `flags.FlagValues` to define them in; None: the global ones.
+  """
+  # Shadows the module: what is defined below goes where the caller wants it.
+  flags = command_line.FlagsInto(FLAGS if flag_values is None else flag_values)
+  with command_line.flag_group("Data", flag_values):
     flags.DEFINE_string(
         "data_dir", None, "Directory of the data: train, dev and test files "
         "(and labels.txt, one label a line, where the order matters).")
@@ -96,7 +102,7 @@ def define_flags():
         "hash of the id, where there is no dev file.")
     flags.DEFINE_integer("max_train_examples", 0,
                          "Train on the first so many examples; 0: on all.")
-  with command_line.flag_group("Model"):
+  with command_line.flag_group("Model", flag_values):
     flags.DEFINE_string(
         "encoder", None, "The pre-trained encoder, in the place of the next "
         "four: a release's folder, a Hugging Face folder, a trained directory "
@@ -136,7 +142,7 @@ def define_flags():
         "window_pooling", "max", list(encoding.WINDOW_POOLINGS),
         "windows: a text's logit of a label is the max or the mean of its "
         "windows'.")
-  with command_line.flag_group("Run"):
+  with command_line.flag_group("Run", flag_values):
     flags.DEFINE_string(
         "output_dir", None, "Directory of checkpoints, records and results.")
     flags.DEFINE_bool("do_train", False, "Train.")
@@ -221,7 +227,7 @@ def define_flags():
     flags.DEFINE_bool(
         "allow_older_checkpoint", False, "Without --do_train: where the best, "
         "or newest, checkpoint is broken, take the newest that is whole.")
-  with command_line.flag_group("Loss"):
+  with command_line.flag_group("Loss", flag_values):
     flags.DEFINE_enum(
         "loss", "sigmoid", list(losses.LOSSES), "Loss of a label: "
         "sigmoid cross entropy, the same with weighted positives, focal loss "
@@ -252,7 +258,7 @@ def define_flags():
                        "distribution_balanced: scale of negatives' logits.")
     flags.DEFINE_float("distribution_balanced_kappa", 0.05,
                        "distribution_balanced: prior taken off the logits.")
-  with command_line.flag_group("Evaluation and labels"):
+  with command_line.flag_group("Evaluation and labels", flag_values):
     flags.DEFINE_integer(
         "eval_steps", None, "Steps between evaluations on dev while training "
         "with --do_eval; default: once an epoch; 0: none.")
@@ -293,7 +299,8 @@ def define_flags():
     flags.DEFINE_bool(
         "report", None, "Write report.html after --do_eval or --do_test; "
         "default: if matplotlib is installed.")
-  with command_line.flag_group("Of google-research/bert, not supported here"):
+  with command_line.flag_group("Of google-research/bert, not supported here",
+                               flag_values):
     flags.DEFINE_bool("use_tpu", False, "TPUs are not supported.")
     for name in flag_checks.TPU_FLAGS[1:]:
       flags.DEFINE_string(name, None, "TPUs are not supported.")
@@ -391,6 +398,7 @@ def main(argv):
     run.write_features()
     with run.start():
       if FLAGS.do_train:
+        command_line.keep_freed_memory()
         run.train()
       if FLAGS.do_eval:
         run.evaluate("dev")

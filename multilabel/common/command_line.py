@@ -9,6 +9,7 @@ EX_TEMPFAIL: the same command goes on. `--debug` shows the traceback.
 
 import contextlib
 import ctypes
+import functools
 import importlib
 import itertools
 import logging as python_logging
@@ -171,11 +172,31 @@ def keep_freed_memory():
 
 
 @contextlib.contextmanager
-def flag_group(title):
-  """Flags defined inside stand under `title` in `--help`."""
+def flag_group(title, flag_values=None):
+  """Flags defined inside stand under `title` in `--help`.
+
+  Args:
+    title: str.
+    flag_values: `flags.FlagValues`; None: the program's own. Of others there is
+      no help.
+  """
+  if flag_values is not None and flag_values is not FLAGS:
+    yield
+    return
   before = set(FLAGS)
   yield
   _FLAG_GROUPS.append((title, [name for name in FLAGS if name not in before]))
+
+
+class FlagsInto(object):
+  """absl's `flags`, whose DEFINE_ functions define into one `FlagValues`."""
+
+  def __init__(self, flag_values):
+    self._flag_values = flag_values
+
+  def __getattr__(self, name):
+    return functools.partial(getattr(flags, name),
+                             flag_values=self._flag_values)
 
 
 def flag_names():

@@ -2,6 +2,7 @@
 """The settings of a run as one object, from flags or from keywords."""
 
 import difflib
+import os
 
 
 class Settings(object):
@@ -35,6 +36,24 @@ class Settings(object):
     return cls({name: flag.value for name, flag in flags.items()},
                {name: flag.default for name, flag in flags.items()},
                [name for name, flag in flags.items() if flag.present])
+
+  @classmethod
+  def from_keywords(cls, flag_values, names, keywords):
+    """The settings that keywords of Python hold.
+
+    Args:
+      flag_values: `absl.flags.FlagValues`, where the flags are defined.
+      names: collection of str, the flags that are settings.
+      keywords: dict of name to value; each is read as the flag's text would be.
+
+    Raises:
+      ValueError: a value cannot be; names the keyword.
+    """
+    flags = {name: flag_values[name] for name in names}
+    values = {name: flag.default for name, flag in flags.items()}
+    given = {name: _parse(name, flags[name], value)
+             for name, value in keywords.items()}
+    return cls(dict(values, **given), values, given)
 
   def __getattr__(self, name):
     try:
@@ -77,12 +96,43 @@ class Settings(object):
     """
     for name in sorted(changes):
       if name not in self._values:
-        near = difflib.get_close_matches(name, self._values, 1)
         raise ValueError("there is no setting %s%s." % (
-            name, "; did you mean %s?" % near[0] if near else ""))
+            name, nearest(name, self._values)))
     return Settings(dict(self._values, **changes), self._defaults,
                     self._given.union(changes))
 
   def to_dict(self):
     """A copy of the values: dict of name to value."""
     return dict(self._values)
+
+
+def nearest(name, names):
+  """"; did you mean X?" for a name that is nearly one of `names`, else ""."""
+  near = difflib.get_close_matches(name, names, 1)
+  return "; did you mean %s?" % near[0] if near else ""
+
+
+def _parse(name, flag, value):
+  """A keyword's value as the flag of that name would have it."""
+  kind = flag.parser.flag_type() or "str"
+  # numpy's scalars, which a grid search gives.
+  if hasattr(value, "item") and not isinstance(value, (str, bytes)):
+    value = value.item()
+  if value is None and flag.default is None:
+    return None
+  is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+  try:
+    if kind == "bool":
+      if isinstance(value, bool):
+        return value
+    elif isinstance(value, (str, os.PathLike)):
+      return flag.parser.parse(os.fspath(value))
+    elif is_number:
+      return flag.parser.parse(repr(value))
+  except (ValueError, TypeError):
+    pass
+  choices = getattr(flag.parser, "enum_values", None)
+  raise ValueError("%s=%r cannot be; it must be %s." % (
+      name, value, "one of %s" % ", ".join(choices) if choices else
+      {"bool": "True or False", "int": "a whole number", "float": "a number",
+       }.get(kind, "a str")))

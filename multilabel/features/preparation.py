@@ -101,8 +101,16 @@ def part_examples(processor, name, data_dir, max_train_examples=0):
   return itertools.islice(examples, max_train_examples or None)
 
 
-def write_features(parts, label_list, model, output_dir):
+def write_features(parts, label_list, model, output_dir, num_workers=None):
   """Writes the record file of each part, or finds it.
+
+  Args:
+    parts: {name: `DataPart`}.
+    label_list: list of str.
+    model: `run_setup.Model`.
+    output_dir: str.
+    num_workers: int, processes to make features in; None: what the number of
+      examples is worth.
 
   Returns:
     {name: (path, `input_pipeline.FeatureStats`)}.
@@ -125,7 +133,7 @@ def write_features(parts, label_list, model, output_dir):
     else:
       stats = record_file.file_based_convert_examples_to_features(
           part.examples(), label_list, model.max_seq_length, tokenizer, path,
-          fingerprint, record_file.choose_num_workers(
+          fingerprint, num_workers or record_file.choose_num_workers(
               part.scan.num_examples), model.long_text)
       logging.info("Features of %s: written to %s", name, path)
     logging.info(

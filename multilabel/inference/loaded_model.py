@@ -117,6 +117,12 @@ class InferenceModel(object):
           "checkpoint %s has weights that are not finite, in %s; its training "
           "diverged, take another one." % (checkpoint, name))
 
+  def save(self, session, prefix):
+    """Writes the weights of a session as a checkpoint."""
+    with self.graph.as_default():
+      self._saver.save(session, prefix, write_meta_graph=False,
+                       write_state=False)
+
 
 class LoadedWeights(object):
   """The weights of one checkpoint in a session; safe to use from threads.
@@ -209,6 +215,10 @@ class LoadedWeights(object):
     if session is None:
       raise ValueError("this predictor is closed.")
     return session
+
+  def save(self, prefix):
+    """Writes the weights as a checkpoint, without an identity file."""
+    self._model.save(self._open_session(), prefix)
 
   def close(self):
     """Frees the session; calling it twice does no harm."""

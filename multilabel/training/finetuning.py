@@ -93,33 +93,40 @@ class Finetuning(object):
     decision: `decisions.DecisionRule`, from probabilities to labels.
     calibration: `calibration.Calibration`, from logits to probabilities, or
       None.
+    results: {"dev", "test": dict of scores}, of those evaluated.
     run: `loop.Run`, the graph and its session, between `start` and its end.
   """
 
-  def __init__(self, settings, model_fn_builder, processor=None):
+  def __init__(self, settings, model_fn_builder, processor=None,
+               observer=None):
     """Checks the settings, and finds the encoder; reads nothing else yet.
 
     Args:
       settings: `common.settings.Settings`.
       model_fn_builder: that of `run_multilabel_classifier`.
-      processor: `processors.DataProcessor`; None: the settings name it.
+      processor: `processors.DataProcessor` of examples in memory; None: the
+        settings name one of files.
+      observer: `progress.Observer`, sees the training; None: that of a script.
 
     Raises:
       ValueError: settings that are invalid, or do not go together.
     """
     self.cluster, settings = cluster_members.choose_distribution(settings)
     self.settings, self._encoder = settings, None
-    flag_checks.check_flags(self.settings)
+    flag_checks.check_flags(self.settings, processor is None)
     flag_checks.check_evaluation_flags(self.settings)
     if settings.do_train:
       self.settings, self._encoder = run_setup.resolve_encoder(settings)
     self._model_fn_builder = model_fn_builder
     self._processor = processor
+    self._observer = observer
+    # A program that has examples has threads, too, which no fork survives.
+    self._num_workers = None if processor is None else 1
     self._is_time_over = time_limit(self.settings)
     self.trained = self.model = self.labels = self.plan = None
     self.dev = self.decision = self.run = self._head_plan = None
     self.calibration = None
-    self.parts, self.records = {}, {}
+    self.parts, self.records, self.results = {}, {}, {}
 
   def __repr__(self):
     return "Finetuning(output_dir=%r)" % self.settings.output_dir
@@ -182,7 +189,8 @@ class Finetuning(object):
   def write_features(self):
     """Writes the record files of the parts, or finds them; plans the run."""
     self.records = preparation.write_features(
-        self.parts, self.labels, self.model, self.settings.output_dir)
+        self.parts, self.labels, self.model, self.settings.output_dir,
+        self._num_workers)
     if self.settings.do_train:
       self.plan = plan_training(self.records["train"][1].num_records,
                                 self.settings)
@@ -246,6 +254,7 @@ class Finetuning(object):
                    "scores", "{:,}".format(len(left_out)),
                    "{:,}".format(part.scan.num_examples), name)
       result["num_texts_left_out"] = len(left_out)
+    self.results[name] = dict(result, global_step=self.run.checkpoint_step)
     evaluation.write_results(name, result, self.run.checkpoint_step,
                              settings.output_dir)
     if name == "dev":
@@ -440,7 +449,7 @@ class Finetuning(object):
         run, self.plan.num_train_steps, settings.save_checkpoints_steps,
         settings.log_steps, settings.train_batch_size, self.dev,
         settings.skip_nonfinite, self._is_time_over, self._describe_batch,
-        settings.profile)
+        settings.profile, self._observer)
 
   def _describe_batch(self, step, most=10):
     """Names the examples of a step's batch, the first `most` of them."""

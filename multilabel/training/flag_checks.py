@@ -92,7 +92,7 @@ TPU_FLAGS = ("use_tpu", "tpu_name", "tpu_zone", "gcp_project", "master",
 MOST_STEPS = 2 ** 31 - 1
 
 
-def check_flags(settings):
+def check_flags(settings, needs_data_dir=True):
   """Raises ValueError for flags that cannot work, before any work is done."""
   for name in TPU_FLAGS:
     if settings.is_given(name) and settings[name] is not False:
@@ -102,7 +102,7 @@ def check_flags(settings):
           settings.do_test or settings.do_predict):
     raise ValueError("at least one of --do_train, --do_eval, --do_test, "
                      "--do_predict must be given.")
-  required = ["data_dir", "output_dir"]
+  required = ["data_dir"] * needs_data_dir + ["output_dir"]
   if settings.do_train and not settings.encoder:
     required += ["bert_config_file", "vocab_file"]
   for name in required:

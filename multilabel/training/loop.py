@@ -33,9 +33,10 @@ from multilabel.training import dev_evaluation
 from multilabel.training import mirrored
 from multilabel.training import mixed_precision
 from multilabel.training import train_op
-from multilabel.training.progress import Progress
-from multilabel.training.progress import StopRequests
+from multilabel.training.progress import Observer
 
+
+_OBSERVED = ("loss", "learning_rate", "grad_norm")
 
 TRAIN = "train"
 EVAL = "eval"
@@ -269,7 +270,7 @@ class Run(object):
 
 def train(run, num_train_steps, save_checkpoints_steps, log_steps, batch_size,
           dev=None, skip_nonfinite=0, is_time_over=None, describe_batch=None,
-          profile_dir=None):
+          profile_dir=None, observer=None):
   """Trains from the step of the run's checkpoint to `num_train_steps`.
 
   Args:
@@ -284,6 +285,7 @@ def train(run, num_train_steps, save_checkpoints_steps, log_steps, batch_size,
     is_time_over: function that says whether to stop, or None.
     describe_batch: function of a step, from 0, that names its examples.
     profile_dir: str, where `session_profile` writes what it traces, or None.
+    observer: `progress.Observer`; None: that of a script.
 
   Raises:
     FloatingPointError: the loss or the gradient is not finite; no checkpoint
@@ -295,15 +297,16 @@ def train(run, num_train_steps, save_checkpoints_steps, log_steps, batch_size,
   if run.train_spec is None:  # the run had been finished before
     run.remove_old_checkpoints(dev.best_step if dev else None)
     return
-  command_line.keep_freed_memory()
+  observer = observer or Observer()
   first_step = step = run.checkpoint_step
-  progress = Progress(first_step, num_train_steps, log_steps, batch_size,
-                      run.state.get("smoothed_loss"))
+  progress = observer.make_progress(
+      first_step, num_train_steps, log_steps, batch_size,
+      run.state.get("smoothed_loss"))
   # The points of first_step are of weights that are still there.
   writer = event_files.EventWriter(run._output_dir, first_step + 1)
   loop = _Loop(run, num_train_steps, dev, writer, progress, skip_nonfinite,
-               describe_batch, profile_dir)
-  with StopRequests(is_time_over) as stop, progress:
+               describe_batch, profile_dir, observer)
+  with observer.stop_requests(is_time_over) as stop, progress:
     # A kill, or the end of the time, may have come between the checkpoint and
     # its evaluation. The clock does not stop it again: each start gets further.
     is_evaluated = loop.end_step(step, False, stop.by_signal)
@@ -316,6 +319,7 @@ def train(run, num_train_steps, save_checkpoints_steps, log_steps, batch_size,
         values = loop.make_step(step)
       step += 1
       progress.update(step, values)
+      observer.on_step(step, {name: float(values[name]) for name in _OBSERVED})
       run.state["smoothed_loss"] = progress.state
       if step % log_steps == 0 or step == num_train_steps:
         writer.add_summary(event_files.scalar_summary(progress.scalars()), step)
@@ -333,8 +337,9 @@ class _Loop(object):
   """The parts of `train`'s loop."""
 
   def __init__(self, run, num_train_steps, dev, writer, progress,
-               skip_nonfinite, describe_batch, profile_dir):
+               skip_nonfinite, describe_batch, profile_dir, observer):
     self._run = run
+    self._observer = observer
     self._session = run.stepper if profile_dir is None else (
         session_profile.RunProfile(run.stepper, profile_dir, TRAIN))
     self._num_train_steps = num_train_steps
@@ -416,6 +421,7 @@ class _Loop(object):
       writer.sync()
       dev.commit()
       run.note_evaluation(step)
+      self._observer.on_evaluation(step, dict(evaluation.values))
     run.remove_old_checkpoints(dev.best_step if dev else None)
     return evaluation is not None
 

@@ -10,6 +10,9 @@ from absl import logging
 import numpy as np
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
 class StopRequests(object):
   """Notes SIGINT and SIGTERM for the next step boundary; a second one kills.
 
@@ -17,15 +20,20 @@ class StopRequests(object):
     signal_number: int or None.
   """
 
-  def __init__(self, is_time_over=None):
+  def __init__(self, is_time_over=None, signals=SIGNALS, second_kills=True):
     """Makes a context manager that catches the signals.
 
     Args:
       is_time_over: function that returns whether the run has had its time, or
         None: it has all the time.
+      signals: the numbers of those to catch.
+      second_kills: bool, whether a second one ends the process; else it does
+        what the program had it do before.
     """
     self.signal_number = None
     self._is_time_over = is_time_over
+    self._signals = signals
+    self._second_kills = second_kills
     self._before = {}
 
   def __call__(self):
@@ -38,7 +46,7 @@ class StopRequests(object):
     return bool(self.signal_number)
 
   def __enter__(self):
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in self._signals:
       try:
         self._before[number] = signal.signal(number, self._note)
       except ValueError:  # not the main thread: the program decides
@@ -51,8 +59,36 @@ class StopRequests(object):
 
   def _note(self, number, unused_frame):
     self.signal_number = number
-    for other in self._before:
-      signal.signal(other, signal.SIG_DFL)
+    for other, handler in self._before.items():
+      signal.signal(other, signal.SIG_DFL if self._second_kills else handler)
+
+
+class Observer(object):
+  """What a program wants of a run that trains; this one is a script's."""
+
+  def stop_requests(self, is_time_over):
+    """`StopRequests` of the run."""
+    return StopRequests(is_time_over)
+
+  def make_progress(self, *arguments):
+    """`Progress` of the same arguments."""
+    return Progress(*arguments)
+
+  def on_step(self, step, values):
+    """Called after each step, 1 being the first.
+
+    Args:
+      step: int.
+      values: {"loss", "learning_rate", "grad_norm": float}.
+    """
+
+  def on_evaluation(self, step, values):
+    """Called after each evaluation on dev.
+
+    Args:
+      step: int.
+      values: {metric: float}; those of a sample of train begin with `train_`.
+    """
 
 
 class Progress(object):
@@ -107,12 +143,17 @@ class Progress(object):
       self._window_examples = self._window_tokens = 0
     if self._terminal and (now - self._drawn > 0.2 or step == self._num_steps):
       self._drawn = now
-      # A line wider than the terminal could not be drawn over again.
-      width = shutil.get_terminal_size().columns - 1
-      sys.stderr.write("\r" + self._line(step, now)[:width] + "\033[K")
-      sys.stderr.flush()
+      self._draw(step, self._line(step, now))
     elif due and not self._terminal:
       logging.info("%s", self._line(step, now))
+
+  def _draw(self, step, line):
+    """Shows the line in the place of the one before."""
+    del step
+    # A line wider than the terminal could not be drawn over again.
+    width = shutil.get_terminal_size().columns - 1
+    sys.stderr.write("\r" + line[:width] + "\033[K")
+    sys.stderr.flush()
 
   def leave_out(self, seconds):
     """Keeps time that was no training out of the rates."""
