@@ -95,11 +95,12 @@ def test_its_weights_are_those_of_the_program(bert, fitted, tmp_path):
 
 
 @pytest.mark.parametrize("way", ["load", "pickle"])
-def test_a_copy_is_equal(fitted, tmp_path, way):
+def test_a_copy_is_equal(bert, fitted, tmp_path, way):
   if way == "load":
     fitted.save(tmp_path / "new" / "model")
     copy = MultiLabelClassifier.load(tmp_path / "new" / "model")
-    assert copy.get_params()["learning_rate"] == 0.015
+    params = copy.get_params()
+    assert (params["learning_rate"], params["encoder"]) == (0.015, bert)
     with pytest.raises(ValueError, match="not an empty directory"):
       fitted.save(tmp_path / "new" / "model")
     # Weights, and nothing of the optimizer.
