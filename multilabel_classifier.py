@@ -205,7 +205,8 @@ class MultiLabelClassifier(object):
                                          self._keywords["progress"])
     with host_process.undisturbed_logging(), _folder(settings) as output_dir:
       run = finetuning.Finetuning(
-          settings.replace(output_dir=output_dir), run_multilabel_classifier.model_fn_builder,
+          settings.replace(output_dir=output_dir),
+          run_multilabel_classifier.model_fn_builder,
           in_memory.InMemoryProcessor(data.names, data.parts), observer)
       try:
         observer.begin(self._given())
