@@ -201,7 +201,7 @@ def test_the_trained_directory_explains_itself(learned, bert):
                 if not name.startswith(
                     ("model.ckpt", "events", ".lock"))) == sorted(
                     RESULTS + ("bert_config.json", "best_checkpoint.json",
-                               "checkpoint", "labels.txt",
+                               "checkpoint", "labels.txt", "model_card.md",
                                "model_settings.json", "vocab.txt") + tuple(
                                    part + ".tf_record" + suffix
                                    for part in ("train", "dev", "test")
@@ -288,6 +288,7 @@ def test_one_example_one_label_and_a_pair(bert, tmp_path):
   folder = tmp_path / "d"
   folder.mkdir()
   row = {"text": u"\u732b", "text_pair": "apple " * 50, "labels": ["a = b\tc"]}
+  tiny_bert.write_text(folder / "labels.txt", u"a = b\tc\n")
   for part in ("train", "dev", "test"):
     tiny_bert.write_jsonl(str(folder / (part + ".jsonl")), [row])
   log = run(bert, folder, tmp_path / "o", do_eval=True, do_predict=True,
