@@ -142,6 +142,57 @@ def test_a_head_without_names_needs_a_word(bert, data, trained, tmp_path):
   assert any("newly initialised (--init_head=new)" in line for line in log)
 
 
+# What lies beside the checkpoint says what shapes do not.
+
+
+def test_a_head_of_another_pooling(bert, data, trained, tmp_path):
+  start = last_checkpoint(trained)
+  status, _, stderr, _ = run(bert, data, tmp_path / "o", pooling="cls",
+                             init_checkpoint=start)
+  assert status == 2 and "was trained with --pooling=mean" in stderr
+  assert not (tmp_path / "o" / "model_settings.json").exists()
+  status, _, stderr, _ = run(bert, data, tmp_path / "o", pooling="cls",
+                             init_checkpoint=start, init_head="new", **STILL)
+  assert (status, stderr) == (0, "")
+
+
+@pytest.mark.parametrize("changes, words", [
+    ({"num_attention_heads": 4}, "bert_config_file has num_attention_heads 4, "
+     "but"), ({"gelu_approximate": False}, "gelu_approximate False"),
+    ({"hidden_act": "relu"}, "hidden_act relu"),
+    ({"layer_norm_eps": 1e-5}, "layer_norm_eps 1e-05"),
+    ({"hidden_dropout_prob": 0.0}, None),  # changes no result
+])
+def test_another_configuration(bert, data, tmp_path, changes, words):
+  config = json.loads(tiny_bert.read_text(
+      os.path.join(bert, "bert_config.json")))
+  path = tmp_path / "bert_config.json"
+  path.write_text(json.dumps(dict(config, **changes)))
+  status, _, stderr, _ = run(bert, data, tmp_path / "o",
+                             bert_config_file=str(path), **STILL)
+  if words is None:
+    assert (status, stderr) == (0, "")
+  else:
+    assert status == 2 and words in stderr, stderr
+
+
+def test_another_vocabulary_of_the_same_size(bert, data, tmp_path):
+  lines = tiny_bert.read_text(os.path.join(bert, "vocab.txt")).splitlines()
+  path = str(tmp_path / "vocab.txt")
+  shuffled = lines[:5] + lines[:4:-1]
+  tiny_bert.write_text(path, u"".join(line + u"\n" for line in shuffled))
+  status, _, stderr, _ = run(bert, data, tmp_path / "o", vocab_file=path)
+  assert status == 2, stderr
+  assert "have another id in vocab_file" in stderr
+  # A word of one's own in the place of another is told, and goes on.
+  lines[-1] = u"mine"
+  tiny_bert.write_text(path, u"".join(line + u"\n" for line in lines))
+  status, _, stderr, log = run(bert, data, tmp_path / "o", vocab_file=path,
+                               **STILL)
+  assert (status, stderr) == (0, "")
+  assert sum("1 of the 32 tokens of" in line for line in log) == 1
+
+
 def test_encoders_of_each_form_start_alike(bert, data, trained, tmp_path,
                                            monkeypatch):
   monkeypatch.setenv("BERT_MULTILABEL_CACHE", str(tmp_path / "cache"))

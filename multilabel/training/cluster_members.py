@@ -29,6 +29,8 @@ RUNNING, FINISHED, FAILED = "running", "finished", "failed"
 
 # Flags that may differ from member to member.
 _OWN_FLAGS = ("debug", "max_runtime", "profile", "cluster_timeout")
+# What --encoder stands for lies in each member's own cache.
+_ENCODER_FLAGS = ("bert_config_file", "vocab_file", "init_checkpoint")
 
 
 class ClusterError(RuntimeError):
@@ -240,8 +242,9 @@ def code_sha256(root):
 
 def identity(settings):
   """What the members must have in common: dict that JSON can hold."""
+  own = _OWN_FLAGS + (_ENCODER_FLAGS if settings.encoder else ())
   flags = {name: value for name, value in settings.to_dict().items()
-           if name not in _OWN_FLAGS}
+           if name not in own}
   return {"flags": flags, "code_sha256": code_sha256(_ROOT),
           "tensorflow": tf.__version__}
 

@@ -21,6 +21,7 @@ from multilabel.storage import checkpoint_restore
 from multilabel.storage import encoders
 from multilabel.storage import label_head
 from multilabel.storage import run_lock
+from multilabel.storage import start_check
 from multilabel.storage import trained_model
 from multilabel.training import mirrored
 import processors
@@ -323,4 +324,6 @@ def plan_start(model, label_list, settings):
         tf.trainable_variables(), init_checkpoint,
         not_needed=() if model.pooling == "pooler" else ("bert/pooler/",),
         leave_out=label_head.NAMES if plan else ())
+  start_check.check_neighbours(init_checkpoint, model.bert_config,
+                               model.vocab_file, model.pooling, plan)
   return plan
