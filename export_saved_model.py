@@ -1,8 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes a trained directory as a SavedModel for TensorFlow Serving.
+"""Writes a trained directory for other runtimes, or to be handed over.
 
   python export_saved_model.py --model_dir=DIR --export_dir=EXPORT
+  python export_saved_model.py --model_dir=DIR --export_dir=ONNX \
+      --format=onnx --weights_dtype=int8
+  python export_saved_model.py --model_dir=DIR --export_dir=SMALL \
+      --format=model_dir --weights_dtype=float16
 
+With --format=onnx EXPORT itself becomes a folder with model.onnx, which
+predict_onnx.py reads without TensorFlow; with --format=model_dir a trained
+directory with one checkpoint, no optimizer state and nothing of the training.
+
+Otherwise it writes a SavedModel for TensorFlow Serving: it
 makes EXPORT/<version>/ with saved_model.pb, variables/ (or none, with
 --frozen) and assets.extra/, from the checkpoint that the predictor takes: the
 best one on dev, if training kept account of that, else the newest. It is
@@ -28,15 +37,20 @@ import tensorflow.compat.v1 as tf
 
 from multilabel import head
 from multilabel.export import conformance
+from multilabel.export import dtype_change
 from multilabel.export import export_check
 from multilabel.export import export_folder
 from multilabel.export import export_manifest
 from multilabel.export import graph_tokenizer
-from multilabel.export import half_weights
+from multilabel.storage import half_weights
+from multilabel.export import own_folder
 from multilabel.export import signatures
+from multilabel.export import small_model_dir
 from multilabel.export import warmup_requests
 from multilabel.features import encoding
 from multilabel.features import feature_rows
+from multilabel.storage import model_settings
+from multilabel.storage import onnx_folder
 from multilabel.storage import run_lock
 from multilabel.storage import trained_model
 import predict_session
@@ -45,12 +59,12 @@ import tokenization
 
 FLAGS = flags.FLAGS
 
-ONNX_FILE = "model.onnx"
-# Largest difference of a probability from the predictor's.
-ONNX_TOLERANCE = 1e-5
-
-# How variables are stored; what answers is float32 in any case.
-WEIGHTS_DTYPES = ("float32", "float16")
+# What is written, and how its weights can be stored. What answers is float32,
+# with int8 apart from the products.
+FORMATS = collections.OrderedDict([
+    ("saved_model", ("float32", "float16")),
+    ("onnx", ("float32", "float16", "int8")),
+    ("model_dir", ("float32", "float16"))])
 
 # path: str, the version's folder.
 # signatures: list of str, their names.
@@ -67,6 +81,15 @@ ExportResult = collections.namedtuple("ExportResult", [
     "difference", "onnx_difference", "rounding"])
 
 
+# path: str; form, weights_dtype: str, as they were asked for; checkpoint: str;
+# step: int; difference: float, the largest difference from the predictor's
+# probabilities with float32 weights; change: dict, what other weights change,
+# see `dtype_change.measure`, or None.
+FolderResult = collections.namedtuple("FolderResult", [
+    "path", "form", "checkpoint", "step", "weights_dtype", "difference",
+    "change"])
+
+
 def export(model_dir, export_dir, version=None, frozen=False, raw_text=False,
            onnx=False, keep_versions=0, weights_dtype="float32",
            allow_older_checkpoint=False):
@@ -79,9 +102,9 @@ def export(model_dir, export_dir, version=None, frozen=False, raw_text=False,
       version there.
     frozen: bool, weights as constants in the graph.
     raw_text: bool, a signature that takes texts; needs tensorflow-text.
-    onnx: bool, assets.extra/model.onnx as well; needs tf2onnx and onnxruntime.
+    onnx: bool, assets.extra/model.onnx as well; needs onnx and onnxruntime.
     keep_versions: int, versions to keep, the new one among them; 0: all.
-    weights_dtype: str, one of `WEIGHTS_DTYPES`.
+    weights_dtype: str, one of those of `FORMATS`.
     allow_older_checkpoint: bool, see `predict_session.SessionPredictor`.
 
   Returns:
@@ -93,7 +116,10 @@ def export(model_dir, export_dir, version=None, frozen=False, raw_text=False,
     RuntimeError: the export does not give the predictor's probabilities.
   """
   export_folder.check(export_dir, version, keep_versions)
-  _check_weights_dtype(weights_dtype, frozen)
+  _check_weights_dtype("saved_model", weights_dtype)
+  if frozen and weights_dtype != "float32":
+    raise ValueError("weights_dtype %s is for variables, which frozen makes "
+                     "constants of; leave out one of the two." % weights_dtype)
   onnx_export = _import_onnx() if onnx else None
   with export_check.Checker() as checker:
     trained = trained_model.read(model_dir)
@@ -112,14 +138,15 @@ def export(model_dir, export_dir, version=None, frozen=False, raw_text=False,
       if weights_dtype == "float16":
         source, expected, rounding = _round(model_dir, trained, checkpoint,
                                             work.scratch, expected)
+      elif trained.settings["weights_dtype"] == "float16":
+        source = _as_float32(trained, checkpoint, work.scratch)
       names = _write_saved_model(work.path, trained, source, tokenizer,
                                  in_graph, frozen, rounding is not None)
       _write_extra(work.path, trained, tokenizer, names)
-      onnx_difference = None if onnx_export is None else onnx_export.export(
-          trained, source,
-          os.path.join(work.path, warmup_requests.FOLDER, ONNX_FILE),
-          feature_rows.make_batch(expected.rows), expected.of_rows,
-          ONNX_TOLERANCE)
+      onnx_difference = None if onnx_export is None else onnx_export.write_file(
+          trained, source, os.path.join(
+              work.path, warmup_requests.FOLDER, onnx_folder.MODEL_FILE),
+          feature_rows.make_batch(expected.rows), expected.of_rows)
       export_manifest.write(work.path, {
           "checkpoint": os.path.basename(checkpoint), "step": step,
           "run": trained.settings["fingerprint"]})
@@ -134,18 +161,67 @@ def export(model_dir, export_dir, version=None, frozen=False, raw_text=False,
                       trained.long_text, difference, onnx_difference, rounding)
 
 
-def _check_weights_dtype(weights_dtype, frozen):
+def export_folder_alone(model_dir, export_dir, form, weights_dtype="float32",
+                        allow_older_checkpoint=False, max_f1_loss=0.005,
+                        calibration_file=None):
+  """Exports the best checkpoint as a folder that a predictor reads.
+
+  Args:
+    model_dir: str, `--output_dir` of a training run.
+    export_dir: str, missing or empty; becomes that folder.
+    form: str, "onnx" or "model_dir".
+    weights_dtype: str, one of those of `FORMATS`.
+    allow_older_checkpoint: bool, see `predict_session.SessionPredictor`.
+    max_f1_loss: float, by how much micro-F1 may fall at most by
+      `weights_dtype`; for "onnx".
+    calibration_file: str, JSON lines on which that is measured; None: the
+      examples of dev that the run kept.
+
+  Returns:
+    `FolderResult`.
+
+  Raises:
+    ValueError: the trained directory or an argument is wrong, a weight is not
+      finite, a package is missing, or F1 falls by too much.
+    RuntimeError: the export does not give the predictor's probabilities.
+  """
+  own_folder.check(export_dir)
+  _check_weights_dtype(form, weights_dtype)
+  onnx_export = _import_onnx() if form == "onnx" else None
+  with predict_session.SessionPredictor(
+      model_dir, allow_older_checkpoint=allow_older_checkpoint) as predictor:
+    checkpoint, step = predictor.checkpoint, predictor.step
+    expected = export_check.ask_predictor(
+        predictor, predictor.bert_config.max_position_embeddings)
+  trained = trained_model.read(model_dir)
+
+  def write_onnx(folder):
+    return onnx_export.write_folder(
+        folder, trained, {"checkpoint": checkpoint, "step": step,
+                          "run": trained.settings["fingerprint"]}, expected,
+        dtype_change.Options(weights_dtype, max_f1_loss, calibration_file))
+
+  def write_model_dir(folder):
+    small_model_dir.write(folder, trained, checkpoint, weights_dtype)
+    with predict_session.SessionPredictor(folder) as predictor:
+      return small_model_dir.compare(predictor, expected, weights_dtype)
+
+  difference, change = own_folder.make(
+      export_dir, write_onnx if form == "onnx" else write_model_dir)
+  return FolderResult(export_dir, form, checkpoint, step, weights_dtype,
+                      difference, change)
+
+
+def _check_weights_dtype(form, weights_dtype):
   """Raises ValueError before any work."""
-  if weights_dtype not in WEIGHTS_DTYPES:
-    raise ValueError("weights_dtype is %s; it must be one of %s." % (
-        weights_dtype, ", ".join(WEIGHTS_DTYPES)))
-  if frozen and weights_dtype != "float32":
-    raise ValueError("weights_dtype %s is for variables, which frozen makes "
-                     "constants of; leave out one of the two." % weights_dtype)
+  if weights_dtype not in FORMATS[form]:
+    raise ValueError(
+        "weights_dtype is %s; with --format=%s it must be one of %s." % (
+            weights_dtype, form, ", ".join(FORMATS[form])))
 
 
 def _import_onnx():
-  """Returns `serving.onnx_export`, all of whose packages are there."""
+  """Returns `onnx_export`, all of whose packages are there."""
   from multilabel.export import onnx_export as onnx_export_module
   onnx_export_module.import_packages()
   return onnx_export_module
@@ -173,12 +249,9 @@ def _round(model_dir, trained, checkpoint, folder, expected):
     (checkpoint, `Expected`, float): the rounded one, what the predictor says
     with it, and the largest difference of that from `expected`.
   """
-  with tf.Graph().as_default():
-    head.create_inference_graph(
-        trained.bert_config, len(trained.labels), trained.settings["pooling"])
-    names = [variable.op.name for variable in tf.global_variables()]
-  rounded = os.path.join(folder, os.path.basename(checkpoint))
-  half_weights.write_rounded(checkpoint, names, rounded)
+  rounded = _as_float32(trained, checkpoint, folder)
+  if trained.settings["weights_dtype"] == "float16":
+    return rounded, expected, 0.0
   with predict_session.SessionPredictor(
       model_dir, checkpoint=rounded) as predictor:
     found = export_check.ask_predictor(
@@ -186,6 +259,17 @@ def _round(model_dir, trained, checkpoint, folder, expected):
   return rounded, found, max(
       float(np.abs(found.of_texts - expected.of_texts).max()),
       float(np.abs(found.of_rows - expected.of_rows).max()))
+
+
+def _as_float32(trained, checkpoint, folder):
+  """Writes the weights, rounded to float16, as float32; returns the prefix."""
+  with tf.Graph().as_default():
+    head.create_inference_graph(
+        trained.bert_config, len(trained.labels), trained.settings["pooling"])
+    names = [variable.op.name for variable in tf.global_variables()]
+  path = os.path.join(folder, os.path.basename(checkpoint))
+  half_weights.write_rounded(checkpoint, names, path)
+  return path
 
 
 def _write_saved_model(path, trained, checkpoint, tokenizer, in_graph, frozen,
@@ -215,7 +299,7 @@ def _write_extra(path, trained, tokenizer, names):
   """Writes assets.extra/: what clients need, and the warm-up requests."""
   folder = os.path.join(path, warmup_requests.FOLDER)
   os.makedirs(folder)
-  for name in (trained_model.VOCAB_FILE, trained_model.LABELS_FILE,
+  for name in (model_settings.VOCAB_FILE, model_settings.LABELS_FILE,
                run_lock.SETTINGS_FILE):
     shutil.copyfile(os.path.join(trained.path, name),
                     os.path.join(folder, name))
@@ -257,7 +341,13 @@ def define_flags():
   with command_line.flag_group("Export"):
     flags.DEFINE_string("model_dir", None, "--output_dir of a training run.")
     flags.DEFINE_string("export_dir", None,
-                        "Where versions go; what a server is pointed at.")
+                        "Where versions of a SavedModel go, what a server is "
+                        "pointed at; or the folder that is made, which must be "
+                        "missing or empty.")
+    flags.DEFINE_enum(
+        "format", "saved_model", list(FORMATS), "saved_model: for TensorFlow "
+        "Serving; onnx: for predict_onnx.py, without TensorFlow; model_dir: a "
+        "trained directory with one checkpoint and nothing of the training.")
     flags.DEFINE_integer("version", None, "A whole number above 0; default: "
                          "the time in seconds. Servers take the highest.")
     flags.DEFINE_integer("keep_versions", 0, "Remove the lowest versions "
@@ -271,10 +361,15 @@ def define_flags():
     flags.DEFINE_bool("frozen", False, "Weights as constants in "
                       "saved_model.pb: one file, faster for single texts.")
     flags.DEFINE_bool("onnx", False, "Also assets.extra/model.onnx; needs "
-                      "tf2onnx and onnxruntime.")
-    flags.DEFINE_enum("weights_dtype", "float32", list(WEIGHTS_DTYPES),
-                      "How variables are stored: float16 takes half the room "
-                      "and changes probabilities a little.")
+                      "onnx and onnxruntime.")
+    flags.DEFINE_enum("weights_dtype", "float32", list(FORMATS["onnx"]),
+                      "How weights are stored: float16 takes half the room and "
+                      "changes probabilities a little; int8, for "
+                      "--format=onnx, a quarter, and computes twice as fast.")
+    flags.DEFINE_float("max_f1_loss", 0.005, "--format=onnx: refuse weights "
+                       "with which micro-F1 on dev falls by more.")
+    flags.DEFINE_string("calibration_file", None, "--format=onnx: labelled "
+                        "texts (JSON lines) in place of dev to measure that.")
 
 
 def main(argv):
@@ -283,11 +378,55 @@ def main(argv):
   for name in ("model_dir", "export_dir"):
     if not FLAGS[name].value:
       raise ValueError("--%s must be given." % name)
+  _check_format_flags(FLAGS)
+  if FLAGS.format != "saved_model":
+    print(describe_folder(export_folder_alone(
+        FLAGS.model_dir, FLAGS.export_dir, FLAGS.format, FLAGS.weights_dtype,
+        FLAGS.allow_older_checkpoint, FLAGS.max_f1_loss,
+        FLAGS.calibration_file)))
+    return
   result = export(FLAGS.model_dir, FLAGS.export_dir, FLAGS.version,
                   FLAGS.frozen, FLAGS.raw_text, FLAGS.onnx,
                   FLAGS.keep_versions, FLAGS.weights_dtype,
                   FLAGS.allow_older_checkpoint)
   print(describe(result))
+
+
+def _check_format_flags(flag_values):
+  """Raises ValueError for flags that are not for the format."""
+  others = {
+      "saved_model": ("max_f1_loss", "calibration_file"),
+      "onnx": ("version", "keep_versions", "raw_text", "frozen", "onnx"),
+      "model_dir": ("version", "keep_versions", "raw_text", "frozen", "onnx",
+                    "max_f1_loss", "calibration_file")}[flag_values.format]
+  for name in others:
+    if flag_values[name].value != flag_values[name].default:
+      raise ValueError("--%s is not for --format=%s; leave it out." % (
+          name, flag_values.format))
+  if not 0 <= flag_values.max_f1_loss <= 1:
+    raise ValueError("--max_f1_loss is %s; it must be from 0 to 1." %
+                     flag_values.max_f1_loss)
+
+
+def describe_folder(result):
+  """Says in two lines what a `FolderResult` is."""
+  size = sum(os.path.getsize(os.path.join(result.path, name))
+             for name in os.listdir(result.path))
+  lines = ["Wrote %s: %s (step %d) as %s, %s, %.0f MB." % (
+      result.path, os.path.basename(result.checkpoint), result.step,
+      result.form, result.weights_dtype, size / 1e6)]
+  text = ("With float32 weights its probabilities differ by at most %.2g from "
+          "the session's." % result.difference)
+  change = result.change
+  if change is not None:
+    text += " %s changes them by up to %.2g" % (
+        result.weights_dtype, change["largest_change"])
+    if "examples" in change:
+      text += "; micro-F1 on %d examples of %s: %.4f, before %.4f" % (
+          change["examples"], change["source"], change["micro_f1"][1],
+          change["micro_f1"][0])
+    text += "."
+  return "\n".join(lines + [text])
 
 
 def describe(result):

@@ -29,6 +29,7 @@ from multilabel.common import host_process
 from multilabel.common import settings as run_settings
 from multilabel.storage import checkpoint_choice
 from multilabel.storage import checkpoint_files
+from multilabel.storage import model_settings
 from multilabel.storage import run_lock
 from multilabel.storage import trained_model
 from multilabel.training import callbacks as fit_callbacks
@@ -61,8 +62,8 @@ _OWN_KEYWORDS = {"callbacks": None, "progress": True}
 # How `fit` was told to read a table; None where it got none.
 _Columns = collections.namedtuple("_Columns", ["text", "text_pair", "labels"])
 
-_MODEL_FILES = (trained_model.BERT_CONFIG_FILE, trained_model.VOCAB_FILE,
-                trained_model.LABELS_FILE, run_lock.SETTINGS_FILE)
+_MODEL_FILES = (model_settings.BERT_CONFIG_FILE, model_settings.VOCAB_FILE,
+                model_settings.LABELS_FILE, run_lock.SETTINGS_FILE)
 
 
 class MultiLabelClassifier(object):

@@ -20,6 +20,7 @@ from multilabel.common import command_line
 
 
 if __name__ == "__main__":
+  command_line.use_onednn_for_batches()
   command_line.quiet_tensorflow()
 
 # pylint: disable=g-import-not-at-top

@@ -138,7 +138,7 @@ def test_the_image_serves(image, tmp_path):
 
 def export_onnx(folder, exports):
   """Exports an ONNX folder in this environment; returns it."""
-  pytest.importorskip("tf2onnx")
+  pytest.importorskip("onnx")
   pytest.importorskip("onnxruntime")
   subprocess.check_call(
       [sys.executable, "export_saved_model.py", "--model_dir=" + folder,

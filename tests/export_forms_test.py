@@ -275,7 +275,7 @@ def test_raw_text(form, stride, pooling, tmp_path, monkeypatch):
 
 def test_onnx(made, predictor, tmp_path, unchecked):
   onnxruntime = pytest.importorskip("onnxruntime")
-  pytest.importorskip("tf2onnx")
+  pytest.importorskip("onnx")
   result = export_saved_model.export(made, str(tmp_path), onnx=True)
   assert result.onnx_difference <= 1e-5
   session = onnxruntime.InferenceSession(
@@ -292,11 +292,11 @@ def test_onnx(made, predictor, tmp_path, unchecked):
 
 
 def test_packages_that_are_missing(made, tmp_path, monkeypatch):
-  for name in ("tensorflow_text", "tf2onnx"):
+  for name in ("tensorflow_text", "onnx"):
     monkeypatch.setitem(sys.modules, name, None)
   for arguments, message in (
       ({"raw_text": True}, "--raw_text needs tensorflow-text"),
-      ({"onnx": True}, "--onnx needs the packages tf2onnx")):
+      ({"onnx": True}, "ONNX needs the packages onnx and onnxruntime")):
     with pytest.raises(ValueError, match=message) as raised:
       export_saved_model.export(made, str(tmp_path), **arguments)
     assert "\n" not in str(raised.value)

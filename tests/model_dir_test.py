@@ -14,6 +14,7 @@ from multilabel import decisions
 from multilabel.common import atomic_files
 from multilabel.storage import checkpoint_choice
 from multilabel.storage import run_lock
+from multilabel.storage import model_settings
 from multilabel.storage import trained_model
 
 
@@ -243,7 +244,7 @@ def test_broken_labels(trained, content):
 
 def test_labels_without_a_last_line_feed(tmp_path):
   (tmp_path / "labels.txt").write_bytes(b"a\n b\xe2\x80\xa8c ")
-  assert trained_model.read_labels(str(tmp_path / "labels.txt")) == [
+  assert model_settings.read_labels(str(tmp_path / "labels.txt")) == [
       "a", u" b\u2028c "]
 
 

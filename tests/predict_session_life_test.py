@@ -312,7 +312,7 @@ def test_timeout_between_batches(tmp_path):
 def test_timeout_inside_a_run(predictor):
   """TensorFlow itself stops; the session is as good as before."""
   weights = predictor._served._loaded
-  inference = predictor._model.inference
+  inference = predictor._engine.model.inference
   rows = np.ones([6000, 64], np.int32)
   feed = {inference.input_ids: rows, inference.input_mask: rows,
           inference.segment_ids: 0 * rows}
@@ -395,7 +395,7 @@ def test_warm_up(predictor):
 def test_devices_and_threads(options, folder):
   with predict_session.SessionPredictor(folder, **options) as loaded:
     assert is_near(loaded.predict(TEXTS), tiny_model.random_weights(3, 3))
-    placed = {op.device for op in loaded._model.graph.get_operations()
+    placed = {op.device for op in loaded._engine.model.graph.get_operations()
               if op.name.startswith("bert/")}
     assert (placed == {""}) == ("device" not in options)
 
@@ -423,7 +423,7 @@ def test_nothing_stays_of_closed_predictors(options, folder):
   for _ in range(10):
     with predict_session.SessionPredictor(folder, **options) as loaded:
       loaded.predict(TEXTS)
-      graphs.append(weakref.ref(loaded._model.graph))
+      graphs.append(weakref.ref(loaded._engine.model.graph))
       sessions = weakref.ref(loaded._served._loaded._session)
     # A session is freed at once; a graph is a knot that Python cuts later.
     assert sessions() is None
@@ -439,12 +439,12 @@ def test_nothing_stays_of_reloads(loaded, folder):
   for name in ("adam_m", "adam_v"):
     weights = {key: value for key, value in weights.items()
                if not key.endswith(name)}
-  operations = len(loaded._model.graph.get_operations())
+  operations = len(loaded._engine.model.graph.get_operations())
   sessions = []
   for step in range(8, 18):
     sessions.append(weakref.ref(loaded._served._loaded._session))
     tiny_model.write_checkpoint(folder, weights, step=step)
     assert loaded.reload()
   assert [session() for session in sessions] == [None] * 10
-  assert len(loaded._model.graph.get_operations()) == operations
+  assert len(loaded._engine.model.graph.get_operations()) == operations
   assert isinstance(loaded._served._loaded._session, tf.Session)

@@ -16,6 +16,7 @@ import tiny_bert
 import tiny_model
 
 from multilabel.common import atomic_files
+from multilabel.inference import predictor as predictor_of
 from multilabel.storage import checkpoint_restore
 from multilabel.storage import trained_model
 import predict_session
@@ -150,7 +151,7 @@ def test_order_and_batch_size_do_not_matter(made):
 
 def test_windows_keep_the_order(predictor, monkeypatch):
   want = predictor.predict(TEXTS)
-  monkeypatch.setattr(predict_session.input_pipeline, "PREDICT_WINDOW", 3)
+  monkeypatch.setattr(predictor_of, "ROWS_HELD", 3)
   np.testing.assert_allclose(predictor.predict(TEXTS), want, atol=1e-6)
 
 
@@ -338,7 +339,7 @@ def test_inside_a_program(mode, made):
 
 
 def test_variables_are_the_model_alone(predictor):
-  with predictor._model.graph.as_default():
+  with predictor._engine.model.graph.as_default():
     names = {variable.op.name for variable in tf.global_variables()}
   shapes = tiny_bert.variable_shapes(len(tiny_bert.vocabulary()))
   assert names == {name for name, _ in shapes if name.startswith("bert/")} | {
@@ -426,7 +427,7 @@ def test_no_texts_at_all(texts, message, predictor):
 
 
 def test_number_of_a_bad_text_in_a_later_window(predictor, monkeypatch):
-  monkeypatch.setattr(predict_session.input_pipeline, "PREDICT_WINDOW", 2)
+  monkeypatch.setattr(predictor_of, "ROWS_HELD", 2)
   assert "text 4 is float" in error_of(
       predictor.predict, [u"a", u"b", u"c", u"d", 1.5])
 
@@ -480,7 +481,7 @@ def test_never_random_weights(copy, made):
   names = [name for name in made[1] if "adam" not in name]
   assert len(names) == 5 + 2 * 16 + 2 + 2
   with predict_session.SessionPredictor(copy) as loaded:
-    with loaded._model.graph.as_default():
+    with loaded._engine.model.graph.as_default():
       variables = tf.global_variables()
   assert sorted(variable.op.name for variable in variables) == sorted(names)
   for name in names:

@@ -12,6 +12,7 @@ import tiny_model
 
 from multilabel.features import feature_rows
 from multilabel.inference import call_deadline
+from multilabel.inference import predictor as predictor_of
 import predict_session
 
 
@@ -117,7 +118,7 @@ def test_text_of_many_windows(tmp_path, monkeypatch):
   weights = tiny_model.make(folder, long_text="windows", stride=30)
   text = u"the a of is and " * 600
   with predict_session.SessionPredictor(folder) as loaded:
-    monkeypatch.setattr(predict_session.input_pipeline, "PREDICT_WINDOW", 20)
+    monkeypatch.setattr(predictor_of, "ROWS_HELD", 20)
     result = loaded.predict([u"apple", text, u"plum", text])
     assert len(loaded.encode([text])[0]) == 100
   want = pooled(weights, text, 30, "max")

@@ -13,6 +13,7 @@ import tensorflow.compat.v1 as tf
 import tiny_bert
 
 from multilabel.storage import checkpoint_choice
+from multilabel.storage import model_settings
 from multilabel.storage import trained_model
 from multilabel.training import dev_evaluation
 from multilabel.training import finetuning
@@ -731,8 +732,8 @@ def test_the_directory_is_read_once(is_new, bert, data, learned, tmp_path,
     return call_it
 
   monkeypatch.setattr(
-      trained_model, "_read_settings",
-      counting("settings", trained_model._read_settings))
+      model_settings, "read_settings",
+      counting("settings", model_settings.read_settings))
   monkeypatch.setattr(finetuning, "plan_training",
                       counting("plan", finetuning.plan_training))
   monkeypatch.setattr(dev_evaluation, "DevEvaluation",

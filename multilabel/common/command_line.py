@@ -100,6 +100,17 @@ def _without_keras():
     del sys.modules["keras"]
 
 
+def use_onednn_for_batches():
+  """Switches oneDNN on for a program that works on many texts at a time.
+
+  TensorFlow has it off by default on CPUs with AVX2 alone, where it makes
+  batches about a tenth faster, but one short text half slower. What the user
+  has set stays. For scripts, before anything imports TensorFlow.
+  """
+  if onednn_setting() is None and "avx2" in cpu_flags():
+    os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
+
+
 def _says_onednn():
   """Whether TensorFlow says at import, before it reads its settings of the log,
   that oneDNN is on; with these CPUs it is by default."""

@@ -1,26 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """A trained model's graph, and sessions that hold a checkpoint's weights.
 
-`InferenceModel` is the graph, built once; `InferenceModel.load` gives a
-`LoadedWeights`, a session with the weights of one checkpoint, in which rows of
-ids become probabilities. Needs no training code.
+`InferenceModel` is the graph, built once; `InferenceModel.load` gives
+`SessionWeights`, a session with the weights of one checkpoint, in which rows of
+ids become probabilities. `SessionEngine` is both for a `Predictor`. Needs no
+training code.
 """
 
-import collections
-import contextlib
 import os
 import re
-import threading
 
-import numpy as np
 import tensorflow.compat.v1 as tf
 
 from multilabel import head
 from multilabel.common import session_profile
 from multilabel.common import sessions
-from multilabel.features import encoding
-from multilabel.features import feature_rows
+from multilabel.inference import predictor
+from multilabel.storage import checkpoint_choice
 from multilabel.storage import checkpoint_restore
+from multilabel.storage import half_weights
+from multilabel.storage import model_settings
 from multilabel.storage import trained_model
 
 
@@ -66,7 +65,10 @@ class InferenceModel(object):
           trained.bert_config, self.num_labels, trained.settings["pooling"],
           calibration=trained.calibration)
       self._variables = tf.global_variables()
-      self._saver = tf.train.Saver(self._variables)
+      self._saver = (
+          half_weights.saver(self._variables)
+          if trained.settings["weights_dtype"] == "float16" else
+          tf.train.Saver(self._variables))
       self._check_weights = tf.group(*[
           tf.debugging.check_numerics(variable, variable.op.name)
           for variable in self._variables])
@@ -81,7 +83,7 @@ class InferenceModel(object):
         checksums are checked in any case.
 
     Returns:
-      `LoadedWeights`.
+      `SessionWeights`.
 
     Raises:
       ValueError: it cannot be read, does not fit, or has a weight that is NaN
@@ -99,14 +101,14 @@ class InferenceModel(object):
     if self._profile_dir is not None:
       session = session_profile.RunProfile(session, self._profile_dir,
                                            "predict")
-    return LoadedWeights(self, session, checkpoint, identity)
+    return SessionWeights(self, session, checkpoint, identity)
 
   def _restore(self, session, checkpoint, check_weights):
     """Fills the variables of a session, and looks at every number."""
     checkpoint_restore.restore_checkpoint(
         session, self._saver, self._variables, checkpoint, "%s and %s of the "
         "directory must be those that it was trained with" % (
-            trained_model.BERT_CONFIG_FILE, trained_model.LABELS_FILE))
+            model_settings.BERT_CONFIG_FILE, model_settings.LABELS_FILE))
     if not check_weights:
       return
     try:
@@ -124,90 +126,43 @@ class InferenceModel(object):
                        write_state=False)
 
 
-class LoadedWeights(object):
-  """The weights of one checkpoint in a session; safe to use from threads.
-
-  Attributes:
-    checkpoint: str, what they were restored from.
-    step: int, the step in its name; 0 if there is none.
-    identity: what `file_identity` said when it was restored.
-  """
+class SessionWeights(predictor.LoadedWeights):
+  """A checkpoint's weights in a session; see `predictor.LoadedWeights`."""
 
   def __init__(self, model, session, checkpoint, identity):
-    self._model = model
+    super(SessionWeights, self).__init__(model.num_labels, model.max_length)
+    self._model, self._inference = model, model.inference
     self._session = session
     self.checkpoint = checkpoint
     self.identity = identity
     step = re.search(r"-(\d+)$", checkpoint)
     self.step = int(step.group(1)) if step else 0
 
-  def predict(self, encoded, batch_size, pooling, deadline):
-    """Returns the probabilities of texts.
+  def run(self, batch, with_logits, deadline):
+    inference = self._inference
+    fetches = [inference.probabilities] + [inference.logits] * bool(
+        with_logits)
+    return self._run(fetches, {
+        getattr(inference, key): batch[key] for key in batch}, deadline)
 
-    Args:
-      encoded: list, one a text, of lists of `InputFeatures`, its windows.
-      batch_size: int, rows a `session.run`.
-      pooling: str, how the windows of a text become one, see `pool_windows`.
-      deadline: `call_deadline.Deadline`, looked at before and during each run.
-
-    Returns:
-      float32 `[len(encoded), num_labels]`.
-
-    Raises:
-      TimeoutError: the deadline has passed.
-      FloatingPointError: a probability is NaN.
-      ValueError: `close` was called.
-    """
-    inference = self._model.inference
-    rows = [row for windows in encoded for row in windows]
-    has_windows = len(rows) > len(encoded)
-    fetches = [inference.probabilities] + [inference.logits] * has_windows
-    outputs = [np.zeros([len(rows), self._model.num_labels], np.float32)
-               for _ in fetches]
-    for numbers in feature_rows.cut_batches(
-        [len(row.input_ids) for row in rows], batch_size,
-        self._model.max_length):
-      batch = feature_rows.pad_batch([rows[i] for i in numbers],
-                                     self._model.max_length)
-      values = self._run(fetches, {
-          getattr(inference, key): batch[key] for key in batch}, deadline)
-      for output, value in zip(outputs, values):
-        output[numbers] = value
-    if not has_windows:
-      return outputs[0]
-    return self._pool(encoded, outputs[0], outputs[1], pooling, deadline)
-
-  def _pool(self, encoded, probabilities, logits, pooling, deadline):
-    """From rows to texts; those of one window keep their probabilities."""
-    counts = np.array([len(windows) for windows in encoded])
-    first_windows = np.cumsum(counts) - counts
-    result = probabilities[first_windows]
-    several = counts > 1
-    pooled = encoding.pool_windows(
-        logits, first_windows, pooling)[several]
-    inference = self._model.inference
+  def sigmoid(self, logits, deadline):
     # Fed with logits, the graph gives its own sigmoid of them.
-    result[several], = self._run(
-        [inference.probabilities], {inference.logits: pooled}, deadline)
-    return result
+    return self._run([self._inference.probabilities],
+                     {self._inference.logits: logits}, deadline)[0]
 
   def _run(self, fetches, feed_dict, deadline):
-    """One `session.run`; the first of `fetches` are probabilities."""
+    """One `session.run`."""
     session = self._open_session()
     seconds = deadline.remaining()
     options = None if seconds is None else tf.RunOptions(
         timeout_in_ms=int(min(seconds * 1000 + 1, _LONGEST_TIMEOUT_MS)))
     try:
-      values = session.run(fetches, feed_dict=feed_dict, options=options)
+      return session.run(fetches, feed_dict=feed_dict, options=options)
     except tf.errors.DeadlineExceededError:
       raise deadline.error() from None
     except (RuntimeError, tf.errors.CancelledError):
       self._open_session()  # Another thread's close() is no other failure.
       raise
-    if not np.isfinite(values[0]).all():
-      raise FloatingPointError("checkpoint %s gives probabilities that are not "
-                               "finite; take another one." % self.checkpoint)
-    return values
 
   def _open_session(self):
     """The session; ValueError if there is none any more."""
@@ -221,63 +176,55 @@ class LoadedWeights(object):
     self._model.save(self._open_session(), prefix)
 
   def close(self):
-    """Frees the session; calling it twice does no harm."""
     session, self._session = self._session, None
     if session is not None:
       session.close()
 
 
-class ServedWeights(object):
-  """The weights that calls run on; others may take their place meanwhile."""
+class SessionEngine(predictor.Engine):
+  """A trained directory in a TensorFlow session; see `predictor.Engine`."""
 
-  def __init__(self):
-    self._lock = threading.Lock()
-    self._loaded = None
-    self._users = collections.Counter()  # weights: calls that run on them
-    self._is_closed = False
+  folder_name = "model_dir"
 
-  @contextlib.contextmanager
-  def borrow(self):
-    """Gives the `LoadedWeights` of the moment, which stay open inside."""
-    with self._lock:
-      loaded = self._loaded
-      if loaded is None:
-        raise ValueError("this predictor is closed.")
-      self._users[loaded] += 1
-    try:
-      yield loaded
-    finally:
-      with self._lock:
-        self._users[loaded] -= 1
-        is_unused = not self._users[loaded]
-        if is_unused:
-          del self._users[loaded]
-        is_unused = is_unused and loaded is not self._loaded
-      if is_unused:
-        loaded.close()
+  def __init__(self, model_dir, device=None, inter_op_threads=None,
+               intra_op_threads=None, checkpoint=None,
+               allow_older_checkpoint=False, verify_checkpoint=True,
+               profile_dir=None):
+    """Takes what `predict_session.SessionPredictor` takes."""
+    self.folder = model_dir
+    self._graph_arguments = (device, inter_op_threads, intra_op_threads,
+                             profile_dir)
+    self._wanted_checkpoint = checkpoint
+    self._allow_older_checkpoint = allow_older_checkpoint
+    self._verify_checkpoint = verify_checkpoint
+    self.model = None
 
-  def replace(self, loaded):
-    """Serves other weights; the old ones close after their last call."""
-    with self._lock:
-      if self._is_closed:
-        unused = loaded
-      else:
-        unused, self._loaded = self._loaded, loaded
-        if unused in self._users:
-          unused = None
-    if unused is not None:
-      unused.close()
-    if unused is loaded:
-      raise ValueError("this predictor is closed.")
+  def read(self):
+    return trained_model.read(self.folder)
 
-  def close(self):
-    """Frees all, under the calls that run, which fail."""
-    with self._lock:
-      self._is_closed = True
-      every = set(self._users) | ({self._loaded} if self._loaded else set())
-      self._loaded = None
-    for loaded in every:
-      loaded.close()
+  def prepare(self, trained):
+    self.model = InferenceModel(trained, *self._graph_arguments)
+
+  def find(self):
+    checkpoint = self._wanted_checkpoint
+    if checkpoint is None:
+      checkpoint = checkpoint_choice.prediction_checkpoint(
+          self.folder, self._allow_older_checkpoint, self._verify_checkpoint)
+    else:
+      if not os.path.dirname(checkpoint):
+        checkpoint = os.path.join(self.folder, checkpoint)
+      if self._verify_checkpoint and os.path.exists(checkpoint + ".index"):
+        checkpoint_choice.check_checkpoint_identity(self.folder, checkpoint)
+    if checkpoint is None:
+      raise ValueError("model_dir %s has no checkpoint: training has not got "
+                       "to its first one." % self.folder)
+    return checkpoint
+
+  def identity(self, found):
+    return file_identity(found)
+
+  def load(self, found):
+    return self.model.load(found, self._verify_checkpoint)
 
 
 def file_identity(checkpoint):

@@ -124,7 +124,7 @@ def label(name, version, described, labels, thresholds):
   Args:
     name: str, the model's.
     version: str.
-    described: list of `predict_session.Described`.
+    described: list of `predictor.Described`.
     labels: list of str.
     thresholds: float or list of float, as they were used.
 

@@ -9,8 +9,8 @@ from absl import logging
 
 from multilabel.common import atomic_files
 from multilabel.storage import checkpoint_files
+from multilabel.storage import model_settings
 from multilabel.storage import run_lock
-from multilabel.storage import trained_model
 from multilabel.storage.checkpoint_files import checkpoint_step
 
 
@@ -140,7 +140,7 @@ def run_identity(model_dir):
   """
   if not run_lock.is_trained(model_dir):
     return checkpoint_files.UNKNOWN_RUN
-  settings = trained_model._read_settings(
+  settings = model_settings.read_settings(
       os.path.join(model_dir, run_lock.SETTINGS_FILE))
   return checkpoint_files.RunIdentity(settings["fingerprint"],
                                       settings["earlier_runs"])
@@ -225,7 +225,7 @@ def read_best(model_dir, run=None):
   expected = {"checkpoint": str, "step": int, "metric": str,
               "value": (int, float, type(None)), "evaluations": list}
   for key in sorted(expected):
-    if not trained_model._is(best.get(key), expected[key]):
+    if not model_settings.is_of(best.get(key), expected[key]):
       raise ValueError("%s: %s is %s; it is missing or of the wrong type." % (
           path, key, json.dumps(best.get(key))))
   if not re.match(r"model\.ckpt-\d+$", best["checkpoint"]):

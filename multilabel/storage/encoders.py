@@ -34,6 +34,7 @@ from multilabel.storage import hf_conversion
 from multilabel.storage import hub
 from multilabel.storage import run_lock
 from multilabel.storage import safetensors_reader
+from multilabel.storage import model_settings
 from multilabel.storage import trained_model
 import tokenization
 
@@ -124,7 +125,7 @@ def _of_trained(folder):
     raise ValueError("--encoder=%s has no checkpoint yet; train it first." %
                      folder)
   return Encoder(
-      folder, "trained", os.path.join(folder, trained_model.BERT_CONFIG_FILE),
+      folder, "trained", os.path.join(folder, model_settings.BERT_CONFIG_FILE),
       trained.vocab_file, checkpoint, trained.settings["do_lower_case"],
       trained.settings["pooling"], None)
 

@@ -12,7 +12,7 @@ import os
 
 import tensorflow.compat.v1 as tf
 
-from multilabel.storage import trained_model
+from multilabel.storage import model_settings
 
 WEIGHTS = "output_weights"
 BIAS = "output_bias"
@@ -76,8 +76,8 @@ def plan(init_checkpoint, shapes, labels, init_head=None):
             init_checkpoint, WEIGHTS, list(shapes[WEIGHTS]), BIAS,
             list(shapes[BIAS])))
   labels_file = os.path.join(os.path.dirname(init_checkpoint),
-                             trained_model.LABELS_FILE)
-  there = (trained_model.read_labels(labels_file)
+                             model_settings.LABELS_FILE)
+  there = (model_settings.read_labels(labels_file)
            if os.path.isfile(labels_file) else None)
   if init_head == KEEP:
     return _keep(init_checkpoint, num_rows, labels, there)
@@ -85,7 +85,7 @@ def plan(init_checkpoint, shapes, labels, init_head=None):
     raise ValueError(
         "init_checkpoint %s has a label head of %d rows, and no %s beside it "
         "says of which labels: give --init_head=new to start the head afresh%s."
-        % (init_checkpoint, num_rows, trained_model.LABELS_FILE,
+        % (init_checkpoint, num_rows, model_settings.LABELS_FILE,
            ", or --init_head=keep if they are this run's labels in this order"
            if num_rows == len(labels) else ""))
   if len(there) != num_rows:
@@ -109,7 +109,7 @@ def _keep(init_checkpoint, num_rows, labels, there):
     index = [a == b for a, b in zip(there, labels)].index(False) if (
         len(there) == len(labels)) else 0
     lines.append("  %s beside it has other labels there: row %d is %s, and "
-                 "becomes %s" % (trained_model.LABELS_FILE, index,
+                 "becomes %s" % (model_settings.LABELS_FILE, index,
                                  ascii(there[index]), ascii(labels[index])))
   return HeadPlan(init_checkpoint, list(range(num_rows)), lines)
 

@@ -245,7 +245,7 @@ def choose_calibration(settings, trained):
 
 
 def threshold_kind(settings, trained):
-  """How the thresholds were found, one of `trained_model.THRESHOLD_KINDS`."""
+  """How the thresholds were found, one of `model_settings.THRESHOLD_KINDS`."""
   if not settings.is_given("threshold"):
     return trained.settings["threshold_kind"]
   return (settings.threshold if settings.threshold in TUNED_THRESHOLDS else

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weights that take half of the room on disk: float16 there, float32 in memory.
 
-The export's own restore op turns them back when a server loads it, so answering
-costs nothing more. (A cast in the model itself would run for every request.)
+The restore op turns them back when the model is loaded, so answering costs
+nothing more. (A cast in the model itself would run for every request.)
 """
 
 import tensorflow.compat.v1 as tf
@@ -13,21 +13,33 @@ _DTYPE = tf.float16
 
 
 def write_rounded(checkpoint, names, path):
-  """Writes a checkpoint whose float32 weights are numbers of float16.
+  """`write`, but numbers of float16 in tensors of float32."""
+  write(checkpoint, names, path, None)
+
+
+def write(checkpoint, names, path, weights_dtype):
+  """Writes a checkpoint with some of another's variables.
 
   Args:
     checkpoint: str, prefix.
-    names: list of str, its variables to take, all float32.
+    names: list of str, its variables to take, float32 or float16.
     path: str, prefix of the new one.
+    weights_dtype: str, "float32" or "float16".
 
   Raises:
     ValueError: a weight is too large for float16.
   """
   with tf.Graph().as_default(), tf.Session() as session:
     shapes = [""] * len(names)
-    weights = tf.raw_ops.RestoreV2(
+    dtypes = tf.train.load_checkpoint(checkpoint).get_variable_to_dtype_map()
+    weights = [tf.cast(value, tf.float32) for value in tf.raw_ops.RestoreV2(
         prefix=checkpoint, tensor_names=names, shape_and_slices=shapes,
-        dtypes=[tf.float32] * len(names))
+        dtypes=[dtypes[name] for name in names])]
+    if weights_dtype == "float32":
+      session.run(tf.raw_ops.SaveV2(
+          prefix=path, tensor_names=names, shape_and_slices=shapes,
+          tensors=weights))
+      return
     largest = session.run([tf.reduce_max(tf.abs(value)) for value in weights])
     for name, value in zip(names, largest):
       if value > _DTYPE.max:
@@ -35,8 +47,9 @@ def write_rounded(checkpoint, names, path):
                          "out --weights_dtype." % (name, value, _DTYPE.max))
     session.run(tf.raw_ops.SaveV2(
         prefix=path, tensor_names=names, shape_and_slices=shapes,
-        tensors=[tf.cast(tf.cast(value, _DTYPE), tf.float32)
-                 for value in weights]))
+        tensors=[rounded if weights_dtype else tf.cast(rounded, tf.float32)
+                 for rounded in [tf.cast(value, _DTYPE) for value in weights]]
+    ))
 
 
 def saver(variables):
@@ -45,7 +58,7 @@ def saver(variables):
 
 
 class _HalfVariable(saveable_object.SaveableObject):
-  """How a resource variable is saved and restored."""
+  """How a variable of any kind is saved and restored."""
 
   def __init__(self, variable):
     name = variable.op.name
@@ -54,5 +67,4 @@ class _HalfVariable(saveable_object.SaveableObject):
 
   def restore(self, restored_tensors, unused_restored_shapes):
     value, = restored_tensors
-    return tf.raw_ops.AssignVariableOp(
-        resource=self.op.handle, value=tf.cast(value, tf.float32))
+    return tf.assign(self.op, tf.cast(value, tf.float32)).op

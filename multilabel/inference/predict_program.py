@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line of predict_session.py and predict_onnx.py.
+
+Texts from the command line, a file or the terminal; labels to the terminal or
+a file.
+"""
+
+import sys
+
+from absl import flags
+
+from multilabel import decisions
+from multilabel.common import command_line
+from multilabel.inference import predict_files
+
+
+def define_flags():
+  """Defines the flags; called where the script starts."""
+  with command_line.flag_group("Model"):
+    flags.DEFINE_string("model_dir", None, "--output_dir of a training run, or "
+                        "a folder of export_saved_model.py --format=onnx.")
+    flags.DEFINE_integer("batch_size", 32, "Texts a batch.")
+    flags.DEFINE_bool(
+        "allow_older_checkpoint", False, "Where the best, or newest, "
+        "checkpoint is broken, take the newest that is whole.")
+    flags.DEFINE_bool(
+        "verify_checkpoint", True, "Make sure that the checkpoint is of this "
+        "run, as it was written, and that its weights are finite.")
+    flags.DEFINE_string(
+        "profile", None, "Folder for timelines of a few batches, to be opened "
+        "in a browser, and shares by kind of operation.")
+  with command_line.flag_group("Labels"):
+    predict_files.define_decision_flags()
+  with command_line.flag_group("Files"):
+    predict_files.define_flags()
+
+
+def check_flags(flag_values, texts):
+  """Raises ValueError for flags that cannot work."""
+  if not flag_values.model_dir:
+    raise ValueError("--model_dir must be given.")
+  predict_files.check_decision_flags(flag_values)
+  for number, text in enumerate(texts, 1):
+    # How Python marks an argument's bytes that are not UTF-8.
+    if any("\ud800" <= char <= "\udfff" for char in text):
+      raise ValueError("text %d of the command line is not UTF-8." % number)
+  predict_files.check_flags(flag_values, texts)
+
+
+def show_decision(decision):
+  """Says on stderr which labels pass, to a person, or where it is no 0.5."""
+  if sys.stderr.isatty() or decision != decisions.ORIGINAL_RULE:
+    sys.stderr.write("decision: %s\n" % decision.describe())
+
+
+def predict(flag_values, texts, open_predictor):
+  """Does what the flags ask.
+
+  Args:
+    flag_values: the flags, which have been checked.
+    texts: list of str.
+    open_predictor: function as `predict_onnx.open_predictor`.
+  """
+  with open_predictor(
+      flag_values.model_dir, batch_size=flag_values.batch_size,
+      allow_older_checkpoint=flag_values.allow_older_checkpoint,
+      verify_checkpoint=flag_values.verify_checkpoint,
+      profile_dir=flag_values.profile) as predictor:
+    decision = predictor.decision_for(
+        flag_values.threshold, flag_values.top_k, flag_values.always_one_label)
+    if not (flag_values.output_file or "").endswith(".tsv"):
+      show_decision(decision)  # A table of probabilities needs none.
+    if flag_values.input_file:
+      predict_files.predict_to_file(predictor, flag_values, decision)
+    elif texts:
+      for text in texts:
+        predict_files.print_labels(predictor, text, decision)
+    else:
+      predict_files.ask(predictor, decision)

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The weights that calls run on, while others take their place."""
+
+import collections
+import contextlib
+import threading
+
+
+class ServedWeights(object):
+  """The weights that calls run on; others may take their place meanwhile."""
+
+  def __init__(self):
+    self._lock = threading.Lock()
+    self._loaded = None
+    self._users = collections.Counter()  # weights: calls that run on them
+    self._is_closed = False
+
+  @contextlib.contextmanager
+  def borrow(self):
+    """Gives the loaded weights of the moment, which stay open inside."""
+    with self._lock:
+      loaded = self._loaded
+      if loaded is None:
+        raise ValueError("this predictor is closed.")
+      self._users[loaded] += 1
+    try:
+      yield loaded
+    finally:
+      with self._lock:
+        self._users[loaded] -= 1
+        is_unused = not self._users[loaded]
+        if is_unused:
+          del self._users[loaded]
+        is_unused = is_unused and loaded is not self._loaded
+      if is_unused:
+        loaded.close()
+
+  def replace(self, loaded):
+    """Serves other weights; the old ones close after their last call."""
+    with self._lock:
+      if self._is_closed:
+        unused = loaded
+      else:
+        unused, self._loaded = self._loaded, loaded
+        if unused in self._users:
+          unused = None
+    if unused is not None:
+      unused.close()
+    if unused is loaded:
+      raise ValueError("this predictor is closed.")
+
+  def close(self):
+    """Frees all, under the calls that run, which fail."""
+    with self._lock:
+      self._is_closed = True
+      every = set(self._users) | ({self._loaded} if self._loaded else set())
+      self._loaded = None
+    for loaded in every:
+      loaded.close()

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which files belong together: a JSON file with the sha256 of each.
+
+It holds the size and sha256 of every other file of a folder, so that one that
+was changed, or is of another export, is noticed where the folder is read.
+"""
+
+import os
+
+from multilabel.common import atomic_files
+
+_FORMAT_VERSION = 1
+
+
+def write(folder, name, model):
+  """Writes the manifest; the folder's other files must be complete.
+
+  Args:
+    folder: str.
+    name: str, the manifest's, `folder/name` from there.
+    model: dict that JSON can hold, says what was exported.
+  """
+  files = {
+      path: {"bytes": os.path.getsize(os.path.join(folder, path)),
+             "sha256": atomic_files.file_sha256(os.path.join(folder, path))}
+      for path in _names(folder) if path != name}
+  atomic_files.write_sealed(os.path.join(folder, name), {
+      "format_version": _FORMAT_VERSION, "model": model, "files": files})
+
+
+def _names(path):
+  """The files below a folder, as `folder/name`."""
+  return sorted(
+      os.path.relpath(os.path.join(folder, name), path).replace(os.sep, "/")
+      for folder, _, names in os.walk(path) for name in names)
+
+
+def find_problem(folder, name, read_all=True):
+  """Says which file is not as it was exported.
+
+  Args:
+    folder: str.
+    name: str, the manifest's, which is there.
+    read_all: bool; False looks at sizes alone.
+
+  Returns:
+    str, a sentence that names the file, or None.
+  """
+  try:
+    files = _read(os.path.join(folder, name))
+  except ValueError as error:
+    return "%s; bring back what was written, or export again." % error
+  for path in sorted(files):
+    problem = _file_problem(os.path.join(folder, path), files[path], name,
+                            read_all)
+    if problem:
+      return ("%s %s; bring back the one that was exported, or export "
+              "again." % (path, problem))
+  return None
+
+
+def _read(manifest):
+  """The `files` of a manifest; ValueError if it is no whole one."""
+  content = atomic_files.read_sealed(manifest, True)
+  files = content.get("files")
+  if not isinstance(files, dict) or not files:
+    raise ValueError("%s is no manifest of an export" % manifest)
+  return files
+
+
+def _file_problem(path, expected, name, read_all):
+  """What is wrong with a file, or None."""
+  if not os.path.isfile(path):
+    return "is missing"
+  if (os.path.getsize(path) != expected["bytes"] or read_all and
+      atomic_files.file_sha256(path) != expected["sha256"]):
+    return ("is not the file of this export (its sha256 is not the one in %s)" %
+            name)
+  return None
