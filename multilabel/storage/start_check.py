@@ -14,7 +14,7 @@ import tensorflow.compat.v1 as tf
 import modeling
 from multilabel.common import atomic_files
 from multilabel.storage import run_lock
-from multilabel.storage import trained_model
+from multilabel.storage import model_settings
 import tokenization
 
 # Keys that change what is computed, but no shape.
@@ -38,9 +38,9 @@ def check_neighbours(init_checkpoint, bert_config, vocab_file, pooling,
   """
   folder = (init_checkpoint if os.path.isdir(init_checkpoint) else
             os.path.dirname(init_checkpoint))
-  _check_vocab(os.path.join(folder, trained_model.VOCAB_FILE), vocab_file,
+  _check_vocab(os.path.join(folder, model_settings.VOCAB_FILE), vocab_file,
                init_checkpoint)
-  _check_config(os.path.join(folder, trained_model.BERT_CONFIG_FILE),
+  _check_config(os.path.join(folder, model_settings.BERT_CONFIG_FILE),
                 bert_config, init_checkpoint)
   if head_plan is not None and head_plan.kept:
     _check_pooling(os.path.join(folder, run_lock.SETTINGS_FILE), pooling)
