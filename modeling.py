@@ -370,7 +370,8 @@ class BertModel(object):
                scope=None,
                dropout_seed=None,
                first_token_only=False,
-               recorded_layers=None):
+               recorded_layers=None,
+               change_word_embeddings=None):
     """Builds the graph.
 
     Args:
@@ -388,6 +389,9 @@ class BertModel(object):
         of each text alone, so `get_sequence_output()` is `[B, 1, W]`. The
         pooled output is the same, for one layer's work less.
       recorded_layers: see `transformer_model`.
+      change_word_embeddings: function from the word vectors that were looked
+        up, float `[B, S, embedding_size]`, to those that are used; None: the
+        same.
 
     Raises:
       ValueError: the configuration or a tensor's shape is invalid.
@@ -412,6 +416,8 @@ class BertModel(object):
             initializer_range=config.initializer_range,
             word_embedding_name="word_embeddings",
             use_one_hot_embeddings=use_one_hot_embeddings)
+        if change_word_embeddings is not None:
+          self.embedding_output = change_word_embeddings(self.embedding_output)
         self.embedding_output = embedding_postprocessor(
             input_tensor=self.embedding_output,
             use_token_type=True,

@@ -199,6 +199,19 @@ def define_flags(flag_values=None):
         "ema_decay", 0.0, "Average the weights over the steps with this decay, "
         "such as 0.99 or 0.999, and evaluate, keep and export the average; 0: "
         "no average.")
+    flags.DEFINE_integer(
+        "multi_sample_dropout", 1, "Average the loss over so many dropout "
+        "masks before the label head (Inoue 2019); costs next to nothing.")
+    flags.DEFINE_float(
+        "r_drop", 0.0, "Weight of the distance between the answers under two "
+        "dropout masks (Wu et al. 2021), such as 1; 0: one pass. A step takes "
+        "twice as long.")
+    flags.DEFINE_enum(
+        "adversarial", "none", ["none", "fgm"], "fgm: learn each text a second "
+        "time with word vectors moved against it (Miyato et al. 2017). A step "
+        "takes two to three times as long.")
+    flags.DEFINE_float("fgm_epsilon", 1.0, "fgm: length of that move, over all "
+                       "word vectors of a text together.")
     flags.DEFINE_float("num_train_epochs", 3.0, "Passes over train.")
     flags.DEFINE_float("warmup_proportion", 0.1,
                        "Share of the steps (0 to 1) with linear warmup.")

@@ -26,7 +26,8 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
                  dropout_seed=None, output_bias_initializer=None,
                  loss_fn=tf.nn.sigmoid_cross_entropy_with_logits,
                  recorded_layers=None, output_weights_initializer=None,
-                 calibration=None):
+                 calibration=None, dropout_samples=1,
+                 change_word_embeddings=None):
   """BERT, then a logit a label, then a sigmoid a logit.
 
   Variables: those of `modeling.BertModel` in the scope "bert",
@@ -54,6 +55,11 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
       truncated normal of standard deviation `WEIGHTS_STDDEV`.
     calibration: `calibration.Calibration` of the probabilities, which the loss
       knows nothing of; None: none.
+    dropout_samples: int, in training: so many dropout masks of the sentence
+      vector, whose losses are averaged (Inoue 2019, "Multi-Sample Dropout for
+      Accelerated Training and Better Generalization"); the logits are those
+      of the first.
+    change_word_embeddings: see `modeling.BertModel`.
 
   Returns:
     (loss, per_example_loss, logits, probabilities): float32 scalar,
@@ -76,7 +82,8 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
       scope="bert",
       dropout_seed=dropout_seed,
       first_token_only=pooling != "mean",
-      recorded_layers=recorded_layers)
+      recorded_layers=recorded_layers,
+      change_word_embeddings=change_word_embeddings)
   if pooling == "pooler":
     output_layer = model.get_pooled_output()  # [batch, hidden]
   elif pooling == "cls":
@@ -94,18 +101,34 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
       initializer=output_bias_initializer or tf.zeros_initializer())
 
   with tf.variable_scope("loss"):
-    if is_training:
-      output_layer = modeling.dropout(output_layer, 0.1, dropout_seed)
-    logits = tf.matmul(output_layer, output_weights, transpose_b=True)
-    logits = tf.nn.bias_add(logits, output_bias)
+    def make_logits():
+      vector = output_layer
+      if is_training:
+        vector = modeling.dropout(vector, 0.1, dropout_seed)
+      return tf.nn.bias_add(
+          tf.matmul(vector, output_weights, transpose_b=True), output_bias)
+
+    logits = make_logits()
     probabilities = tf.sigmoid(calibrated(logits, calibration))
     if labels is None:
       return (None, None, logits, probabilities)
-    losses = loss_fn(labels=labels, logits=logits)  # [batch, num_labels]
-    per_example_loss = (losses if losses.shape.ndims == 1 else
-                        tf.reduce_mean(losses, axis=-1))
+    per_example_loss = _per_example(loss_fn, labels, logits)
+    if is_training and dropout_samples > 1:
+      samples = [per_example_loss]
+      for number in range(1, dropout_samples):
+        # The masks are those of the scope; see `modeling.dropout`.
+        with tf.variable_scope("sample_%d" % number):
+          samples.append(_per_example(loss_fn, labels, make_logits()))
+      per_example_loss = tf.add_n(samples) / dropout_samples
     loss = tf.reduce_mean(per_example_loss)
   return (loss, per_example_loss, logits, probabilities)
+
+
+def _per_example(loss_fn, labels, logits):
+  """The loss of each text, `[batch]`."""
+  losses = loss_fn(labels=labels, logits=logits)  # [batch, num_labels]
+  return (losses if losses.shape.ndims == 1 else
+          tf.reduce_mean(losses, axis=-1))
 
 
 def calibrated(logits, calibration):

@@ -351,6 +351,10 @@ class Finetuning(object):
             freeze_layers=settings.freeze_layers,
             recompute_layers=settings.recompute_layers,
             ema_decay=settings.ema_decay,
+            dropout_samples=settings.multi_sample_dropout,
+            r_drop=settings.r_drop,
+            fgm_epsilon=(settings.fgm_epsilon if settings.adversarial == "fgm"
+                         else None),
             head_plan=self._head_plan if init_checkpoint else None,
             scale_loss=(mixed_precision.choose_precision(settings) ==
                         mixed_precision.FLOAT16)))

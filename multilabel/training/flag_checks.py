@@ -65,6 +65,27 @@ def check_layer_flags(settings, num_layers):
                      settings.layer_decay)
 
 
+def check_regularization_flags(settings):
+  """Raises ValueError for flags of regularization that cannot work."""
+  if not 1 <= settings.multi_sample_dropout <= 64:
+    raise ValueError("--multi_sample_dropout is %d; it must be from 1 to 64." %
+                     settings.multi_sample_dropout)
+  for name in ("r_drop", "fgm_epsilon"):
+    if not 0 <= settings[name] < float("inf"):
+      raise ValueError("--%s is %s; it must be 0 or more." % (
+          name, settings[name]))
+  if settings.is_given("fgm_epsilon") and settings.adversarial != "fgm":
+    raise ValueError("--fgm_epsilon needs --adversarial=fgm.")
+  chosen = (["--adversarial=fgm"] if settings.adversarial == "fgm" else []) + (
+      ["--r_drop=%s" % settings.r_drop] if settings.r_drop else [])
+  others = (["--recompute_layers"] if settings.recompute_layers else []) + (
+      ["--distribution=%s" % settings.distribution]
+      if settings.distribution != mirrored.NONE else [])
+  if chosen and others:
+    raise ValueError("%s does not go with %s; leave one of them out." % (
+        chosen[0], others[0]))
+
+
 def check_precision_flags(settings):
   """Raises ValueError for flags that this machine, or others, do not allow."""
   for name in ("amp", "xla"):
@@ -129,6 +150,7 @@ def check_flags(settings, needs_data_dir=True):
   check_accumulation_flags(settings)
   check_distribution_flags(settings)
   check_precision_flags(settings)
+  check_regularization_flags(settings)
   parse_runtime(settings.max_runtime)
   for name in ("learning_rate", "head_learning_rate", "num_train_epochs"):
     value = settings[name]

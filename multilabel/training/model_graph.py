@@ -12,16 +12,17 @@ from multilabel.features import batch_parts
 from multilabel.storage import checkpoint_restore
 from multilabel.storage import label_head
 from multilabel.training import layer_training
+from multilabel.training import regularized
 
 
 class GraphSettings(collections.namedtuple("GraphSettings", [
     "pooling", "head_learning_rate", "output_bias", "random_seed",
     "adam_bias_correction", "loss_fn", "skip_nonfinite", "layer_decay",
     "freeze_layers", "recompute_layers", "scale_loss", "head_plan",
-    "ema_decay"], defaults=[
+    "ema_decay", "dropout_samples", "r_drop", "fgm_epsilon"], defaults=[
         "pooler", None, None, None, False,
         tf.nn.sigmoid_cross_entropy_with_logits, False, 1.0, None, False,
-        False, None, 0.0])):
+        False, None, 0.0, 1, 0.0, None])):
   """What shapes a run's graph beside `model_fn_builder`'s eight arguments.
 
   Fields:
@@ -40,6 +41,9 @@ class GraphSettings(collections.namedtuple("GraphSettings", [
     head_plan: `label_head.HeadPlan`, where the label head starts; None: as all
       variables, by name.
     ema_decay: float, see `weight_average`; 0: no average.
+    dropout_samples: int, see `head.create_model`.
+    r_drop: float, see `regularized.make_tower`; 0: one pass.
+    fgm_epsilon: float, see `regularized.make_tower`; None: no other texts.
   """
 
   __slots__ = ()
@@ -69,9 +73,9 @@ def make_tower(bert_config, num_labels, use_one_hot_embeddings, settings):
     per-example loss: float `[batch]`, function of a loss and variables to
     gradients).
   """
-  def tower(features, dropout_seed):
-    recorded_layers = [] if settings.recompute_layers else None
-    loss, per_example_loss = head.create_model(
+  def build(features, dropout_seed, recorded_layers=None,
+            change_word_embeddings=None):
+    return head.create_model(
         bert_config, True, features["input_ids"], features["input_mask"],
         features["segment_ids"], features["label_ids"], num_labels,
         use_one_hot_embeddings, pooling=settings.pooling,
@@ -81,9 +85,18 @@ def make_tower(bert_config, num_labels, use_one_hot_embeddings, settings):
             tf.zeros_initializer() if settings.output_bias is None else
             tf.constant_initializer(settings.output_bias)),
         loss_fn=settings.loss_fn, recorded_layers=recorded_layers,
+        dropout_samples=settings.dropout_samples,
+        change_word_embeddings=change_word_embeddings,
         output_weights_initializer=label_head.initializer(
             settings.head_plan, label_head.WEIGHTS,
-            tf.truncated_normal_initializer(stddev=head.WEIGHTS_STDDEV)))[:2]
+            tf.truncated_normal_initializer(stddev=head.WEIGHTS_STDDEV)))[:3]
+
+  if settings.r_drop or settings.fgm_epsilon is not None:
+    return regularized.make_tower(build, settings.r_drop, settings.fgm_epsilon)
+
+  def tower(features, dropout_seed):
+    recorded_layers = [] if settings.recompute_layers else None
+    loss, per_example_loss, _ = build(features, dropout_seed, recorded_layers)
     return loss, per_example_loss, (
         functools.partial(layer_training.recomputed_gradients,
                           layers=recorded_layers)

@@ -27,13 +27,15 @@ _RUN_SETTINGS = (
     "num_train_epochs", "warmup_proportion", "random_seed",
     "init_bias_from_prior", "use_one_hot_embeddings", "adam_bias_correction",
     "gradient_accumulation_steps", "layer_decay", "freeze_layers", "amp", "xla",
-    "init_head", "ema_decay")
+    "init_head", "ema_decay", "multi_sample_dropout", "r_drop", "adversarial",
+    "fgm_epsilon")
 
 
 # Of these, what a run that is older than the flag had: its default.
 _LATER_SETTINGS = ("gradient_accumulation_steps", "layer_decay",
                    "freeze_layers", "amp", "xla", "init_head",
-                   "ema_decay")
+                   "ema_decay", "multi_sample_dropout", "r_drop", "adversarial",
+                   "fgm_epsilon")
 
 
 def run_settings(label_list, parts, settings):
