@@ -88,11 +88,12 @@ def main(argv):
 def _convert():
   """Hugging Face's form to google-research/bert's."""
   result = hf_conversion.convert(FLAGS.hf_dir, FLAGS.output_dir)
-  print("Wrote %d tensors with %s parameters%s. Train with\n"
+  print("Wrote %d tensors with %s parameters%s. Train with --encoder=%s, which "
+        "stands for\n"
         "  --bert_config_file=%s\n  --vocab_file=%s\n  --init_checkpoint=%s\n"
         "  --do_lower_case=%s" % (
             result.num_tensors, "{:,}".format(result.num_parameters),
-            "" if result.has_pooler else " and no pooler",
+            "" if result.has_pooler else " and no pooler", FLAGS.output_dir,
             os.path.join(FLAGS.output_dir, hf_conversion.CONFIG_FILE),
             os.path.join(FLAGS.output_dir, hf_conversion.VOCAB_FILE),
             os.path.join(FLAGS.output_dir, hf_conversion.CHECKPOINT),

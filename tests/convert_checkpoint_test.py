@@ -530,6 +530,11 @@ LOWER = CASED.replace(b"Word", b"more")
     (LOWER, None, None, True, False),
     (LOWER, None, {"type": "BertNormalizer", "lowercase": False}, False, True),
     (LOWER, {"do_lower_case": True}, {"lowercase": False}, True, False),
+    (CASED, None, {"type": "Sequence", "normalizers": [
+        {"type": "NFC"}, {"type": "Lowercase"}]}, True, True),
+    (LOWER, None, {"type": "Sequence", "normalizers": [
+        {"type": "BertNormalizer", "lowercase": False}]}, False, True),
+    (LOWER, None, {"type": "Sequence", "normalizers": 3}, True, False),
     # Chinese vocabularies may have no Latin letters at all.
     ("[UNK]\n\u4e2d\n\u6587\n".encode("utf-8"), None, None, True, False),
 ])
@@ -696,11 +701,12 @@ def test_script(tmp_path):
       "--hf_dir=%s" % hf_dir, "--output_dir=%s" % out)
   assert status == 0, stderr
   assert stdout == (
-      "Wrote 39 tensors with 392 parameters. Train with\n"
+      "Wrote 39 tensors with 392 parameters. Train with --encoder=%s, which "
+      "stands for\n"
       "  --bert_config_file=%s/bert_config.json\n"
       "  --vocab_file=%s/vocab.txt\n"
       "  --init_checkpoint=%s/bert_model.ckpt\n"
-      "  --do_lower_case=false\n" % (out, out, out))
+      "  --do_lower_case=false\n" % (out, out, out, out))
   check_checkpoint(out, random_tensors())
 
 

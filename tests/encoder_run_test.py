@@ -279,6 +279,7 @@ def test_encoder_flags_that_cannot_be(bert, data, tmp_path, settings, words):
     ("{tmp}/pytorch_model.bin", "has weights of PyTorch"),
     ("{tmp}/tf_model.h5", "has weights of Keras"),
     ("{tmp}/none.ckpt", "none.ckpt.index)."),
+    ("bert_base_cased/bert_model.ckpt", "bert_model.ckpt.index)."),
 ])
 def test_what_is_no_checkpoint(bert, data, tmp_path, place, words):
   for name in ("model.safetensors", "pytorch_model.bin", "tf_model.h5"):

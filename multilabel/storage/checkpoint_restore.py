@@ -45,8 +45,8 @@ def _check_is_checkpoint(path):
   has_index = tf.io.gfile.exists(path + ".index")
   if not has_index and not tf.io.gfile.exists(path):
     hint = ""
-    if not os.path.dirname(path) or re.fullmatch(
-        r"[A-Za-z0-9][\w.-]*/[\w.-]+", path):
+    if "ckpt" not in path and re.fullmatch(
+        r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", path):
       hint = "; for a model of that name on a hub give --encoder=%s" % path
     raise ValueError("there is no checkpoint %s (looked for %s.index)%s." % (
         path, path, hint))

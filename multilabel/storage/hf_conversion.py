@@ -188,10 +188,16 @@ def _normalizer_lower_case(hf_dir):
   if not os.path.exists(path):
     return None, path
   normalizer = safetensors_reader.load_json_object(path).get("normalizer")
-  if not isinstance(normalizer, dict) or not isinstance(
-      normalizer.get("lowercase"), bool):
-    return None, path
-  return normalizer["lowercase"], path
+  parts = [normalizer]
+  if isinstance(normalizer, dict) and normalizer.get("type") == "Sequence":
+    parts = normalizer.get("normalizers")
+  found = None
+  for part in parts if isinstance(parts, list) else ():
+    if isinstance(part, dict) and part.get("type") == "Lowercase":
+      found = True
+    elif isinstance(part, dict) and isinstance(part.get("lowercase"), bool):
+      found = found or part["lowercase"]
+  return found, path
 
 
 def read_vocab(hf_dir, vocab_size):
