@@ -324,6 +324,9 @@ def test_case_of_the_vocabulary(bert, data, tmp_path, given, used, words):
       str(tmp_path / "o" / "model_settings.json")))
   assert settings["do_lower_case"] is used
   about = [line for line in log if "capital letters" in line]
+  # The same run goes on without a word about it.
+  status, _, stderr, _ = run(cased, data, tmp_path / "o", **STILL)
+  assert (status, stderr) == (0, "")
   assert len(about) == bool(words)
   assert not words or words in about[0]
 

@@ -152,7 +152,8 @@ class Finetuning(object):
     with run_lock.lock(settings.output_dir):
       self.trained = run_claim.read_directory(settings)
       self.model = run_setup.choose_model(
-          settings, None if settings.do_train else self.trained)
+          run_setup.as_begun(settings, self.trained),
+          None if settings.do_train else self.trained)
       flag_checks.check_layer_flags(
           settings, self.model.bert_config.num_hidden_layers)
       yield self

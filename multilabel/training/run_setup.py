@@ -93,6 +93,14 @@ def choose_model(settings, trained=None):
                choose("pooling"), long_text, choose("loss"))
 
 
+def as_begun(settings, trained):
+  """Settings in which a run that goes on has the case that it began with."""
+  if trained is None or not settings.do_train or settings.is_given(
+      "do_lower_case"):
+    return settings
+  return settings.replace(do_lower_case=trained.settings["do_lower_case"])
+
+
 def choose_case(settings, vocab_file):
   """Whether texts are lower-cased: what was given, else as the vocabulary is.
 
