@@ -256,7 +256,7 @@ class _Lines(object):
     else:
       line = next(self._lines)
       self.number += 1
-    if not self.in_row and line[0] == "\ufeff":
+    if not self.in_row and line[:1] == "\ufeff":
       line = line.lstrip("\ufeff")  # of a file that was joined to another
     self.in_row += 1
     self._row.append(line)

@@ -14,6 +14,8 @@ FOUND = [
     # Half a byte order mark was read as an empty file.
     ("jsonl", b"\xef"), ("jsonl", b"\xef\xbb"), ("delimited", b"\0\xef"),
     ("jsonl", b"\xef\xbb\xbf"), ("delimited", b"\0\xef\xbb\xbf"),
+    # Nothing but byte order marks.
+    ("delimited", b"\0" + 9 * b"\xff\xfe"), ("jsonl", b"\xff\xfe"),
     # A byte that no text has is named before a line that is no JSON.
     ("jsonl", b'{"text": "a", "labels""id": []}\n{"text": "b\0"}'),
 ]

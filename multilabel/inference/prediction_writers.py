@@ -22,7 +22,7 @@ SHEETS = (".csv", ".tsv")
 
 # What makes a spreadsheet take a cell for a formula: these, also of full width,
 # and also behind white space, which some of them skip.
-_FORMULA_START = re.compile("\\s*[=+@\uff1d\uff0b\uff0d\uff20-]|[\t\r\n]")
+_FORMULA_START = re.compile("\\s*[=+@\uff1d\uff0b\uff0d\uff20\t\r\n-]")
 # Without it Excel takes UTF-8 for the encoding of the machine's language.
 _MARK = b"\xef\xbb\xbf"
 _PARQUET_ROWS = 1024  # of a row group, of few labels
