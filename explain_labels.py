@@ -7,7 +7,7 @@
 
 Red words speak for the label, blue ones against it. From Python:
 
-  with Explainer("DIR") as explainer:
+  with open_explainer("DIR") as explainer:
     for label in explainer.explain("a sentence"):
       print(label.label, label.probability)
       for word in label.words:
@@ -16,24 +16,17 @@ Red words speak for the label, blue ones against it. From Python:
 `occlusion_weights` does it with any function from texts to probabilities.
 """
 
-from multilabel.common import command_line
-
-
-if __name__ == "__main__":
-  command_line.quiet_tensorflow()
-
-# pylint: disable=g-import-not-at-top
 import os
 import sys
 
 from absl import flags
 
 from multilabel.common import atomic_files
-from multilabel.reporting import attribution
+from multilabel.common import command_line
 from multilabel.reporting import coloured_text
-
-# pylint: disable=unused-import
-from multilabel.reporting.attribution import Explainer
+from multilabel.reporting import occlusion
+from multilabel.storage import onnx_folder
+import predict_onnx
 
 
 FLAGS = flags.FLAGS
@@ -44,8 +37,8 @@ COLORS = ("auto", "always", "never")
 def define_flags():
   """Defines this script's flags; called where the script starts."""
   with command_line.flag_group("Model"):
-    flags.DEFINE_string("model_dir", None,
-                        "--output_dir of a training run.")
+    flags.DEFINE_string("model_dir", None, "--output_dir of a training run; "
+                        "with --method=occlusion also an ONNX model's folder.")
     flags.DEFINE_multi_string(
         "label", None, "Label to explain, can be given again; default: the "
         "labels of the text, or else its most probable one.")
@@ -53,7 +46,7 @@ def define_flags():
                        "label; default: the model's own.")
   with command_line.flag_group("Explanation"):
     flags.DEFINE_enum(
-        "method", "integrated", list(attribution.METHODS),
+        "method", "integrated", list(occlusion.METHODS),
         "integrated: gradient times input, averaged on the way from an empty "
         "text; gradient: gradient times input; occlusion: leave one word out, "
         "slow for long texts.")
@@ -111,6 +104,30 @@ def wants_color(color, is_terminal, environment):
           environment.get("TERM") != "dumb")
 
 
+def open_explainer(folder, method="integrated"):
+  """Loads a model to explain it by a method: `occlusion.WordExplainer`.
+
+  Args:
+    folder: str, a trained directory, or, for occlusion, an ONNX model's.
+    method: one of `occlusion.METHODS`.
+
+  Raises:
+    ValueError: the folder is broken, or an ONNX model's and the method needs
+      gradients.
+  """
+  if not onnx_folder.is_onnx(folder):
+    command_line.quiet_tensorflow()
+    # pylint: disable=g-import-not-at-top
+    from multilabel.reporting import attribution
+    return attribution.Explainer(folder)
+  if method != "occlusion":
+    raise ValueError(
+        "--method=%s needs gradients, which the ONNX model %s cannot give; "
+        "give --method=occlusion, or the trained directory." % (
+            method, folder))
+  return occlusion.OcclusionExplainer(predict_onnx.OnnxPredictor(folder))
+
+
 def explain_all(flag_values, texts, is_colored, write):
   """Explains texts one by one and writes what the flags ask for.
 
@@ -122,7 +139,8 @@ def explain_all(flag_values, texts, is_colored, write):
   """
   explained_texts = []
   pair = flag_values.text_pair
-  with Explainer(flag_values.model_dir) as explainer:
+  with open_explainer(flag_values.model_dir,
+                      flag_values.method) as explainer:
     for text in texts:
       explained = coloured_text.ExplainedText(
           [text] if pair is None else [text, pair],

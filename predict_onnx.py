@@ -104,6 +104,14 @@ def open_predictor(folder, batch_size=32, device=None, inter_op_threads=None,
       folder, allow_older_checkpoint=allow_older_checkpoint, **settings)
 
 
+def open_in_script(folder, **settings):
+  """`open_predictor`; TensorFlow, where it is needed, is imported quietly."""
+  if not onnx_folder.is_onnx(folder) and (
+      importlib.util.find_spec("tensorflow")):
+    command_line.quiet_tensorflow()
+  return open_predictor(folder, **settings)
+
+
 def define_flags():
   """Defines this script's flags; called where the script starts."""
   predict_program.define_flags()
@@ -116,10 +124,7 @@ def check_flags(flag_values, texts):
 
 def main(argv):
   check_flags(FLAGS, argv[1:])
-  if not onnx_folder.is_onnx(FLAGS.model_dir) and (
-      importlib.util.find_spec("tensorflow")):
-    command_line.quiet_tensorflow()
-  predict_program.predict(FLAGS, argv[1:], open_predictor)
+  predict_program.predict(FLAGS, argv[1:], open_in_script)
 
 
 if __name__ == "__main__":

@@ -192,10 +192,9 @@ def open_model(options):
   Args:
     options: `ModelOptions`.
   """
-  command_line.quiet_tensorflow()
   from multilabel.serving import worker
-  import predict_session
-  return predict_session.SessionPredictor(
+  import predict_onnx
+  return predict_onnx.open_in_script(
       options.model_dir, batch_size=options.max_batch_size,
       device=options.device, inter_op_threads=options.inter_op_threads,
       intra_op_threads=options.intra_op_threads or (

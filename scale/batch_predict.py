@@ -235,7 +235,10 @@ def check_model(model_dir):
   """Number of labels; ValueError, before any worker starts, without a model.
   """
   from multilabel.storage import checkpoint_choice
+  from multilabel.storage import onnx_folder
   from multilabel.storage import trained_model
+  if onnx_folder.is_onnx(model_dir):
+    return len(onnx_folder.read(onnx_folder.newest(model_dir)).labels)
   labels = trained_model.read(model_dir).labels
   if checkpoint_choice.prediction_checkpoint(model_dir) is None:
     raise ValueError("model_dir %s has no checkpoint: training has not got to "

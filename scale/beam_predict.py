@@ -79,7 +79,7 @@ class ReadBlock(beam.DoFn):
 
 
 class SessionModelHandler(base.ModelHandler):
-  """RunInference's way to `predict_session.SessionPredictor`.
+  """RunInference's way to a predictor of either kind.
 
   RunInference loads it once a process, for all threads of it.
   """
@@ -113,8 +113,8 @@ class SessionModelHandler(base.ModelHandler):
 
   def load_model(self):
     # TensorFlow is imported by the workers that predict, no earlier.
-    import predict_session  # pylint: disable=g-import-not-at-top
-    return predict_session.SessionPredictor(
+    import predict_onnx  # pylint: disable=g-import-not-at-top
+    return predict_onnx.open_predictor(
         local_model_dir(self._model_dir), self._batch_size,
         intra_op_threads=self._intra_op_threads,
         verify_checkpoint=self._verify_checkpoint)

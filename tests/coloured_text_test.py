@@ -4,7 +4,7 @@
 import re
 import unicodedata
 
-from multilabel.reporting import attribution
+from multilabel.reporting import occlusion
 from multilabel.reporting import coloured_text
 from multilabel.reporting import words
 
@@ -17,7 +17,7 @@ def explained(texts, weights, label=u"fruit", is_predicted=True):
     weighed += [words.WordWeight(text[start:end], start, end, weight, part)
               for (start, end), weight in zip(places, row)]
   return coloured_text.ExplainedText(texts, [
-      attribution.LabelExplanation(label, 0.75, is_predicted, weighed)])
+      occlusion.LabelExplanation(label, 0.75, is_predicted, weighed)])
 
 
 def test_terminal_colours():

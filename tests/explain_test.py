@@ -23,6 +23,7 @@ import tiny_model
 
 import explain_labels
 from multilabel.reporting import attribution
+from multilabel.reporting import occlusion
 from multilabel.reporting import coloured_text
 from multilabel.reporting import words as text_words
 from multilabel.storage import trained_model
@@ -150,7 +151,7 @@ def test_pieces_of_a_word_go_together(mean_model):
   assert label.words[0].weight == pytest.approx(odds[0] - odds[1], abs=1e-4)
 
 
-@pytest.mark.parametrize("method", attribution.METHODS)
+@pytest.mark.parametrize("method", occlusion.METHODS)
 def test_pair(mean_model, method):
   explainer, weights, _ = mean_model
   label, = explainer.explain((u"the apple", u"the"), ["fruit"], method=method)
@@ -165,7 +166,7 @@ def test_pair(mean_model, method):
     assert label.words[2].weight == pytest.approx(odds[0] - odds[2], abs=1e-4)
 
 
-@pytest.mark.parametrize("method", attribution.METHODS)
+@pytest.mark.parametrize("method", occlusion.METHODS)
 def test_words_that_were_cut_off_weigh_nothing(mean_model, method):
   explainer, _, _ = mean_model
   text = u"the apple " * 20
@@ -176,7 +177,7 @@ def test_words_that_were_cut_off_weigh_nothing(mean_model, method):
   assert text[label.words[39].start:label.words[39].end] == "apple"
 
 
-@pytest.mark.parametrize("method", attribution.METHODS)
+@pytest.mark.parametrize("method", occlusion.METHODS)
 def test_text_without_words(mean_model, method):
   label, = mean_model[0].explain(u" \0", ["fruit"], method=method)
   assert label.words == []
@@ -218,7 +219,7 @@ def test_windows(mean_model, tmp_path, pooling):
 
   with attribution.Explainer(copy) as explainer:
     found = {method: explainer.explain(u" ".join(TWELVE), labels, method=method)
-             for method in attribution.METHODS}
+             for method in occlusion.METHODS}
   np.testing.assert_allclose(
       [label.probability for label in found["occlusion"]],
       1 / (1 + np.exp(-pooled())), atol=1e-5)
@@ -279,7 +280,7 @@ def taught(trained):
     yield explainer
 
 
-@pytest.mark.parametrize("method", attribution.METHODS)
+@pytest.mark.parametrize("method", occlusion.METHODS)
 def test_clue_words_weigh_most(taught, method):
   total = best = predicted = 0
   for row in make_rows(60, seed=77):
@@ -301,7 +302,7 @@ def test_clue_word_in_a_later_window(trained, taught, tmp_path):
   assert [word.weight for word in label.words if word.word == "Plum"] == [None]
   copy = windows_model(trained, str(tmp_path / "windows"))
   with attribution.Explainer(copy) as explainer:
-    for method in attribution.METHODS:
+    for method in occlusion.METHODS:
       label, = explainer.explain(text, ["fruit"], method=method)
       assert label.is_predicted
       assert None not in [word.weight for word in label.words]
@@ -361,7 +362,7 @@ def test_refusals(mean_model):
 
 def test_many_labels_are_not_all_listed():
   # pylint: disable=protected-access
-  message = attribution._name_labels(
+  message = occlusion._name_labels(
       "lable 499", ["label %d" % i for i in range(500)])
   assert message.startswith("there are 500, among them label 499, ")
   assert len(message) < 70
@@ -397,7 +398,7 @@ def test_graph_does_not_grow(mean_model):
   # pylint: disable=protected-access
   graph = mean_model[0]._inference.logits.graph
   before = len(graph.get_operations())
-  for method in attribution.METHODS:
+  for method in occlusion.METHODS:
     mean_model[0].explain(u"the apple", list(tiny_bert.LABELS), method=method)
   assert len(graph.get_operations()) == before
   assert graph.finalized

@@ -22,6 +22,7 @@ from multilabel import decisions
 from multilabel.storage import half_weights
 from multilabel.storage import onnx_folder
 from multilabel.storage import trained_model
+import explain_labels
 import predict_onnx
 import predict_session
 
@@ -214,6 +215,29 @@ def test_open_predictor_takes_either_kind(made):
       assert predictor.predict([u"a"]).shape == (1, 3)
 
 
+@pytest.mark.parametrize("form", ["truncate_head", "windows"])
+def test_occlusion_equals_the_sessions(form, tmp_path):
+  tiny_model.make(tmp_path / "model", long_text=form, max_seq_length=12,
+                  stride=5 * (form == "windows"))
+  export(tmp_path / "model", tmp_path / "onnx")
+  found = []
+  for folder in ("model", "onnx"):
+    with explain_labels.open_explainer(
+        str(tmp_path / folder), "occlusion") as explainer:
+      found.append([explainer.explain(text, list(tiny_bert.LABELS), "occlusion")
+                    for text in (u"the apple , a plum", u"apple pear " * 9)])
+  for session, other in zip(*found):
+    for want, label in zip(session, other):
+      assert label.probability == pytest.approx(want.probability, abs=1e-5)
+      assert [word.word for word in label.words] == [
+          word.word for word in want.words]
+      assert [word.weight for word in label.words] == [
+          None if word.weight is None else pytest.approx(word.weight, abs=1e-4)
+          for word in want.words]
+  assert "needs gradients" in error_of(
+      explain_labels.open_explainer, str(tmp_path / "onnx"), "integrated")
+
+
 # Without TensorFlow.
 
 
@@ -225,6 +249,9 @@ with predict_onnx.open_predictor(sys.argv[1]) as predictor:
   predictor.predict(["the apple"])
   predictor.describe(predictor.predict(["a"]))
 from multilabel.inference import micro_batching
+import explain_labels
+with explain_labels.open_explainer(sys.argv[1], "occlusion") as explainer:
+  assert explainer.explain("the apple")
 assert not [name for name in sys.modules if name.startswith((
     "tensorflow.", "onnx.", "multilabel.export", "multilabel.training"))]
 try:

@@ -310,6 +310,11 @@ class Predictor(object):
       return loaded.predict_rows(rows, self._batch_size, True,
                                  call_deadline.Deadline())[1]
 
+  def sigmoid(self, logits):
+    """The calibrated probabilities of what `predict_logits` gives."""
+    with self._served.borrow() as loaded:
+      return loaded.sigmoid(logits, call_deadline.Deadline())
+
   def _run(self, loaded, encoded, deadline):
     return loaded.predict(encoded, self._batch_size, self.long_text.pooling,
                           deadline)

@@ -11,7 +11,7 @@ import unicodedata
 
 
 # One text that was explained: a list of one str, or of two for a pair, and a
-# list of `attribution.LabelExplanation`.
+# list of `occlusion.LabelExplanation`.
 ExplainedText = collections.namedtuple("ExplainedText", ["texts", "labels"])
 
 # Below this share of the strongest weight a word has no colour.
