@@ -9,10 +9,13 @@ import os
 
 import numpy as np
 import pytest
+import tensorflow.compat.v1 as tf
 import tiny_bert
 import tiny_model
 
 import convert_checkpoint
+import modeling
+from multilabel import head
 from multilabel.export import hugging_face
 from multilabel.export import model_card
 from multilabel.storage import safetensors_reader
@@ -200,6 +203,59 @@ def test_transformers_gives_our_probabilities(tmp_path, do_lower_case):
     assert set(by_label) == set(LABELS)
     assert max(abs(by_label[label] - p)
                for label, p in zip(LABELS, row)) <= 1e-5
+
+
+def make_other(folder, changes, **settings):
+  """A trained directory of another configuration, with random weights."""
+  make(folder, **settings)
+  config = modeling.BertConfig.from_dict(dict(
+      tiny_bert.CONFIG, vocab_size=len(tiny_bert.vocabulary()), **changes))
+  os.remove(os.path.join(str(folder), "bert_config.json"))
+  trained_model.write(
+      str(folder), config, os.path.join(str(folder), "vocab.txt"),
+      list(LABELS), dict(tiny_model.SETTINGS, **settings))
+  random = np.random.RandomState(5)
+  with tf.Graph().as_default():
+    head.create_inference_graph(config, len(LABELS), settings["pooling"])
+    weights = {
+        var.op.name: np.float32(random.normal(
+            1.0 if var.op.name.endswith("gamma") else 0.0, 0.3,
+            var.shape.as_list())) for var in tf.trainable_variables()}
+  tiny_model.write_checkpoint(str(folder), weights)
+  return str(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [
+    {"gelu_approximate": False}, {"layer_norm_eps": 1e-3},
+    {"hidden_act": "relu"}, {"hidden_act": "linear"}])
+def test_transformers_and_other_configurations(tmp_path, changes):
+  pytest.importorskip("torch")
+  transformers = pytest.importorskip("transformers")
+  folder = make_other(tmp_path / "trained", changes, pooling="pooler")
+  out = str(tmp_path / "out")
+  hugging_face.export(folder, out)
+  classify = transformers.pipeline(
+      "text-classification", model=out, top_k=None)
+  for row, scores in zip(our_probabilities(folder),
+                         classify(TEXTS, truncation=True)):
+    by_label = {score["label"]: score["score"] for score in scores}
+    assert max(abs(by_label[label] - p)
+               for label, p in zip(LABELS, row)) <= 1e-5
+
+
+@pytest.mark.slow
+def test_sentence_transformers_and_narrow_embeddings(tmp_path):
+  sentence_transformers = pytest.importorskip("sentence_transformers")
+  folder = make_other(
+      tmp_path / "trained", {"embedding_size": 8, "model_type": "electra"},
+      pooling="mean")
+  out = str(tmp_path / "out")
+  hugging_face.export(folder, out, "sentence_transformers")
+  probabilities = sentence_transformers.SentenceTransformer(out).encode(TEXTS)
+  expected = our_probabilities(folder)
+  assert np.ptp(expected, axis=0).max() > 0.01
+  assert np.abs(probabilities - expected).max() <= 1e-5
 
 
 @pytest.mark.slow
