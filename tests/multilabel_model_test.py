@@ -338,4 +338,5 @@ def test_arguments():
   assert parameters[8:11] == [
       "pooling='pooler'", "dropout_seed=None", "output_bias_initializer=None"]
   assert [x.partition("=")[0] for x in parameters[11:]] == [
-      "loss_fn", "recorded_layers", "output_weights_initializer"]
+      "loss_fn", "recorded_layers", "output_weights_initializer",
+      "calibration"]
