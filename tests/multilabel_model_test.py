@@ -339,4 +339,4 @@ def test_arguments():
       "pooling='pooler'", "dropout_seed=None", "output_bias_initializer=None"]
   assert [x.partition("=")[0] for x in parameters[11:]] == [
       "loss_fn", "recorded_layers", "output_weights_initializer",
-      "calibration"]
+      "calibration", "dropout_samples", "change_word_embeddings"]
