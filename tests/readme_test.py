@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The README's examples work as they stand there."""
+"""README.md and docs/: commands, flags, code and links are right."""
 
+import glob
 import importlib
 import io
 import os
@@ -13,23 +14,28 @@ import processors
 
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+DOCUMENTS = ["README.md", "README.zh.md", "CONTRIBUTING.md", "CHANGELOG.md",
+             "SECURITY.md"] + sorted(
+                 os.path.relpath(path, ROOT)
+                 for path in glob.glob(os.path.join(ROOT, "docs", "*.md")))
+SCRIPTS = sorted(name[:-len(".py")] for name in os.listdir(ROOT)
+                 if name.endswith(".py"))
 
 
-def readme():
-  with io.open(os.path.join(ROOT, "README.md"), encoding="utf-8") as reader:
+def read(name):
+  with io.open(os.path.join(ROOT, name), encoding="utf-8") as reader:
     return reader.read()
 
 
-def code_block(first_words):
-  blocks = re.findall(r"```python\n(.*?)```", readme(), re.S)
-  found = [block for block in blocks if block.startswith(first_words)]
-  assert len(found) == 1
-  return found[0]
+def python_blocks(text):
+  return re.findall(r"^```python\n(.*?)^```", text, re.S | re.M)
 
 
 def test_worked_processor(tmp_path):
+  block, = [block for block in python_blocks(read("docs/data.md"))
+            if block.startswith("# my_processor.py")]
   path = tmp_path / "my_processor.py"
-  path.write_text(code_block("# my_processor.py"), encoding="utf-8")
+  path.write_text(block, encoding="utf-8")
   for part, text in (("train", u"billing bug\nI paid twice"),
                      ("dev", u"\nHow do I log in?"),
                      ("test", u"praise\n\u592a\u597d\u4e86")):
@@ -41,42 +47,85 @@ def test_worked_processor(tmp_path):
 
   assert processors.get_labels(processor, str(tmp_path)) == [
       "billing", "bug", "praise"]
-  read = [[(example.guid, example.text_a, example.labels)
-           for example in examples(str(tmp_path))]
-          for examples in (processor.get_train_examples,
-                           processor.get_dev_examples,
-                           processor.get_test_examples)]
-  assert read == [
+  found = [[(example.guid, example.text_a, example.labels)
+            for example in examples(str(tmp_path))]
+           for examples in (processor.get_train_examples,
+                            processor.get_dev_examples,
+                            processor.get_test_examples)]
+  assert found == [
       [("1.txt", "I paid twice", ("billing", "bug"))],
       [("1.txt", "How do I log in?", ())],
       [("1.txt", u"\u592a\u597d\u4e86", ("praise",))]]
 
 
-def test_predictor_example_compiles():
-  compile(code_block("from predict_session import"), "README.md", "exec")
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_code_compiles(name):
+  for block in python_blocks(read(name)):
+    compile(block, name, "exec")
 
 
-@pytest.mark.parametrize("script", [
-    "run_multilabel_classifier.py", "predict_session.py",
-    "convert_checkpoint.py", "export_saved_model.py"])
-def test_commands_name_flags_that_exist(script):
-  """Every --flag in a command of the README is in that script's --help."""
-  commands = re.findall(
-      r"python %s((?:[^\n]*\\\n)*[^\n]*)" % re.escape(script), readme())
-  assert commands
-  used = set(re.findall(r"--(\w+)", " ".join(commands)))
-  _, help_text, _, _ = tiny_bert.call(
-      importlib.import_module(script[:-len(".py")]), ["--help"])
-  known = set(re.findall(r"^  --(?:\[no\])?(\w+)", help_text, re.M))
-  assert used - known - {"help"} == set()
+@pytest.fixture(scope="module")
+def known_flags():
+  """{script: set of the flags in its --help}, found when they are asked for."""
+  found = {}
+
+  def of(script):
+    if script not in found:
+      _, help_text, _, _ = tiny_bert.call(
+          importlib.import_module(script), ["--help"])
+      found[script] = set(re.findall(r"^  --(?:\[no\])?(\w+)", help_text, re.M))
+      assert found[script], script
+    return found[script]
+  return of
 
 
-def test_flags_of_the_table_exist():
-  table = re.search(r"## Flags\n(.*?)\n## ", readme(), re.S).group(1)
-  used = set(re.findall(r"`--(\w+)`", table)) - {"help", "flagfile"}
-  with io.open(os.path.join(ROOT, "run_multilabel_classifier.py"),
-               encoding="utf-8") as reader:
-    source = reader.read()
-  assert used
-  for name in used:
-    assert '"%s"' % name in source or name == "debug"
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_commands_name_flags_that_exist(name, known_flags):
+  for script, command in re.findall(
+      r"python3? (\w+)\.py((?:[^\n]*\\\n)*[^\n]*)", read(name)):
+    if script in SCRIPTS and "--" in command:
+      used = set(re.findall(r"--(\w+)", command.partition("|")[0]))
+      assert used - known_flags(script) - {"help"} == set(), (script, command)
+
+
+def test_the_readme_has_the_commands_of_a_user():
+  scripts = set(re.findall(r"python (\w+)\.py --", read("README.md")))
+  assert {"predict_session", "export_saved_model", "serve_http"} <= scripts
+
+
+def test_flags_in_the_text_exist(known_flags):
+  known = set.union(*[known_flags(script) for script in SCRIPTS if script in (
+      "run_multilabel_classifier", "predict_session", "convert_checkpoint",
+      "export_saved_model", "explain_labels")])
+  beside = {"help", "flagfile", "tf", "run_cluster", "preload", "extra",
+            "quick", "kills", "every_index", "input", "output",
+            "intra_op_threads"}
+  for name in DOCUMENTS:
+    if name == "docs/serving.md":
+      continue  # tests/serving_docs_test.py
+    for flag in re.findall(r"`--(\w+)", read(name)):
+      assert flag in known | beside, (name, flag)
+
+
+def anchors(text):
+  return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+          for title in re.findall(r"^#+ (.*)$", text, re.M)}
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_lead_somewhere(name):
+  folder = os.path.dirname(os.path.join(ROOT, name))
+  text = read(name)
+  links = re.findall(r"\]\(([^)\s]+)\)|src=\"([^\"]+)\"", text)
+  for link in filter(None, (part for pair in links for part in pair)):
+    if re.match(r"https?:", link):
+      continue
+    path, _, anchor = link.partition("#")
+    target = os.path.join(folder, path) if path else os.path.join(ROOT, name)
+    assert os.path.exists(target), link
+    if anchor:
+      assert anchor in anchors(read(os.path.relpath(target, ROOT))), link
+
+
+def test_the_readme_is_short():
+  assert len(read("README.md").splitlines()) <= 170
