@@ -85,6 +85,18 @@ def check_flags(flag_values, texts):
                        "written to." % (path, folder))
     if os.path.isdir(path):
       raise ValueError("--output_html %s is a directory." % path)
+    if os.path.lexists(path) and not _is_page(path):
+      raise ValueError("--output_html %s is there and is no HTML page; it is "
+                       "not overwritten, name another file." % path)
+
+
+def _is_page(path):
+  """Whether a file is empty or begins as an HTML page does."""
+  if not os.path.isfile(path):
+    return False
+  with open(path, "rb") as reader:
+    start = reader.read(100).lstrip().lower()
+  return not start or start.startswith((b"<!doctype html", b"<html"))
 
 
 def wants_color(color, is_terminal, environment):

@@ -497,6 +497,8 @@ def test_when_to_colour(color, is_terminal, environment, expected):
     ([u"--model_dir=MODEL", u"--output_html=no/page.html", u"a"],
      u"there is no directory"),
     ([u"--model_dir=MODEL", u"--output_html=MODEL", u"a"], u"is a directory"),
+    ([u"--model_dir=MODEL", u"--output_html=MODEL/vocab.txt", u"a"],
+     u"vocab.txt is there and is no HTML page"),
     ([u"--model_dir=no", u"a"], u"model_dir no is not a directory"),
 ])
 def test_mistakes_end_in_a_sentence(mean_model, arguments, message):
