@@ -130,6 +130,7 @@ class Training(object):
     from multilabel.features import record_file
     from multilabel.training import loop
     import processors
+    from benchmarks import training_order
     from multilabel.training import model_graph
     import run_multilabel_classifier
     import tokenization
@@ -163,7 +164,8 @@ class Training(object):
     self._run = loop.Run(
         model_fn, work, input_pipeline.file_based_input_fn_builder(
             records, job["max_seq_length"], True, False,
-            num_labels=len(names), seed=1), job["batch_size"], 1)
+            num_labels=len(names), seed=training_order.SEED),
+        job["batch_size"], 1)
     self._run.save = lambda step: None
     self._run.remove_old_checkpoints = lambda best_step=None: None
     self.says = "batches of like length, dropout on, AdamW, clipping"

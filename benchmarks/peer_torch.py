@@ -3,7 +3,7 @@
 
 Training is the loop that its Trainer runs (AdamW, weight decay but on biases
 and LayerNorm, linear schedule, clipping at 1), without what Trainer does
-beside it, in its favour; with "sort", batches as `group_by_length` makes them.
+beside it, in its favour; with "sort", on our batches in our order.
 """
 
 import os
@@ -15,6 +15,7 @@ import tokenizers
 import torch
 import transformers
 
+from benchmarks import training_order
 from benchmarks import work_items
 from benchmarks.shared_texts import load_texts
 from benchmarks.shared_texts import training_labels
@@ -212,16 +213,15 @@ class Training(object):
     self._labels = training_labels(len(self._rows))
     self._steps = Steps(Classifier(job), 1e-5, 10 ** 9, 0,
                         settings.get("compile"))
-    size = job["batch_size"]
-    order = np.random.RandomState(1).permutation(len(self._rows))
-    self._batches = [order[i:i + size] for i in range(0, len(order), size)]
     if settings.get("sort"):
-      batches = grouped([len(row) for row in self._rows], order, size)
-      np.random.RandomState(2).shuffle(batches)
-      self._batches = batches
-    self._step = 0
+      self._next = training_order.Steps([len(row) for row in self._rows],
+                                        job["batch_size"]).next
+    else:
+      self._step = 0
+      self._order = np.random.RandomState(1).permutation(len(self._rows))
+      self._next = self._next_in_random_order
     self.says = "%s, dropout on, fused AdamW, clipping" % (
-        "grouped by length" if settings.get("sort") else "random order")
+        "our batches in our order" if settings.get("sort") else "random order")
 
   def outputs(self):
     size = self._job["batch_size"]
@@ -235,9 +235,14 @@ class Training(object):
 
   def run(self):
     for _ in range(self._job["steps"]):
-      batch = self._batches[self._step % len(self._batches)]
+      batch = self._next()
       self._steps.step([self._rows[i] for i in batch], self._labels[batch])
-      self._step += 1
+
+  def _next_in_random_order(self):
+    size = self._job["batch_size"]
+    start = self._step * size % len(self._order)
+    self._step += 1
+    return self._order[start:start + size]
 
   def close(self):
     self._steps = None

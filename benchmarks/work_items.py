@@ -42,7 +42,7 @@ PEERS = collections.OrderedDict((peer.name, peer) for peer in (
          "as documented: arrival order, padded to the batch's longest, its "
          "default attention (sdpa), its fast tokenizer"),
     Peer("transformers, expert", "peer_torch", "torch", {"sort": True},
-         "sorted by length (training: grouped, as group_by_length does), "
+         "sorted by length (training: our batches in our order), "
          "inference mode"),
     Peer("transformers, compiled", "peer_torch", "torch",
          {"sort": True, "compile": True},

@@ -11,8 +11,10 @@ import pytest
 from benchmarks import measure
 from benchmarks import result_text
 from benchmarks import run
+from benchmarks import training_order
 from benchmarks import work_items
 from benchmarks import worker_process
+from multilabel.features import input_pipeline
 
 
 SHAPE = {"num_hidden_layers": 2, "hidden_size": 8, "intermediate_size": 32}
@@ -51,6 +53,17 @@ def test_sorted_batches_and_spread():
   assert work_items.sorted_batches([1, 5, 3], 2) == [[5, 3], [1]]
   assert work_items.spread(list(range(10)), 2) == [2, 7]
   assert work_items.spread([2, 1], 4) == [1, 2]
+
+
+@pytest.mark.parametrize("count, batch_size", [(1600, 32), (70, 32), (9, 4)])
+def test_peers_train_on_our_batches_in_our_order(count, batch_size):
+  """Two epochs and a bit, as the input pipeline makes them."""
+  lengths = work_items.lengths_of("short", count, 3)
+  steps = training_order.Steps(lengths, batch_size)
+  for epoch in range(3):
+    for expected in input_pipeline.epoch_batches(
+        lengths, batch_size, training_order.SEED, epoch):
+      assert steps.next().tolist() == expected.tolist()
 
 
 def test_difference():
