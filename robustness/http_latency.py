@@ -135,7 +135,7 @@ def compare(name, predictor, batcher, port, texts, clients, rounds, p50):
 def main(argv):
   del argv
   from multilabel.inference import micro_batching
-  import predict_session
+  import predict_onnx
   rng = random.Random(1)
   words = FLAGS.text.split()
   short = [" ".join(rng.sample(words, len(words)))
@@ -144,7 +144,7 @@ def main(argv):
       http_client.words_of(FLAGS.model_dir), FLAGS.texts, rng)
   with http_client.start_server(
       FLAGS.model_dir, *FLAGS.serve_flags) as (port, _), (
-          predict_session.SessionPredictor(FLAGS.model_dir)) as predictor, (
+          predict_onnx.open_predictor(FLAGS.model_dir)) as predictor, (
               micro_batching.MicroBatcher(predictor)) as batcher:
     own, http = one_text(predictor, port, FLAGS.text, FLAGS.calls)
     p50 = np.median(http)

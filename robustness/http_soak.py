@@ -167,9 +167,9 @@ class Soak(object):
 
 def main(argv):
   del argv
-  import predict_session
+  import predict_onnx
   rng = random.Random(FLAGS.seed)
-  with predict_session.SessionPredictor(FLAGS.model_dir) as predictor:
+  with predict_onnx.open_predictor(FLAGS.model_dir) as predictor:
     texts = make_texts(http_client.words_of(FLAGS.model_dir), FLAGS.texts, rng)
     cases = make_cases(predictor, texts, rng)
   bad_cases = [Case(http_client.post(path, body), 400, None)

@@ -27,6 +27,7 @@ from multilabel.export import signatures
 from multilabel.serving import http_requests
 from multilabel.storage import trained_model
 import predict_session
+from robustness import http_client
 import serve_http
 import tokenization
 
@@ -254,6 +255,32 @@ def test_a_port_that_is_taken(made, server):
   assert stderr.strip().endswith(
       "port %d of 127.0.0.1 cannot be had: Address already in use." %
       server.port)
+
+
+def test_an_onnx_folder_needs_no_tensorflow(made, tmp_path):
+  pytest.importorskip("tf2onnx")
+  pytest.importorskip("onnxruntime")
+  folder = str(tmp_path / "onnx")
+  subprocess.check_call(
+      [sys.executable, "export_saved_model.py", "--format=onnx",
+       "--model_dir=" + made[0], "--export_dir=" + folder],
+      cwd=fake_server.ROOT, stdout=subprocess.DEVNULL)
+  texts = parity_texts.make()[:40]
+  with predict_session.SessionPredictor(made[0]) as predictor:
+    wanted = predictor.predict(texts)
+  with fake_server.start(command(folder)) as running:
+    results = running.call("POST", "/v1/label", {"texts": texts})[2]["results"]
+    given = [list(result["probabilities"].values()) for result in results]
+    assert np.abs(np.array(given) - wanted).max() < 1e-5
+    assert running.call("GET", "/v1/models/multilabel/versions/7")[0] == 200
+    ids = {"signature_name": "ids_only", "instances": [[5] * 65]}
+    assert running.call("POST", PREDICT, ids)[0] == 400
+    running.process.send_signal(signal.SIGHUP)
+    time.sleep(2)
+    assert running.call("POST", "/v1/label", {"text": "a"})[0] == 200
+    for pid in [running.process.pid] + http_client.children(running.process):
+      with open("/proc/%d/maps" % pid) as reader:
+        assert "tensorflow" not in reader.read()
 
 
 @pytest.mark.parametrize("workers", [1, 2])

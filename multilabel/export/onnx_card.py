@@ -9,7 +9,7 @@ from multilabel.storage import onnx_folder
 
 _USE = """
 ```python
-from predict_onnx import OnnxPredictor
+from bert_multilabel import OnnxPredictor
 
 with OnnxPredictor("this folder") as predictor:
   print(predictor.predict_labels(["a sentence"]))
