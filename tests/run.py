@@ -51,8 +51,7 @@ OLDEST = (
 BETWEEN = (
     "convert_checkpoint", "export_saved_model", "gradient_accumulation",
     "input_pipeline", "modeling", "multilabel_losses", "multilabel_model",
-    "optimization", "predict_session", "run_multilabel_classifier",
-    "training")
+    "optimization", "predict_session", "same_seed", "start_log")
 
 
 def choose_files(tf_version):
