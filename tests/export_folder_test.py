@@ -76,15 +76,21 @@ def test_keep_versions(made, tmp_path, unchecked):
   for version in (1, 2, 9, 20):
     (tmp_path / str(version)).mkdir()
     (tmp_path / str(version) / "saved_model.pb").write_bytes(b"old")
+    (tmp_path / str(version) / "assets.extra").mkdir()
+    (tmp_path / str(version) / "assets.extra" / "manifest.json").write_text(
+        u"{}")
+  (tmp_path / "3").mkdir()  # another program's
+  (tmp_path / "3" / "saved_model.pb").write_bytes(b"theirs")
   (tmp_path / "note").write_text(u"mine")
   (tmp_path / "007").mkdir()  # no export
   export_saved_model.export(made[0], str(tmp_path), 21, keep_versions=3)
-  assert sorted(os.listdir(str(tmp_path))) == ["007", "20", "21", "9", "note"]
+  assert sorted(os.listdir(str(tmp_path))) == [
+      "007", "20", "21", "3", "9", "note"]
   # A new one below the others stays all the same.
   export_folder.remove_oldest(str(tmp_path), 1, "9")
-  assert sorted(os.listdir(str(tmp_path))) == ["007", "9", "note"]
+  assert sorted(os.listdir(str(tmp_path))) == ["007", "3", "9", "note"]
   export_folder.remove_oldest(str(tmp_path), 1, "9")
-  assert sorted(os.listdir(str(tmp_path))) == ["007", "9", "note"]
+  assert sorted(os.listdir(str(tmp_path))) == ["007", "3", "9", "note"]
 
 
 # Each instant at which an exporter is killed: what it calls then, in its order.
@@ -147,15 +153,19 @@ def test_killed(made, tmp_path):
 
 
 def test_left_over_is_removed_unless_it_is_locked(tmp_path, monkeypatch):
-  for name in (".export-dead", ".removed-1-1", "1", ".other"):
+  theirs = [".export-config", ".export-settings", ".export-ab_12cde",
+            ".removed-articles", ".removed-1-1", "1", ".other"]
+  for name in theirs + [".export-dead_one"]:
     (tmp_path / name).mkdir()
+    (tmp_path / name / "file").write_text(u"years of work")
+  (tmp_path / ".export-dead_one" / ".bert_multilabel_export").write_text(u"")
   with export_folder.WorkFolder(str(tmp_path)) as work:
     now = time.time()
     monkeypatch.setattr(export_folder.time, "time", lambda: now + 100)
     export_folder.remove_left_over(str(tmp_path))
     assert sorted(os.listdir(str(tmp_path))) == sorted(
-        ["1", ".other", os.path.basename(work.scratch)])
-  assert sorted(os.listdir(str(tmp_path))) == [".other", "1"]
+        theirs + [os.path.basename(work.scratch)])
+  assert sorted(os.listdir(str(tmp_path))) == sorted(theirs)
 
 
 # Two that write at the same time, by default into the same version.

@@ -6,6 +6,7 @@ done. That folder is locked while its exporter lives, so that what a killed one
 left can be told from what another works on.
 """
 
+import contextlib
 import fcntl
 import os
 import re
@@ -16,12 +17,16 @@ import time
 from absl import logging
 
 from multilabel.common import atomic_files
+from multilabel.export import export_manifest
 
 
 MODEL_FILE = "saved_model.pb"
 
 _WORK_PREFIX = ".export-"
-_REMOVED_PREFIX = ".removed-"
+_WORK_NAME = re.compile(r"\.export-[a-z0-9_]{8}\Z")  # as mkdtemp makes it
+# An empty file in a hidden folder that an exporter made, which nothing else
+# has: without it, a folder is somebody else's, whatever its name.
+_MARK = ".bert_multilabel_export"
 _MAX_VERSION = (1 << 63) - 1
 
 
@@ -77,6 +82,8 @@ class WorkFolder(object):
     self._export_dir = export_dir
     self.scratch = tempfile.mkdtemp(prefix=_WORK_PREFIX, dir=export_dir)
     self._lock = _lock(self.scratch)
+    with open(os.path.join(self.scratch, _MARK), "w"):
+      pass
     # mkdtemp lets nobody else in; a server is somebody else.
     self.path = os.path.join(self.scratch, "version")
     os.mkdir(self.path)
@@ -122,9 +129,21 @@ class WorkFolder(object):
     return self
 
   def __exit__(self, *unused_args):
-    shutil.rmtree(self.scratch, ignore_errors=True)
+    _remove(self.scratch)
     if self._lock is not None:
       os.close(self._lock)
+
+
+def _remove(scratch):
+  """Removes a work folder, its mark last, so that a kill leaves it known."""
+  for name in os.listdir(scratch):
+    path = os.path.join(scratch, name)
+    if os.path.isdir(path) and not os.path.islink(path):
+      shutil.rmtree(path, ignore_errors=True)
+    elif name != _MARK:
+      with contextlib.suppress(OSError):
+        os.remove(path)
+  shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _lock(path):
@@ -145,7 +164,8 @@ def remove_left_over(export_dir):
   """Removes what killed exporters left, and not what others work on."""
   for name in os.listdir(export_dir):
     path = os.path.join(export_dir, name)
-    if not name.startswith((_WORK_PREFIX, _REMOVED_PREFIX)):
+    if not _WORK_NAME.match(name) or not os.path.isfile(
+        os.path.join(path, _MARK)):
       continue
     try:
       age = time.time() - os.stat(path).st_ctime
@@ -155,23 +175,31 @@ def remove_left_over(export_dir):
       continue  # Its exporter has just renamed it.
     if lock is not None:
       logging.info("Removing %s, left by an export that was killed.", path)
-      shutil.rmtree(path, ignore_errors=True)
+      _remove(path)
       os.close(lock)
 
 
 def remove_oldest(export_dir, keep_versions, newest):
-  """Removes the lowest versions, never `newest`, until so many are left."""
-  others = [version for version in versions(export_dir) if os.path.exists(
-      os.path.join(export_dir, str(version), MODEL_FILE))
-            and str(version) != newest]
-  for version in others[:max(0, len(others) + 1 - keep_versions)]:
+  """Removes the lowest versions, never `newest`, until so many are left.
+
+  Versions without a manifest of this program are another's: they are neither
+  counted nor removed.
+  """
+  others = []
+  for version in versions(export_dir):
     path = os.path.join(export_dir, str(version))
-    hidden = os.path.join(export_dir, "%s%d-%d" % (
-        _REMOVED_PREFIX, version, os.getpid()))
-    try:
-      # Hidden first: a server must not find half of it.
-      os.rename(path, hidden)
-    except FileNotFoundError:
-      continue  # Another exporter was quicker.
-    shutil.rmtree(hidden, ignore_errors=True)
+    if str(version) == newest or not os.path.exists(
+        os.path.join(path, MODEL_FILE)):
+      continue
+    if export_manifest.is_there(path):
+      others.append(path)
+    else:
+      logging.info("%s has no manifest of this program and is kept.", path)
+  for path in others[:max(0, len(others) + 1 - keep_versions)]:
+    # Hidden first: a server must not find half of it.
+    with WorkFolder(export_dir) as work:
+      try:
+        os.rename(path, os.path.join(work.scratch, "removed"))
+      except FileNotFoundError:
+        continue  # Another exporter was quicker.
     logging.info("Removed %s.", path)

@@ -29,6 +29,11 @@ def write(path, model):
   file_manifest.write(path, _NAME, model)
 
 
+def is_there(path):
+  """Whether a folder (str) has the manifest of an export of this program."""
+  return os.path.isfile(os.path.join(path, FOLDER, FILE_NAME))
+
+
 def check(path):
   """Raises ValueError with what `find_problem` says of an export."""
   problem = find_problem(path)
@@ -46,7 +51,7 @@ def find_problem(path):
   Returns:
     str, a sentence that names the file, or None.
   """
-  if os.path.isfile(os.path.join(path, FOLDER, FILE_NAME)):
+  if is_there(path):
     return file_manifest.find_problem(path, _NAME)
   if os.path.exists(os.path.join(path, FOLDER, _OWN_FILE)):
     return ("%s is missing, without which nothing says that the files belong "
