@@ -219,8 +219,13 @@ def define_flags(flag_values=None):
                          "weights, the order of the examples and dropout.")
     flags.DEFINE_integer("save_checkpoints_steps", 1000,
                          "Steps between checkpoints.")
-    flags.DEFINE_integer("keep_checkpoint_max", 5,
-                         "Checkpoints to keep; 0 keeps all.")
+    flags.DEFINE_integer(
+        "keep_checkpoint_max", 2, "Newest checkpoints to keep while training, "
+        "beside the weights of the best on dev. In the end the newest one stays "
+        "whole. 0 keeps all.")
+    flags.DEFINE_bool(
+        "slim", False, "In the end keep the weights to predict with, and no "
+        "optimizer state: no run can go on from them.")
     flags.DEFINE_integer(
         "log_steps", 10, "Steps between log lines and TensorBoard points.")
     flags.DEFINE_string(

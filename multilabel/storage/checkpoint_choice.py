@@ -9,6 +9,7 @@ from absl import logging
 
 from multilabel.common import atomic_files
 from multilabel.storage import checkpoint_files
+from multilabel.storage import checkpoint_slim
 from multilabel.storage import model_settings
 from multilabel.storage import run_lock
 from multilabel.storage.checkpoint_files import checkpoint_step
@@ -32,18 +33,24 @@ def recover(output_dir, run=None):
     ValueError: there are checkpoints, and none to go on from.
   """
   run = run or run_identity(output_dir)
+  checkpoint_slim.finish_moves(output_dir)
   claimed = _claimed_checkpoints(output_dir, run)
   problems = {}
 
   def newest_good(below=float("inf")):
     for prefix in reversed(claimed):
-      if checkpoint_step(prefix) < below and prefix not in problems:
+      if checkpoint_step(prefix) < below and prefix not in problems and (
+          is_finished or not checkpoint_slim.is_weights_only(prefix)):
         problem = checkpoint_files.find_problem(prefix, run, True)
         if problem is None:
           return prefix
         problems[prefix] = problem
     return None
 
+  # What has no optimizer state is nothing to go on from, unless the run is
+  # over and it is all there is.
+  is_finished = len(claimed) == 1 and checkpoint_files.read_run_state(
+      claimed[0], True).get(checkpoint_slim.FINISHED_AT) is not None
   chosen = newest_good()
   if claimed and chosen is None:
     raise ValueError(

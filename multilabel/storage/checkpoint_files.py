@@ -202,9 +202,18 @@ def read_identity(prefix):
   return identity
 
 
-def read_run_state(prefix):
-  """The `run_state` of `finish`; {} if the checkpoint has no identity."""
-  identity = read_identity(prefix) if prefix else None
+def read_run_state(prefix, may_be_broken=False):
+  """The `run_state` of `finish`; {} if the checkpoint has no identity.
+
+  Raises:
+    ValueError: the identity is broken, unless it `may_be_broken`: {} then.
+  """
+  try:
+    identity = read_identity(prefix) if prefix else None
+  except ValueError:
+    if not may_be_broken:
+      raise
+    identity = None
   return identity["run_state"] if identity else {}
 
 

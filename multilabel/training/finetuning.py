@@ -17,6 +17,7 @@
 import collections
 import contextlib
 import itertools
+import os
 import time
 
 from absl import logging
@@ -32,6 +33,7 @@ from multilabel.features import record_shards
 from multilabel.storage import checkpoint_choice
 from multilabel.storage import checkpoint_files
 from multilabel.storage import checkpoint_restore
+from multilabel.storage import checkpoint_slim
 from multilabel.storage import run_lock
 from multilabel.storage import trained_model
 from multilabel.training import cluster_graph
@@ -217,7 +219,20 @@ class Finetuning(object):
       # Training is over, and what is left has to be done in one go.
       self._is_time_over = None
     self._train(self.run)
+    self._tidy()
     self.run.use_best_checkpoint()
+
+  def _tidy(self):
+    """Keeps of the checkpoints what a finished run needs."""
+    settings, identity = self.settings, self.trained.identity
+    if not settings.keep_checkpoint_max and not settings.slim:
+      return
+    output_dir = settings.output_dir
+    best = checkpoint_choice.best_checkpoint(output_dir, identity)
+    checkpoint_slim.keep_of_finished(
+        output_dir, best and os.path.join(output_dir, best["checkpoint"]),
+        checkpoint_choice.latest_checkpoint(output_dir, identity),
+        settings.slim)
 
   def evaluate(self, name):
     """Evaluates a labelled part and writes its results.
@@ -376,7 +391,8 @@ class Finetuning(object):
         output_bias = head.log_odds(scan.label_counts, scan.num_examples)
       self.dev = self._make_dev_evaluation(step)
       is_over = step >= self.plan.num_train_steps or (
-          self.dev is not None and self.dev.is_over)
+          self.dev is not None and self.dev.is_over) or (
+              checkpoint_slim.check_finished(checkpoint, self.trained))
       self._log_start(checkpoint, step, is_over)
       # A kill may have come before the last evaluation.
       if not is_over or (self.dev is not None and self.dev.is_due(step)):

@@ -26,6 +26,7 @@ from multilabel.features import batch_parts
 from multilabel.storage import checkpoint_choice
 from multilabel.storage import checkpoint_files
 from multilabel.storage import checkpoint_restore
+from multilabel.storage import checkpoint_slim
 from multilabel.storage import event_files
 from multilabel.storage import trained_model
 from multilabel.storage.checkpoint_files import checkpoint_step
@@ -58,7 +59,7 @@ class Run(object):
   """
 
   def __init__(self, model_fn, output_dir, train_input_fn=None,
-               train_batch_size=None, random_seed=0, keep_checkpoint_max=5,
+               train_batch_size=None, random_seed=0, keep_checkpoint_max=2,
                allow_older_checkpoint=False, num_parts=1, num_devices=1,
                precision=None, use_xla=False, identity=None):
     """Builds the graph and restores a checkpoint, if there is one.
@@ -166,6 +167,9 @@ class Run(object):
       self._saved = self._average.saved_names(self._saved)
     self._saver = tf.train.Saver(self._saved, max_to_keep=0,
                                  save_relative_paths=True)
+    # The best checkpoint may have nothing else.
+    self._weights = _only_weights(self._saved)
+    self._weights_saver = tf.train.Saver(self._weights, max_to_keep=0)
     self._check_weights = tf.group(*[
         tf.debugging.check_numerics(variable, variable.op.name)
         for variable in tf.global_variables()
@@ -183,7 +187,9 @@ class Run(object):
         self._output_dir, run=self._identity)
     if checkpoint is not None and (
         checkpoint_step(checkpoint) != self.checkpoint_step):
-      self._restore(checkpoint)
+      logging.info("Restoring %s", checkpoint)
+      checkpoint_restore.restore_checkpoint(
+          self.session, self._weights_saver, self._weights, checkpoint)
       self.checkpoint, self.checkpoint_step = (checkpoint,
                                                checkpoint_step(checkpoint))
 
@@ -249,14 +255,11 @@ class Run(object):
             "the last checkpoint is of step %d" % self.checkpoint_step)
 
   def remove_old_checkpoints(self, best_step=None):
-    """Removes all but the newest checkpoints and the best one."""
+    """Removes all but the newest checkpoints and the best one's weights."""
     # What the directory holds: a kill may come between saving and removing.
     prefixes = [prefix for prefix in trained_model.list_checkpoints(
         self._output_dir) if checkpoint_step(prefix) <= self.checkpoint_step]
-    if self._keep_checkpoint_max:
-      for prefix in prefixes[:-self._keep_checkpoint_max]:
-        if checkpoint_step(prefix) != best_step:
-          checkpoint_files.remove(prefix)
+    checkpoint_slim.remove_old(prefixes, best_step, self._keep_checkpoint_max)
 
   def close(self):
     self.session.close()
@@ -266,6 +269,15 @@ class Run(object):
 
   def __exit__(self, *unused_args):
     self.close()
+
+
+def _only_weights(saved):
+  """What of `Saver`'s list or dict of variables predicts."""
+  if isinstance(saved, dict):
+    return {name: variable for name, variable in saved.items()
+            if checkpoint_slim.is_weight(name)}
+  return [variable for variable in saved
+          if checkpoint_slim.is_weight(variable.op.name)]
 
 
 def train(run, num_train_steps, save_checkpoints_steps, log_steps, batch_size,

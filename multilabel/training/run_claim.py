@@ -13,6 +13,7 @@ from multilabel import losses
 from multilabel.common import atomic_files
 from multilabel.storage import checkpoint_choice
 from multilabel.storage import checkpoint_files
+from multilabel.storage import checkpoint_slim
 from multilabel.storage import run_lock
 from multilabel.storage import trained_model
 from multilabel.training import cluster_members
@@ -86,6 +87,7 @@ def read_directory(settings):
       is there must not be resumed.
   """
   output_dir = settings.output_dir
+  checkpoint_slim.finish_moves(output_dir)
   trained = (trained_model.read(output_dir)
              if run_lock.is_trained(output_dir) else None)
   if not settings.do_train:
