@@ -148,21 +148,28 @@ def test_a_sample_of_train_is_its_first_texts(calm, data):
 def points(folder):
   """`tiny_bert.event_points` without what depends on the clock."""
   found = tiny_bert.event_points(folder)
-  found.pop("examples_per_second", None)
+  found.pop("step/examples_per_second", None)
   return found
 
 
 def test_curves_for_tensorboard(calm):
   found = points(calm[0])
   names = evaluation.metric_names()
-  curves = ["pr_curves/%s" % name for name in ("all", 0, 1, 2)]
+  curves = ["pr_curves/all"] + [
+      "pr_curves/label/" + label for label in tiny_bert.LABELS]
   assert sorted(found) == sorted(
-      ["loss", "learning_rate", "grad_norm"] + curves +
-      ["dev/" + name for name in names] + ["train/" + name for name in names])
+      ["loss", "step/learning_rate", "step/grad_norm"] + curves +
+      [evaluation.scalar_tag(name) for name in names] +
+      ["train/" + name for name in names])
+  # TensorBoard shows them in this order.
+  assert sorted(tag for tag in found if "pr_curves" not in tag)[:5] == [
+      "dev/loss", "dev/macro_average_precision", "dev/macro_f1",
+      "dev/micro_f1", "loss"]
   for row in read_best(calm[0])["evaluations"]:
     for name in names:
-      for key, tag in ((name, "dev/"), ("train_" + name, "train/")):
-        value, = [value for step, value in found[tag + name]
+      for key, tag in ((name, evaluation.scalar_tag(name)),
+                       ("train_" + name, "train/" + name)):
+        value, = [value for step, value in found[tag]
                   if step == row["step"]]
         assert value == np.float32(row[key])
   assert [step for step, _ in found["loss"]] == [3, 6, 9, 12, 15, 18, 21, 24,
@@ -187,10 +194,11 @@ def test_tensorboard_reads_them(calm):
   assert [event.step for event in reader.Scalars("dev/micro_f1")] == [
       5, 10, 15, 20, 25]
   assert sorted(reader.summary_metadata[
-      "pr_curves/%s" % name].display_name for name in ("all", 0, 1, 2)) == (
-          sorted(("all labels",) + tiny_bert.LABELS))
-  assert sorted(reader.PluginTagToContent("pr_curves")) == [
-      "pr_curves/0", "pr_curves/1", "pr_curves/2", "pr_curves/all"]
+      tag].display_name for tag in reader.PluginTagToContent(
+          "pr_curves")) == sorted(("all labels",) + tiny_bert.LABELS)
+  assert sorted(reader.PluginTagToContent("pr_curves")) == sorted(
+      ["pr_curves/all"] + ["pr_curves/label/" + label
+                           for label in tiny_bert.LABELS])
 
 
 @pytest.mark.parametrize("eval_steps,expected", [

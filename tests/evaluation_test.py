@@ -198,8 +198,8 @@ def test_scores_on_the_way():
     assert value == found[name]
   tags = [value.tag for summary in made.summaries for value in summary.value]
   assert sorted(tags) == sorted(
-      ["dev/" + name for name in made.values] +
-      ["pr_curves/all", "pr_curves/0", "pr_curves/1", "pr_curves/2"])
+      [evaluation.scalar_tag(name) for name in made.values] +
+      ["pr_curves/all"] + ["pr_curves/label/" + label for label in LABELS])
   sample = evaluation.dev_scores(outputs, LABELS, "train_")
   assert sample.values == {
       "train_" + name: value for name, value in made.values.items()}
@@ -214,7 +214,7 @@ def test_undefined_scores_draw_no_point():
   made = evaluation.dev_scores(outputs, LABELS)
   assert np.isnan(made.values["macro_roc_auc"])
   tags = [value.tag for summary in made.summaries for value in summary.value]
-  assert "dev/macro_roc_auc" not in tags and "dev/micro_f1" in tags
+  assert "more_dev/macro_roc_auc" not in tags and "dev/micro_f1" in tags
 
 
 def test_many_labels_have_so_many_curves():

@@ -54,7 +54,7 @@ def curves(output_dir):
       for event in tf.train.summary_iterator(
           os.path.join(str(output_dir), name)):
         for value in event.summary.value:
-          if value.tag in ("loss", "learning_rate", "grad_norm"):
+          if value.tag in ("loss", "step/learning_rate", "step/grad_norm"):
             found[value.tag, event.step] = value.simple_value
   return found
 
@@ -80,7 +80,7 @@ def test_parts_make_the_update_of_the_whole_batch(
   start = tiny_bert.read_weights(os.path.join(berts[False], "bert_model.ckpt"))
   name = "bert/encoder/layer_0/output/dense/kernel"
   assert np.abs(whole[name] - start[name]).max() > 1e-3
-  assert len(seen) == 3 * 8 and seen["grad_norm", 1] > 0
+  assert len(seen) == 3 * 8 and seen["step/grad_norm", 1] > 0
   weights = train(berts[False], data, tmp_path / "parts",
                   gradient_accumulation_steps=parts, **flags)
   assert sorted(weights) == sorted(whole) and weights["global_step"] == 8

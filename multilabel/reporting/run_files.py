@@ -92,8 +92,17 @@ def read(folder):
   return RunFiles(
       folder, settings or {}, labels, predictions, results,
       _read_json(os.path.join(folder, BEST_CHECKPOINT_FILE)),
-      event_files.read_scalars(folder, ("loss", "learning_rate")),
+      _read_scalars(folder),
       _read_lengths(folder))
+
+
+def _read_scalars(folder):
+  """Loss and learning rate of the event files, older ones included."""
+  scalars = event_files.read_scalars(
+      folder, ("loss", "learning_rate", "step/learning_rate"))
+  if "step/learning_rate" in scalars:
+    scalars["learning_rate"] = scalars.pop("step/learning_rate")
+  return scalars
 
 
 def _read_json(path):

@@ -41,6 +41,9 @@ SHORT_TEXT = 200
 # Above so many cells the intervals are left to report.html and compare_runs.
 MAX_BOOTSTRAP_CELLS = 200000
 
+# The metrics that TensorBoard shows first.
+HEADLINE_METRICS = ("loss", "micro_f1", "macro_f1", "macro_average_precision")
+
 # PR curves in TensorBoard: the whole, and so many labels.
 MAX_PR_CURVES = 50
 
@@ -151,23 +154,35 @@ def dev_scores(outputs, label_list, prefix=""):
   scores = measure(outputs, decisions.ORIGINAL_RULE, label_list)
   values = {prefix + key: float(value) for key, value in scores.items()
             if "/" not in key and not key.startswith("num_")}
-  group = prefix.rstrip("_") or "dev"
   summaries = [event_files.scalar_summary(
-      {group + "/" + key[len(prefix):]: value
+      {scalar_tag(key[len(prefix):], bool(prefix)): value
        for key, value in values.items() if np.isfinite(value)})]
   if not prefix:
     summaries.extend(_pr_curves(outputs, label_list))
   return dev_evaluation.Evaluation(values, summaries)
 
 
+def scalar_tag(name, of_train=False):
+  """The tag of a metric in TensorBoard, which shows tags in their order.
+
+  The headline metrics of dev stand first, beside `loss`; the rest below.
+  """
+  if of_train:
+    return "train/" + name
+  return ("dev/" if name in HEADLINE_METRICS else "more_dev/") + name
+
+
 def _pr_curves(outputs, label_list):
-  """Summaries of TensorBoard's PR-curve page: all cells, then each label."""
+  """Summaries of TensorBoard's PR-curve page: all cells, then each label.
+
+  A label's curve has its name: those of two runs are of the same label.
+  """
   yield pr_curves.pr_curve_summary(
       "pr_curves/all", outputs.labels.ravel(), outputs.probabilities.ravel(),
       display_name="all labels")
   for number, label in enumerate(label_list[:MAX_PR_CURVES]):
     yield pr_curves.pr_curve_summary(
-        "pr_curves/%d" % number, outputs.labels[:, number],
+        "pr_curves/label/%s" % label, outputs.labels[:, number],
         outputs.probabilities[:, number], display_name=label)
 
 

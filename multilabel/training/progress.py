@@ -167,9 +167,9 @@ class Progress(object):
   def scalars(self):
     """The values for TensorBoard, by tag."""
     return {"loss": self._last["loss"],
-            "learning_rate": self._last["learning_rate"],
-            "grad_norm": self._last["grad_norm"],
-            "examples_per_second": self._rates[0]}
+            "step/learning_rate": self._last["learning_rate"],
+            "step/grad_norm": self._last["grad_norm"],
+            "step/examples_per_second": self._rates[0]}
 
   def _line(self, step, now):
     elapsed = now - self._start
