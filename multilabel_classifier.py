@@ -27,6 +27,7 @@ from multilabel.common import atomic_files
 from multilabel.common import command_line
 from multilabel.common import host_process
 from multilabel.common import settings as run_settings
+from multilabel.export import model_card
 from multilabel.storage import checkpoint_choice
 from multilabel.storage import checkpoint_files
 from multilabel.storage import model_settings
@@ -264,9 +265,11 @@ class MultiLabelClassifier(object):
         model_dir, _make_settings(self._keywords).predict_batch_size)
     self._predictor = predictor
     self._model_files = {}
-    for name in _MODEL_FILES:
-      with open(os.path.join(model_dir, name), "rb") as reader:
-        self._model_files[name] = reader.read()
+    for name in _MODEL_FILES + (model_card.CARD_FILE,):
+      path = os.path.join(model_dir, name)
+      if name in _MODEL_FILES or os.path.isfile(path):
+        with open(path, "rb") as reader:
+          self._model_files[name] = reader.read()
     self._columns = columns or _Columns(None, None, None)
     self.classes_ = np.array(predictor.labels)
     self.threshold_ = predictor.threshold
@@ -520,6 +523,7 @@ def _train(run):
       if run.settings.do_eval:
         run.evaluate("dev")
       run.store_decision()
+    run.write_card()
 
 
 def _take_columns(texts, labels, columns):

@@ -103,6 +103,8 @@ def test_a_copy_is_equal(bert, fitted, tmp_path, way):
     assert (params["learning_rate"], params["encoder"]) == (0.015, bert)
     with pytest.raises(ValueError, match="not an empty directory"):
       fitted.save(tmp_path / "new" / "model")
+    assert "micro-F1" in (tmp_path / "new" / "model" /
+                          "model_card.md").read_text(encoding="utf-8")
     # Weights, and nothing of the optimizer.
     prefix, = [path for path in (tmp_path / "new" / "model").iterdir()
                if path.suffix == ".index"]

@@ -140,7 +140,8 @@ def test_a_killed_run_ends_with_the_same_bits(bert, data, tmp_path):
     assert undisturbed.pop(tag) == expected
   assert "dev/micro_f1" in undisturbed and "pr_curves/all" in undisturbed
   for tag, steps in undisturbed.items():
-    assert tag.startswith(("dev/", "more_dev/", "pr_curves/")) and steps == epochs
+    assert tag.startswith(("dev/", "more_dev/", "pr_curves/"))
+    assert steps == epochs
   assert event_steps(stormy)["loss"] == expected
   assert event_steps(stormy)["dev/micro_f1"] == epochs
 
