@@ -13,6 +13,7 @@ import re
 import tensorflow.compat.v1 as tf
 
 from multilabel import head
+from multilabel.common import forked_process
 from multilabel.common import session_profile
 from multilabel.common import sessions
 from multilabel.inference import predictor
@@ -91,6 +92,7 @@ class InferenceModel(object):
     """
     # Before it is read: if it is written anew meanwhile, that shows later.
     identity = file_identity(checkpoint)
+    forked_process.begin_tensorflow()
     session = tf.Session(graph=self.graph, config=self._config)
     try:
       sessions.check_device(session, self._device)

@@ -19,9 +19,11 @@ import asyncio
 import collections
 import concurrent.futures
 import functools
+import os
 import threading
 import time
 
+from multilabel.common import forked_process
 from multilabel.inference import call_deadline
 
 
@@ -97,6 +99,7 @@ class MicroBatcher(object):
     self._max_queue = max_queue
     self._lock = threading.Lock()  # of all that follows
     self._short, self._long = _Queue(self._lock), _Queue(self._lock)
+    self._process = os.getpid()
     self._num_running = 0  # threads that are at work
     self._idle = threading.Condition(self._lock)
     self._expected = 1  # calls that the next shared run may hope for
@@ -127,8 +130,10 @@ class MicroBatcher(object):
 
     Raises:
       QueueFull: too many rows wait.
+      RuntimeError: this process was forked from the batcher's.
       ValueError: the batcher is closed.
     """
+    forked_process.check_process(self._process)
     call = _Call(encoded, timeout)
     with self._lock:
       if self._is_closing:

@@ -3,13 +3,17 @@
 
 import collections
 import contextlib
+import os
 import threading
+
+from multilabel.common import forked_process
 
 
 class ServedWeights(object):
   """The weights that calls run on; others may take their place meanwhile."""
 
   def __init__(self):
+    self._process = os.getpid()
     self._lock = threading.Lock()
     self._loaded = None
     self._users = collections.Counter()  # weights: calls that run on them
@@ -17,7 +21,14 @@ class ServedWeights(object):
 
   @contextlib.contextmanager
   def borrow(self):
-    """Gives the loaded weights of the moment, which stay open inside."""
+    """Gives the loaded weights of the moment, which stay open inside.
+
+    Raises:
+      RuntimeError: this process was forked from the one that loaded them.
+      ValueError: they are closed.
+    """
+    # Before the lock, which another thread may have held at the fork.
+    forked_process.check_process(self._process)
     with self._lock:
       loaded = self._loaded
       if loaded is None:
@@ -51,6 +62,8 @@ class ServedWeights(object):
 
   def close(self):
     """Frees all, under the calls that run, which fail."""
+    if os.getpid() != self._process:
+      return  # what the other process loaded is its own to free
     with self._lock:
       self._is_closed = True
       every = set(self._users) | ({self._loaded} if self._loaded else set())

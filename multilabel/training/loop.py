@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from multilabel.common import command_line
+from multilabel.common import forked_process
 from multilabel.common import session_profile
 from multilabel.common import sessions
 from multilabel.common import waiting
@@ -119,6 +120,7 @@ class Run(object):
       # A session must not see a graph that is changed later.
       initializer = tf.global_variables_initializer()
       local_initializers.append(tf.local_variables_initializer())
+      forked_process.begin_tensorflow()
       self.session = tf.Session(
           graph=self.graph,
           config=mixed_precision.configure_session(
