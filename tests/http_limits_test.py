@@ -313,15 +313,14 @@ def test_who_hangs_up_costs_nothing_more(server):
 
 
 def test_who_hangs_up_ends_an_explanation(server):
-  body = json.dumps({"text": "sleep 0.1 a b c d e f g h i j k l"}).encode()
+  text = "sleep 0.2 " + " ".join("abcdefghijklmnop")
+  body = json.dumps({"text": text}).encode()
   with server.connect() as sock:
     sock.sendall(b"POST /v1/explain HTTP/1.1\r\nHost: x\r\n"
                  b"Content-Length: %d\r\n\r\n" % len(body) + body)
-    time.sleep(0.1)
-  started = time.time()
+    time.sleep(0.2)
+  # All of its runs would take longer than a request may.
   assert server.call("POST", "/v1/explain", {"text": "a b"})[0] == 200
-  # All of its runs would have taken 1.3 seconds.
-  assert time.time() - started < 1.1
 
 
 def test_explanations_do_not_keep_labels_waiting():
