@@ -8,7 +8,6 @@ An engine runs the rows: `loaded_model.SessionEngine` in a TensorFlow session,
 `onnx_model.OnnxEngine` in onnxruntime. This module needs neither.
 """
 
-import asyncio
 import collections
 import collections.abc
 import threading
@@ -249,6 +248,7 @@ class Predictor(object):
     What was sent to the engine before is finished all the same. Many clients
     that each await a text are better served by `micro_batching`.
     """
+    import asyncio  # pylint: disable=g-import-not-at-top
     deadline = call_deadline.Deadline(timeout)
     try:
       return await asyncio.get_event_loop().run_in_executor(
