@@ -162,3 +162,10 @@ def test_the_predictor_loads_no_training_module():
   assert "multilabel.inference.loaded_model" in names
   assert [name for name in names if name == "optimization" or
           name.startswith("multilabel.training")] == []
+
+
+def test_the_onnx_predictor_loads_no_tensorflow():
+  names = loaded("import predict_onnx, serve_http, explain_labels")
+  assert "multilabel.inference.onnx_model" in names
+  assert [name for name in names if name.split(".")[0] == "tensorflow" or
+          name.startswith(("multilabel.training", "multilabel.export"))] == []
