@@ -262,3 +262,32 @@ def test_what_an_import_says_is_told_when_it_fails():
       "  raise ImportError('no')")
   assert status == 1 and err.startswith("the reason\n") and (
       err.endswith("ImportError: no\n"))
+
+
+def test_a_script_can_be_run_twice_in_one_process(tmp_path):
+  path = tmp_path / "script.py"
+  path.write_text(
+      "from absl import flags\n"
+      "from multilabel.common import command_line\n"
+      "def define_flags():\n"
+      "  with command_line.flag_group('Own'):\n"
+      "    flags.DEFINE_integer('number', 1, 'A number.')\n"
+      "def main(argv):\n"
+      "  print(flags.FLAGS.number, command_line.flag_names())\n"
+      "command_line.run(main, define_flags, 'A script.')\n")
+  code = (
+      "import runpy, sys\n"
+      "from multilabel.common import command_line\n"
+      "try:\n"
+      "  command_line.flag_names()\n"
+      "except RuntimeError as error:\n"
+      "  print(str(error)[:10])\n"
+      "for number in ('2', None, '3'):\n"
+      "  sys.argv = ['script.py'] + (\n"
+      "      ['--number=' + number] if number else [])\n"
+      "  try:\n"
+      "    runpy.run_path(%r, run_name='__main__')\n"
+      "  except SystemExit as end:\n"
+      "    assert end.code == 0\n" % str(path))
+  assert python(code) == (0, "main needs\n2 ['number', 'debug']\n1 ['number', "
+                          "'debug']\n3 ['number', 'debug']\n", "")

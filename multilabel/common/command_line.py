@@ -211,7 +211,15 @@ class FlagsInto(object):
 
 
 def flag_names():
-  """Names of the flags that the program defined: list of str."""
+  """Names of the flags that the program defined: list of str.
+
+  Raises:
+    RuntimeError: none are, since `main` was called without `run`.
+  """
+  if not _FLAG_GROUPS:
+    raise RuntimeError(
+        "main needs the flags of the command line: start the script, or call "
+        "its class from Python.")
   return [name for _, names in _FLAG_GROUPS for name in names] + ["debug"]
 
 
@@ -223,6 +231,7 @@ def run(main, define_flags, description):
     define_flags: function without arguments that defines the script's flags.
     description: str, what `--help` says first.
   """
+  _forget_flags()
   define_flags()
   flags.DEFINE_bool("debug", False,
                     "Show the traceback of an error, and TensorFlow's log.")
@@ -239,6 +248,15 @@ def run(main, define_flags, description):
     _fail("%s (--help lists the flags)" % _sentence(error).rstrip(". "), 2)
   _set_up_logging()
   sys.exit(_exit_status(main, argv))
+
+
+def _forget_flags():
+  """Takes back the flags of a script that this process ran before."""
+  for name in [name for _, names in _FLAG_GROUPS for name in names] + ["debug"]:
+    if name in FLAGS:
+      delattr(FLAGS, name)
+  _FLAG_GROUPS[:] = []
+  FLAGS.unparse_flags()
 
 
 def _exit_status(main, argv):
