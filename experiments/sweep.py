@@ -1,20 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trains with every combination of some settings, and says which is best.
+"""Trains with combinations of some settings, and says which is best.
 
   python -m experiments.sweep --flagfile=base.txt --output_dir=DIR \\
       --grid learning_rate=1e-4,3e-4 --grid pooling=cls,mean --seeds=3
+  python -m experiments.sweep --flagfile=base.txt --output_dir=DIR \\
+      --grid learning_rate=1e-5..1e-3:log --grid layer_decay=0.8..1 \\
+      --random=9 --halving=3
 
 The flags of run_multilabel_classifier.py, from a file or the command line, are
-those of every run; --grid varies one of them. A run is a process of its own; a
-run that fails does not stop the others. The same command goes on where it was
-stopped, and does not repeat what has finished. DIR gets results.csv and
-results.txt: mean and standard deviation over the seeds, best first, and the
-command of the best.
+those of every run; --grid varies one of them, --random draws from it, --halving
+goes on with the best on dev. A run is a process of its own; a run that fails
+does not stop the others. The same command goes on where it was stopped, and
+does not repeat what has finished. DIR gets results.csv and results.txt: mean
+and standard deviation over the seeds, best first, and the command of the best.
+With --halving they are of its last round.
 """
 
 import collections
 import contextlib
-import itertools
 import os
 import re
 import shlex
@@ -32,6 +35,7 @@ from absl import logging
 
 from experiments import result_table
 from experiments import run_queue
+from experiments import search
 from multilabel.storage import run_lock
 from multilabel.training import evaluation
 import run_multilabel_classifier
@@ -45,7 +49,14 @@ def define_flags():
   with command_line.flag_group("Sweep (--output_dir is the sweep's folder)"):
     flags.DEFINE_multi_string(
         "grid", [], "name=value,value,...: a flag of the runs to vary; the "
-        "value `default` leaves the flag out. May be given several times.")
+        "value `default` leaves the flag out. With --random also "
+        "name=low..high, or low..high:log. May be given several times.")
+    flags.DEFINE_integer(
+        "random", None, "Try so many settings drawn from --grid, not all.")
+    flags.DEFINE_integer(
+        "halving", None, "Train all settings for few epochs, and one in so "
+        "many of them, the best on dev, for so many times the epochs, up to "
+        "--num_train_epochs.")
     flags.DEFINE_integer(
         "seeds", 1, "Runs a combination: --random_seed and those after it.")
     flags.DEFINE_string(
@@ -56,35 +67,6 @@ def define_flags():
         "keep_checkpoints", True, "Keep the checkpoints and feature files of "
         "finished runs; without them a run cannot predict any more.")
   run_multilabel_classifier.define_flags()
-
-
-def parse_grid(grid):
-  """Reads --grid.
-
-  Args:
-    grid: list of str, "name=value,value".
-
-  Returns:
-    list of `OrderedDict`, every combination: flag name -> text, or None for
-    the flag's default; the last flag varies fastest.
-
-  Raises:
-    ValueError: not of that form, or a flag is there twice.
-  """
-  choices = collections.OrderedDict()
-  for entry in grid:
-    name, equals, values = entry.partition("=")
-    name = name.strip().lstrip("-")
-    values = [value.strip() for value in values.split(",")]
-    if not name or not equals or "" in values:
-      raise ValueError("--grid %s must be name=value,value,..., such as "
-                       "learning_rate=1e-4,3e-4." % entry)
-    if name in choices:
-      raise ValueError("--grid names %s twice; give all its values at once." %
-                       name)
-    choices[name] = [None if value == "default" else value for value in values]
-  return [collections.OrderedDict(zip(choices, combination))
-          for combination in itertools.product(*choices.values())]
 
 
 def own_output_dir(argv):
@@ -206,14 +188,60 @@ def raise_on_failures(outcomes, output_dir):
         num_failed, len(outcomes), os.path.join(output_dir, "results.txt")))
 
 
-def main(argv):
-  variations = parse_grid(FLAGS.grid)
-  prepare(argv, FLAGS)
-  num_runs = len(variations) * FLAGS.seeds
+def choose_settings(options):
+  """What to try: all of --grid, or --random draws of it."""
+  choices = search.parse(options.grid)
+  if options.random is None:
+    return search.combinations(choices)
+  if options.random < 1:
+    raise ValueError("--random is %d; it must be 1 or more." % options.random)
+  return search.draw(choices, options.random, options.random_seed)
+
+
+def run_and_report(base, variations):
+  """Runs variations; returns their outcomes and the lines of the report."""
+  num_runs = len(variations) * base.seeds
   outcomes = run_variations(
-      FLAGS, variations, FLAGS,
-      lambda outcomes: report(outcomes, FLAGS, num_runs))
-  print("\n".join(report(outcomes, FLAGS, num_runs)))
+      base, variations, base, lambda some: report(some, base, num_runs))
+  return outcomes, report(outcomes, base, num_runs)
+
+
+def run_halving(base, variations):
+  """Successive halving; returns the outcomes and the report of the last round.
+
+  Raises:
+    ValueError: what does not go with it.
+  """
+  if base.metric.startswith("test_"):
+    raise ValueError("--halving chooses on dev, not by --metric=%s." %
+                     base.metric)
+  if any("num_train_epochs" in settings for settings in variations):
+    raise ValueError("--halving sets num_train_epochs; leave it out of --grid.")
+  rounds = search.halving_rounds(len(variations), base.num_train_epochs,
+                                 base.halving)
+  for number, (size, num_epochs) in enumerate(rounds, 1):
+    logging.info("Round %d of %d: %d settings, %.4g epochs", number,
+                 len(rounds), size, num_epochs)
+    outcomes, lines = run_and_report(base, [
+        collections.OrderedDict(settings, num_train_epochs="%.6g" % num_epochs)
+        for settings in variations[:size]])
+    if number == len(rounds):
+      return outcomes, lines
+    variations = [
+        collections.OrderedDict(
+            (name, value) for name, value in row.settings.items()
+            if name != "num_train_epochs")
+        for row in result_table.make_rows(outcomes, base.metric)]
+    if not variations:
+      raise_on_failures(outcomes, base.output_dir)
+
+
+def main(argv):
+  variations = choose_settings(FLAGS)
+  prepare(argv, FLAGS)
+  outcomes, lines = (run_and_report if FLAGS.halving is None else
+                     run_halving)(FLAGS, variations)
+  print("\n".join(lines))
   raise_on_failures(outcomes, FLAGS.output_dir)
 
 
