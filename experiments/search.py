@@ -77,8 +77,8 @@ def combinations(choices):
   """
   for name, values in choices.items():
     if isinstance(values, Range):
-      raise ValueError("--grid %s=%g..%g is a range; --random=N draws from it." %
-                       (name, values.low, values.high))
+      raise ValueError("--grid %s=%g..%g is a range; --random=N draws from "
+                       "it." % (name, values.low, values.high))
   return [collections.OrderedDict(zip(choices, combination))
           for combination in itertools.product(*choices.values())]
 

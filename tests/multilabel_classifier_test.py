@@ -294,6 +294,30 @@ def test_callbacks(bert):
     MultiLabelClassifier(bert, callbacks=[object()]).fit(["a"], [["x"]])
 
 
+def test_mlflow(bert, tmp_path, monkeypatch):
+  mlflow = pytest.importorskip("mlflow")
+  monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+  before = mlflow.get_tracking_uri()
+  mlflow.set_tracking_uri((tmp_path / "mlruns").as_uri())
+  try:
+    classifier = MultiLabelClassifier(
+        bert, callbacks=["mlflow"], **dict(SETTINGS, num_train_epochs=2)).fit(
+            texts(TRAIN), labels(TRAIN), dev=(texts(DEV), labels(DEV)))
+    assert mlflow.active_run() is None  # its own is over
+    run, = mlflow.search_runs(output_format="list")
+    assert run.info.status == "FINISHED"
+    assert run.data.params["learning_rate"] == "0.015"
+    assert run.data.metrics["final/micro_f1"] == pytest.approx(
+        classifier.dev_results_["micro_f1"])
+    client = mlflow.MlflowClient()
+    assert [point.step for point in client.get_metric_history(
+        run.info.run_id, "dev/micro_f1")] == [15, 30]
+    assert [point.step for point in client.get_metric_history(
+        run.info.run_id, "loss")] == [1, 10, 20, 30]
+  finally:
+    mlflow.set_tracking_uri(before)
+
+
 def test_ctrl_c_leaves_what_was_trained(bert):
   handler = signal.getsignal(signal.SIGINT)
   classifier = MultiLabelClassifier(bert, callbacks=[Recorder(7)], **SETTINGS)
