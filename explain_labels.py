@@ -55,7 +55,7 @@ def define_flags():
   with command_line.flag_group("Output"):
     flags.DEFINE_enum(
         "color", "auto", list(COLORS), "auto: colours in a terminal, unless "
-        "NO_COLOR is set; else a word and its weight a line.")
+        "NO_COLOR is set; else a word and its weight per line.")
     flags.DEFINE_string("output_html", None,
                         "Writes one HTML page of all texts, too.")
 

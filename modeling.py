@@ -472,7 +472,7 @@ class BertModel(object):
     return self.sequence_output
 
   def get_all_encoder_layers(self):
-    """List of float `[B, S, W]`, one a layer, the last layer last."""
+    """List of float `[B, S, W]`, one per layer, the last layer last."""
     return self.all_encoder_layers
 
   def get_embedding_output(self):
@@ -889,7 +889,7 @@ def transformer_model(input_tensor,
     layer_norm_eps: float, see `layer_norm`.
 
   Returns:
-    float `[B, S, W]`, or the list of those, one a layer; the last one is
+    float `[B, S, W]`, or the list of those, one per layer; the last one is
     `[B, 1, W]` if `first_token_only`.
 
   Raises:

@@ -74,7 +74,7 @@ class MultiLabelClassifier(object):
 
   Attributes, after `fit` or `load`:
     classes_: numpy array of str, the labels in the order of the columns.
-    threshold_: float, or list of one a label: least probability of a label.
+    threshold_: float, or list of one per label: least probability of a label.
     dev_results_: dict of scores on dev, with thresholds and 95% intervals, as
       in eval_results.txt; None without dev.
   """
@@ -314,7 +314,7 @@ class MultiLabelClassifier(object):
     """Returns the labels of each text.
 
     Returns:
-      list, one a text, of lists of (label, probability), most probable first.
+      list, one per text, of lists of (label, probability), most probable first.
     """
     return [one.labels for one in self._fitted().describe(
         self.predict_proba(texts))]

@@ -43,7 +43,7 @@ class OnnxPredictor(predictor.Predictor):
     Args:
       folder: str, `--export_dir` of `export_saved_model.py --format=onnx`; of
         several versions in it the highest is taken.
-      batch_size: int, texts a run.
+      batch_size: int, texts per run.
       device: str, "/cpu:0", or None.
       inter_op_threads: int, operations that run side by side; None: one after
         the other, which is fastest for a BERT.

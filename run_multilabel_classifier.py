@@ -68,7 +68,7 @@ def define_flags(flag_values=None):
   with command_line.flag_group("Data", flag_values):
     flags.DEFINE_string(
         "data_dir", None, "Directory of the data: train, dev and test files "
-        "(and labels.txt, one label a line, where the order matters).")
+        "(and labels.txt, one label per line, where the order matters).")
     flags.DEFINE_string(
         "task_name", None, "Form of the data: %s." % ", ".join(
             sorted(processors.PROCESSORS)))
@@ -293,7 +293,7 @@ def define_flags(flag_values=None):
     flags.DEFINE_string(
         "threshold", "0.5", "Least probability of a label: a number; tune, "
         "the one that maximises micro-F1 on dev; tune_macro, macro-F1; "
-        "tune_per_label, one a label. "
+        "tune_per_label, one per label. "
         "Kept in output_dir; default: what is kept there.")
     flags.DEFINE_enum(
         "calibrate", run_setup.NOT_CALIBRATED,
@@ -303,7 +303,7 @@ def define_flags(flag_values=None):
         "output_dir for predictors and exports; default: what is kept there.")
     flags.DEFINE_float("min_precision", None, "tune, tune_per_label: least "
                        "precision on dev (0 to 1).")
-    flags.DEFINE_integer("top_k", None, "At most so many labels a text, the "
+    flags.DEFINE_integer("top_k", None, "At most so many labels per text, the "
                          "most probable ones; 0: no limit.")
     flags.DEFINE_bool("always_one_label", False, "Give a text without any "
                       "label its most probable one.")

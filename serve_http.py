@@ -182,8 +182,9 @@ def _import_server():
     if (error.name or "").split(".")[0] not in (
         "granian", "starlette", "anyio", "msgspec", "prometheus_client"):
       raise
-    raise ValueError("the server needs %s, which is not installed: pip install "
-                     "'bert-multilabel[serve]'." % error.name)
+    raise ValueError(
+        "the server needs %s, which is not installed: pip install granian "
+        "starlette msgspec prometheus_client." % error.name)
 
 
 def open_model(options):

@@ -110,7 +110,7 @@ def printable_text(text):
 
 
 def load_vocab(vocab_file):
-  """Reads a vocabulary: one token a line, whose id is the line's place.
+  """Reads a vocabulary: one token per line, whose id is the line's place.
 
   Lines end at a line feed only, and white space around a token is dropped. A
   token that occurs twice has the later id, as in the original.
@@ -162,7 +162,7 @@ def validate_vocab(vocab_file, embedding_size=None, config_file=None,
   first_seen, repeated, count, last_token = _scan_vocab(
       vocab_file, embedding_size, config_file)
   if not last_token:
-    raise ValueError("Vocabulary %s is empty: it needs one token a line." %
+    raise ValueError("Vocabulary %s is empty: it needs one token per line." %
                      vocab_file)
   tokens = {token.strip() for token in first_seen}
   missing = [token for token in _REQUIRED_TOKENS if token not in tokens]
@@ -234,7 +234,7 @@ def _read_vocab_lines(vocab_file):
   except UnicodeDecodeError as error:
     raise ValueError(
         "%s:%d: byte 0x%02x is not UTF-8: a vocabulary is UTF-8 text with one "
-        "token a line." % (vocab_file, number, error.object[error.start]))
+        "token per line." % (vocab_file, number, error.object[error.start]))
   except OSError as error:
     raise ValueError("Vocabulary %s cannot be read (%s): give the path of a "
                      "vocab.txt." % (vocab_file, error.strerror or error))

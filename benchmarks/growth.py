@@ -155,7 +155,7 @@ def model_curves(name, sizes, rounds):
     works = [Model(layers=size).work(BATCH, TOKENS) for size in sizes]
   of = {"length": "tokens of a text", "batch": "texts of a batch",
         "labels": "labels", "layers": "layers"}[name]
-  return [curve("prediction", of, "seconds a batch", sizes,
+  return [curve("prediction", of, "seconds per batch", sizes,
                 by_turns(works, rounds))]
 
 

@@ -6,7 +6,7 @@
 scores two on test, by the same code as the model:
 
 - label prior: every text gets each label's share in train as its probability;
-- TF-IDF and logistic regression (C=10), one a label, over words and pairs of
+- TF-IDF and logistic regression (C=10), one per label, over words and pairs of
   words with sublinear term frequency, trained on all of train. For languages
   that do not put spaces between words, --analyzer=char takes runs of one to
   three characters instead.
@@ -15,7 +15,7 @@ Scores are those at a threshold of 0.5, at the one that is best on dev (micro
 F1), and at one a label that is best on dev. OUT gets
 
   results.json            the scores, the settings and the versions
-  test_results.tsv        TF-IDF: one row an example, one probability a label
+  test_results.tsv        TF-IDF: one row an example, one probability per label
   test_predictions.jsonl  the same with names, texts and true labels, decided
                           at 0.5, for `experiments.compare_runs`
 

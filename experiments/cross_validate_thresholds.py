@@ -10,7 +10,7 @@ one; the decisions of all folds together are scored. Compared are
 
   0.5                   the fixed threshold
   tune                  one threshold, that of the best micro-F1
-  per label, unshrunk   one a label, that of the label's best F1
+  per label, unshrunk   one per label, that of the label's best F1
   tune_per_label        the same, drawn to the one of `tune` by --shrinkage
 
 The deviation is that over the repeats, which differ in how the texts are dealt

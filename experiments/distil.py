@@ -40,7 +40,7 @@ def define_flags():
   with command_line.flag_group("Distillation"):
     flags.DEFINE_string("teacher_dir", None, "Trained directory, or export in "
                         "ONNX, that labels the texts.")
-    flags.DEFINE_string("unlabelled", None, "File of texts: a text a line, "
+    flags.DEFINE_string("unlabelled", None, "File of texts: a text per line, "
                         "JSON lines, or a table with a column text.")
     flags.DEFINE_string("data_dir", None, "Labelled data of the same labels.")
     flags.DEFINE_string("task_name", "jsonl", "Form of the labelled data: %s." %
@@ -70,7 +70,7 @@ def teacher_rows(predictor, texts, samples, rng, is_hard=False):
   Args:
     predictor: `predict_session.SessionPredictor`, or one like it.
     texts: iterable of (id, text_a, text_b or None).
-    samples: int, objects a text; with `is_hard` one.
+    samples: int, objects per text; with `is_hard` one.
     rng: `np.random.RandomState`.
     is_hard: bool, whether the predictor's decision rule gives the labels.
   """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs `run_multilabel_classifier.py` many times, a process a run; resumable.
+"""Runs `run_multilabel_classifier.py` many times, a process per run; resumable.
 
 Beside each other in the folder of a sweep:
 

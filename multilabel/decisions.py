@@ -302,7 +302,8 @@ class DecisionRule(collections.namedtuple(
     """Returns the rule in words, for one line of output."""
     values = np.atleast_1d(np.asarray(self.thresholds, np.float64))
     words = ("threshold %.4g" % values[0] if np.ndim(self.thresholds) == 0 else
-             "thresholds a label, %.4g to %.4g" % (values.min(), values.max()))
+             "thresholds per label, %.4g to %.4g" % (
+                 values.min(), values.max()))
     if self.top_k is not None:
       words += ", at most %d labels" % self.top_k
     if self.always_one_label:

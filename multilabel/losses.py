@@ -2,7 +2,7 @@
 """Losses of multi-label classification, from logits.
 
 Legend: x logit, p = sigmoid(x), y label in [0, 1], L labels. `zlpr` has a value
-a text, see there. Every other loss has one a cell, is
+a text, see there. Every other loss has one per cell, is
 
   y * positive term + (1 - y) * negative term
 
@@ -160,7 +160,7 @@ def weighted(labels, logits, pos_weight):
   if weight.shape.ndims != 1 or not weight.shape.is_compatible_with(
       wide.shape[-1:]):
     raise ValueError(
-        "pos_weight has shape %s for logits of shape %s; give one weight a "
+        "pos_weight has shape %s for logits of shape %s; give one weight per "
         "label." % (weight.shape, wide.shape))
   positive, negative = _cross_entropies(wide)
   return _narrow(_mix(labels, weight * positive, negative), dtype)
@@ -511,8 +511,8 @@ def read_pos_weight_file(path, label_list):
   """Reads weights for `weighted` that somebody chose.
 
   Args:
-    path: str, a UTF-8 file: a JSON object {"label": weight}, or a line a label,
-      "label<TAB>weight", without a header.
+    path: str, a UTF-8 file: a JSON object {"label": weight}, or one line per
+      label, "label<TAB>weight", without a header.
     label_list: list of L str.
 
   Returns:

@@ -139,7 +139,7 @@ def check_label_names(label_names, num_labels):
     return [str(i) for i in range(num_labels)]
   names = list(label_names)
   if len(names) != num_labels:
-    raise ValueError("%d label names for %d labels; give one a column" %
+    raise ValueError("%d label names for %d labels; give one per column" %
                      (len(names), num_labels))
   if len(set(names)) != num_labels:
     twice = [n for n, c in collections.Counter(names).items() if c > 1][0]
@@ -211,7 +211,7 @@ def score_curve(keys):
 
 
 def label_curves(labels, probabilities):
-  """Yields (slice of labels, `ScoreCurve` with a row a label), in order."""
+  """Yields (slice of labels, `ScoreCurve` with a row per label), in order."""
   num_examples, num_labels = labels.shape
   for block in row_blocks(num_labels, num_examples):
     keys = _make_keys(labels[:, block].T, probabilities[:, block].T)

@@ -157,7 +157,7 @@ class DataProcessor(object):
         does.
 
     Returns:
-      list of lists of str, one a line; an empty line is an empty list.
+      list of lists of str, one per line; an empty line is an empty list.
 
     Raises:
       ValueError: the file cannot be read, or a quoted field is broken.
@@ -471,14 +471,14 @@ def clean_labels(labels):
     if "\n" in label or "\r" in label or "\0" in label:
       raise ValueError(
           "label %s holds a line break or a NUL character, but labels.txt "
-          "holds one label a line" % shown(label))
+          "holds one label per line" % shown(label))
     if label[0] == "\ufeff":
       raise ValueError("label %s begins with a byte order mark" % shown(label))
   return tuple(dict.fromkeys(stripped))
 
 
 def read_labels_file(path, encoding=None):
-  """Reads a list of labels, one a line.
+  """Reads a list of labels, one per line.
 
   Args:
     path: str, the file; white space around a label is dropped.
@@ -504,7 +504,7 @@ def read_labels_file(path, encoding=None):
     lines[label] = number
     labels.append(label)
   if not labels:
-    raise ValueError("%s is empty: write one label a line." % path)
+    raise ValueError("%s is empty: write one label per line." % path)
   return labels
 
 

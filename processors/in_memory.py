@@ -153,7 +153,7 @@ def read_labels(labels, label_names=None, part="labels"):
     part: str, what messages call them.
 
   Returns:
-    (names, rows): list of str; list of tuples of names, one a text.
+    (names, rows): list of str; list of tuples of names, one per text.
 
   Raises:
     ValueError: what it is cannot be told, or a cell or a name cannot be.

@@ -100,7 +100,7 @@ class _Scanner(object):
       raise ValueError(
           "%s:%d: the file holds one object (keys: %s): it must hold an array "
           "of objects with a \"text\" each, as pandas writes with "
-          'orient="records", or such objects one a line.' % (
+          'orient="records", or such objects one per line.' % (
               self._path, line, list_names(value, 5)))
 
   def _next_char(self):

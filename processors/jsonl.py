@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON lines: one object a line; or an array of such objects."""
+"""JSON lines: one object per line; or an array of such objects."""
 
 import functools
 import os
@@ -28,7 +28,7 @@ class JsonlProcessor(base.FileProcessor):
   """`train`, `dev`, `test` as `.jsonl`, `.ndjson` or `.json`, `.gz` or not.
 
   A `.json` file holds an array of objects, or objects one behind the other,
-  the others one object a line. An object is
+  the others one object per line. An object is
   `{"text": ..., "text_pair": ..., "labels": [...], "id": ...}`; only `text`
   must be there, and `labels` in train and dev. In test, either all rows have
   `labels` or none has. `id` is a string or a whole number. Other keys are

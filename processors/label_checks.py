@@ -43,7 +43,7 @@ class UnknownLabels(object):
     more = "" if len(names) <= self.MOST else ", ... (%d in all)" % len(names)
     raise ValueError(
         "%s: label %s is not one of the %d labels (%s)%s; labels of %s that "
-        "are not: %s%s; to have them learnt, list all labels, one a line, in "
+        "are not: %s%s; to have them learnt, list all labels, one per line, in "
         "%s." % (
             base.describe(example), shown(label), len(self._label_list),
             list_names(sorted(self._label_list)),

@@ -184,7 +184,7 @@ class _Survey(object):
     if self._known is None and self._digits and self._digits > 1:
       raise ValueError(
           "%s:%d: %s looks like a 0 or 1 for each label: write lists, such as "
-          "[0, 1], and name the labels in %s/labels.txt, one a line." % (
+          "[0, 1], and name the labels in %s/labels.txt, one per line." % (
               self._path, self._plain[0], shown(self._plain[1]),
               self._data_dir))
     return self._finish_names(self._parse_plain, "names with %s between" %

@@ -40,8 +40,8 @@ def read_texts(path, form=None, options=None):
 
   Args:
     path: str; `.gz` is unpacked.
-    form: one of `FORMS`: a text a line, a table with a header, objects
-      `{"text": ..., "text_pair"?: ..., "id"?: ...}` or strings, one a line or
+    form: one of `FORMS`: a text per line, a table with a header, objects
+      `{"text": ..., "text_pair"?: ..., "id"?: ...}` or strings, one per line or
       in an array. None: by the file's ending, else text; then lines that look
       like another form are errors.
     options: dict, `text_column`, `text_pair_column`, `id_column`, `delimiter`
@@ -80,7 +80,7 @@ def _numbered(rows):
 
 
 def _lines(path, encoding, is_guessed):
-  """A text a line."""
+  """A text per line."""
   ends_in_return = None
   for number, line in enumerate(text_lines.read_lines(path, encoding), 1):
     is_return = line[-1] == "\r"
@@ -110,8 +110,8 @@ def looks_like(number, line):
   """
   looks = None
   if number == 1 and _MARKUP_START.match(line):
-    return ("the line looks like HTML or XML (%s): write the texts one a line, "
-            "or give --input_format=text" % shown(line, 40))
+    return ("the line looks like HTML or XML (%s): write one text per line, or "
+            "give --input_format=text" % shown(line, 40))
   if line[:1] in "{[ " and _JSON_START.match(line):
     if line.lstrip()[0] == "{" and (number == 1 or line.strip() != "{"):
       looks = "JSON lines", "jsonl"

@@ -4,7 +4,7 @@
   python -m robustness.http_latency
 
 One short text at a time: the predictor in this process against /v1/label.
-Many clients at a time, one text a request: texts a second against the
+Many clients at a time, one text per request: texts per second against the
 predictor's own over a list of texts (sorted by length, so with hardly any
 padding), and against its micro-batcher's for as many threads.
 """

@@ -130,7 +130,7 @@ def main(argv):
           for name in ("a run each", "micro-batching")]
   ratios = np.array(many[1].rates) / np.array(many[0].rates)
   print("micro-batching gives %.2f times the texts/s (%.2f to %.2f in %d "
-        "rounds), %.1f texts a run" % (
+        "rounds), %.1f texts per run" % (
             np.median(ratios), ratios.min(), ratios.max(), len(ratios),
             sum(size * times for size, times in sizes.items()) /
             sum(sizes.values())))

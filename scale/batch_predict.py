@@ -54,7 +54,7 @@ def define_flags():
     flags.DEFINE_integer("batch_size", 32, "Texts a batch.")
     flags.DEFINE_integer(
         "intra_op_threads", None, "Threads of one operation; 1 where there is "
-        "a worker a core; default: TensorFlow's number.")
+        "a worker per core; default: TensorFlow's number.")
     flags.DEFINE_bool(
         "verify_checkpoint", True, "Make sure that the checkpoint is of this "
         "run, as it was written, and that its weights are finite.")

@@ -81,7 +81,7 @@ class ReadBlock(beam.DoFn):
 class SessionModelHandler(base.ModelHandler):
   """RunInference's way to a predictor of either kind.
 
-  RunInference loads it once a process, for all threads of it.
+  RunInference loads it once per process, for all threads of it.
   """
 
   def __init__(self, model_dir, batch_size=32, settings=None,

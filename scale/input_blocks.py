@@ -508,7 +508,7 @@ def _read_avro(block, open_file):
 
 
 def _cut_parquet(path, open_file, processor, unused_block_bytes):
-  """A block a row group."""
+  """A block per row group."""
   import pyarrow  # pylint: disable=g-import-not-at-top
   from pyarrow import parquet  # pylint: disable=g-import-not-at-top
   with open_file(path) as stream:

@@ -32,7 +32,7 @@ DIRECT = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-  """A trained directory with a threshold a label, in windows."""
+  """A trained directory with a threshold per label, in windows."""
   folder = tmp_path_factory.mktemp("model") / "run"
   tiny_model.make(
       folder, threshold=[0.3, 0.5, 0.6], top_k=2, always_one_label=True,

@@ -89,7 +89,7 @@ def test_direction_of_every_metric():
   names = evaluation.metric_names()
   assert len(names) > 25
   for name in names:
-    # Two labels a text at most: as many of the first 3, 5 are right anyway.
+    # Two labels per text at most: as many of the first 3, 5 are right anyway.
     if name.endswith(("_at_3", "_at_5")):
       assert good[name] == bad[name], name
       continue

@@ -10,7 +10,7 @@ from multilabel.reporting import words
 
 
 def explained(texts, weights, label=u"fruit", is_predicted=True):
-  """An `ExplainedText` of words between spaces, a list of weights a text."""
+  """An `ExplainedText` of words between spaces, a list of weights per text."""
   weighed = []
   for part, (text, row) in enumerate(zip(texts, weights)):
     places = [match.span() for match in re.finditer(r"\S+", text)]

@@ -163,7 +163,7 @@ Other:
   --[no]debug=false
       Show the traceback of an error, and TensorFlow's log.
   --flagfile=FILE
-      Read flags from a file, one a line.
+      Read flags from a file, one per line.
 """, "")
 
 

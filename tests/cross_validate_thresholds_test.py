@@ -41,7 +41,7 @@ def best_cut(cells, default):
 
 
 def tune(truth, scores, rows, shrinkage):
-  """(one threshold, one a label, one a label shrunk)."""
+  """(one threshold, one per label, one per label shrunk)."""
   num_labels = len(truth[0])
   columns = [[(truth[i][j], scores[i][j]) for i in rows]
              for j in range(num_labels)]

@@ -302,5 +302,6 @@ def test_what_the_hub_refuses_or_has_not(tmp_path):
 
 def test_without_the_extra(monkeypatch):
   monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-  with pytest.raises(ValueError, match=r"install the extra hub: pip install"):
+  with pytest.raises(ValueError, match=(
+      "install its client: pip install huggingface_hub")):
     encoders.resolve("bert-base-chinese")

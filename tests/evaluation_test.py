@@ -118,7 +118,7 @@ def test_results_with_a_threshold_a_label():
   outputs = make_outputs()
   thresholds = [0.2, 0.5, 0.75]
   found = evaluation.results(outputs, RULE(thresholds), LABELS)
-  assert found["threshold"] == "one a label"
+  assert found["threshold"] == "one per label"
   assert [found["threshold/" + label] for label in LABELS] == thresholds
   assert sorted(found) == sorted(
       SCORES + INTERVALS + AT_ONE_HALF + ["threshold"] +

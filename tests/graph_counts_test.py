@@ -283,7 +283,7 @@ def test_metrics_of_30000_labels_make_no_wide_copies():
   values = rng.uniform(size=(texts, labels)).astype(np.float32)
   peak = traced_bytes(
       lambda: metrics.threshold_metrics(truth, values, 0.5))
-  # One [N, L] of float64 would be 8 bytes a cell.
+  # One [N, L] of float64 would be 8 bytes per cell.
   assert peak < 8 * texts * labels
 
 

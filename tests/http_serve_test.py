@@ -332,7 +332,7 @@ def test_without_the_extra(monkeypatch):
     serve_http._import_server()
   assert str(caught.value) == (
       "the server needs granian, which is not installed: pip install "
-      "'bert-multilabel[serve]'.")
+      "granian starlette msgspec prometheus_client.")
 
 
 def test_the_process_that_holds_the_port_imports_no_tensorflow():

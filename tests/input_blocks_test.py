@@ -3,6 +3,7 @@
 
 import gzip
 
+import packed_data
 import pytest
 
 from processors import unlabelled
@@ -259,10 +260,10 @@ def test_a_quotation_mark_that_swallows_rows(tmp_path):
     ("a.json", b'["a"]', "cannot be cut into blocks"),
     ("a.xlsx", b"PK\x03\x04", "cannot be cut into blocks"),
     ("a.csv", u"id,text\n".encode("utf-16"), "is UTF-16-LE: save it as UTF-8"),
-    ("a.csv", gzip.compress(b"text\na\n"), "is gzip data"),
+    ("a.csv", packed_data.gzipped(b"text\na\n"), "is gzip data"),
     ("a.txt.gz", b"text\n", "broken gzip data"),
     ("a.csv", b"PAR1\x15", "is Parquet"),
-    ("a.jsonl.gz", gzip.compress(b"PK\x03\x04"), "is a zip archive")])
+    ("a.jsonl.gz", packed_data.gzipped(b"PK\x03\x04"), "is a zip archive")])
 def test_files_of_another_form(tmp_path, name, content, words):
   path = tmp_path / name
   path.write_bytes(content)

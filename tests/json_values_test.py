@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of JSON files that hold an array, or objects one behind the other."""
 
-import gzip
 import json
 import tracemalloc
 
+import packed_data
 import pytest
 
 import processors
@@ -44,7 +44,8 @@ def error_of(path, **options):
 def test_values(tmp_path, content, expected):
   path = write(tmp_path, content)
   assert [(line, json.loads(text)) for line, text in read(path)] == expected
-  packed = write(tmp_path, gzip.compress(content.encode("utf-8")), "a.json.gz")
+  packed = write(tmp_path, packed_data.gzipped(content.encode("utf-8")),
+                 "a.json.gz")
   assert [line for line, _ in read(packed)] == [line for line, _ in expected]
 
 
@@ -79,11 +80,11 @@ def test_values_across_pieces(tmp_path, size, monkeypatch):
     ('{"data": [{"text": "a"}], "version": 1}',
      ":1: the file holds one object (keys: 'data', 'version'): it must hold an "
      'array of objects with a "text" each, as pandas writes with '
-     'orient="records", or such objects one a line.'),
+     'orient="records", or such objects one per line.'),
     ('{\n"text": {"0": "a"}, "labels": {"0": "x"}}\n',
      ":1: the file holds one object (keys: 'text', 'labels'): it must hold an "
      'array of objects with a "text" each, as pandas writes with '
-     'orient="records", or such objects one a line.'),
+     'orient="records", or such objects one per line.'),
     ("text\nabc\n", ":1: broken JSON at character 1 of the line (Expecting "
      "value).")])
 def test_what_is_broken(tmp_path, content, message):
@@ -128,7 +129,7 @@ def test_training_data(tmp_path):
       ("train.ndjson", "\n".join(json.dumps(row) for row in rows)),
       ("train.jsonl", u"\ufeff" + u"\n\ufeff".join(
           json.dumps(row) for row in rows)),
-      ("train.ndjson.gz", gzip.compress(
+      ("train.ndjson.gz", packed_data.gzipped(
           "\n".join(json.dumps(row) for row in rows).encode("utf-8")))):
     path = write(tmp_path, content, name)
     processor = processors.create_processor("jsonl")

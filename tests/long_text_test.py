@@ -20,7 +20,7 @@ import run_multilabel_classifier
 
 
 NUM_WORDS = 660
-# The words that tell a label stand in these places only, one token a word.
+# The words that tell a label stand in these places only, one token per word.
 CLUE_PLACES = range(640, 655)
 MAX_SEQ_LENGTH = 32
 STRIDE = 30

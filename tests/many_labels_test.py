@@ -74,7 +74,7 @@ def test_one_score_alone_is_one_part(monkeypatch):
 
 
 def test_metrics_make_no_copy_of_all_cells(monkeypatch):
-  """Beside its input a score needs blocks; 2 bytes a cell would be a copy."""
+  """Beside its input a score needs blocks; 2 bytes per cell would be a copy."""
   monkeypatch.setattr(score_curves, "BLOCK_CELLS", 1 << 12)
   monkeypatch.setattr(score_curves, "POOLED_CELLS", 1 << 14)
   labels, probabilities = random_arrays(12, 30000)
@@ -298,5 +298,5 @@ def test_pr_curves_of_all_cells_are_counted_in_blocks(monkeypatch):
   finally:
     tracemalloc.stop()
   assert blocks == whole
-  # What is held beside the blocks: the checks, a byte a cell each.
+  # What is held beside the blocks: the checks, a byte per cell each.
   assert peak < 4 * labels.size + 100000

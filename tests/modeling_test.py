@@ -439,7 +439,7 @@ def test_random_ops_only_while_training():
 
 
 def seeded_masks(seed, steps, threads=2, scope="a"):
-  """Values of dropout 0.3 on ones, a row a step."""
+  """Values of dropout 0.3 on ones, a row per step."""
   config = tf.ConfigProto(intra_op_parallelism_threads=threads,
                           inter_op_parallelism_threads=threads)
   with tf.Graph().as_default(), tf.Session(config=config) as session:

@@ -364,7 +364,7 @@ def test_refused_arrays():
   for weights in ([2.0], [2.0] * 4):
     assert error_of(multilabel_losses.weighted, zeros, zeros, weights) == (
         "pos_weight has shape (%d,) for logits of shape (2, 3); give one "
-        "weight a label." % len(weights))
+        "weight per label." % len(weights))
 
 
 def test_alpha_of_1_is_allowed():

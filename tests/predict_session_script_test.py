@@ -32,7 +32,7 @@ import predict_session
 
 SCRIPT = os.path.join(tiny_bert.ROOT, "predict_session.py")
 
-# Reads requests, a JSON object a line, and answers each with an exit status.
+# Reads requests, a JSON object per line, and answers each with an exit status.
 SERVER = u"""
 import gc, io, json, os, runpy, sys
 sys.path.insert(0, %r)
@@ -205,13 +205,13 @@ def test_decision_of_the_directory(server, model, tmp_path):
   with predict_session.SessionPredictor(folder) as loaded:
     assert server.run(flag, "the apple") == (
         0, shown(loaded, u"the apple"),
-        "decision: thresholds a label, 0 to 1, at most 1 labels\n")
+        "decision: thresholds per label, 0 to 1, at most 1 labels\n")
     assert server.run(flag, "the apple", "--threshold=0.5") == (
         0, shown(loaded, u"the apple", 0.5),
         "decision: threshold 0.5, at most 1 labels\n")
     status, out, err = server.run(flag, source, "--top_k=2")
     assert (status, err) == (
-        0, "decision: thresholds a label, 0 to 1, at most 2 labels\n")
+        0, "decision: thresholds per label, 0 to 1, at most 2 labels\n")
     labels, = loaded.describe(loaded.predict([u"the apple"]), None, 2)
     assert parse(out)[0]["labels"] == [label for label, _ in labels.labels]
     # A table of probabilities has no decision in it.
@@ -275,7 +275,7 @@ def test_help(server):
     (["--input_file=-", "--output_file=x.txt"],
      "must end in .jsonl, .csv, .tsv or .parquet"),
     (["--input_file=-", "--output_file=x.csv", "--probabilities=labels"],
-     "a table has a column a label"),
+     "a table has a column per label"),
     (["--input_file=-", "--spreadsheet_safe"], "ends in .csv or .tsv"),
     (["--input_file=-", "--encoding=gbk18"], "--encoding='gbk18'"),
     (["--quoting=none", "a"], "--quoting needs --input_file"),
@@ -592,7 +592,8 @@ def test_prompt_on_a_terminal(model, predictor):
   os.close(terminal)
   try:
     seen = read_until(controller, b"> ")
-    assert seen == (b"A text a line; end with an empty line or Ctrl-D.\r\n> ")
+    assert seen == (
+        b"One text per line; end with an empty line or Ctrl-D.\r\n> ")
     for text in (u"the apple", u"\u732b"):
       os.write(controller, (text + u"\n").encode("utf-8"))
       want = shown(predictor, text).replace(u"\n", u"\r\n").encode("utf-8")

@@ -30,7 +30,7 @@ FEATURES = {
 
 
 def cross_entropy(labels, logits):
-  """A number a text, in float64."""
+  """A number per text, in float64."""
   x = np.asarray(logits, np.float64)
   return np.mean(np.logaddexp(0, x) - labels * x, axis=-1)
 

@@ -228,7 +228,7 @@ def test_pool_windows(pooling):
 
 
 def test_convert_examples_reads_heads_only():
-  """The original's functions know of one row a text."""
+  """The original's functions know of one row per text."""
   features = encoding.convert_examples_to_features(
       [example(0, text=words(50))], LABELS, 8, TOKENIZER)
   assert [row.input_ids for row in features] == [[CLS] + ids(6) + [SEP]]

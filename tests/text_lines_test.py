@@ -3,7 +3,6 @@
 
 import bz2
 import codecs
-import gzip
 import io
 import lzma
 import os
@@ -12,6 +11,7 @@ import threading
 import zipfile
 
 from absl import logging
+import packed_data
 import pytest
 
 from processors import text_encoding
@@ -60,7 +60,7 @@ def error_of(path, encoding=None):
 def test_a_mark_says_the_encoding(tmp_path, encoding, packed):
   text = "text,id\r\n" + CHINESE + EMOJI
   data = MARKS[encoding] + text.encode(encoding)
-  path = write(tmp_path, gzip.compress(data) if packed else data,
+  path = write(tmp_path, packed_data.gzipped(data) if packed else data,
                "a.txt.gz" if packed else "a.txt")
   assert read(path) == text
   assert read(path, "gb18030") == text  # the mark knows better
@@ -197,7 +197,7 @@ def _tar(data):
 
 
 TEXT = b"one\ntwo\n"
-PACKED = gzip.compress(TEXT)
+PACKED = packed_data.gzipped(TEXT)
 
 
 @pytest.mark.parametrize("name, data, words", [
@@ -209,8 +209,8 @@ PACKED = gzip.compress(TEXT)
     ("a.gz", PACKED[:12] + b"\xff" * 9 + PACKED[21:], "broken gzip data ("),
     ("a.gz", PACKED[:-8] + b"\0" * 8, "broken gzip data (CRC check failed"),
     ("a.gz", PACKED + b"rest", "broken gzip data ("),
-    ("a.gz", gzip.compress(PACKED), "unpacked is gzip data again"),
-    ("a.gz", gzip.compress(_tar(TEXT)), "unpacked is a tar archive"),
+    ("a.gz", packed_data.gzipped(PACKED), "unpacked is gzip data again"),
+    ("a.gz", packed_data.gzipped(_tar(TEXT)), "unpacked is a tar archive"),
     ("a.csv", PACKED, "is gzip data: end its name in .gz"),
     ("a.csv", _zip("xl/workbook.xml", TEXT), "end the name of a spreadsheet in "
      ".xlsx"),
@@ -230,8 +230,8 @@ def test_files_that_are_no_text(tmp_path, name, data, words):
 
 
 @pytest.mark.parametrize("data", [
-    PACKED + gzip.compress(b"three\n"), PACKED + b"\0" * 512,
-    gzip.compress(b"") + PACKED])
+    PACKED + packed_data.gzipped(b"three\n"), PACKED + b"\0" * 512,
+    packed_data.gzipped(b"") + PACKED])
 def test_members_and_padding(tmp_path, data):
   assert read(write(tmp_path, data, "a.gz")) in (
       "one\ntwo\n", "one\ntwo\nthree\n")

@@ -28,7 +28,7 @@ OPTIONS = {
 
 
 def one_text(name, y, x):
-  """The loss of a text: a number, or one a label."""
+  """The loss of a text: a number, or one per label."""
   y, x = np.asarray(y, np.longdouble), np.asarray(x, np.longdouble)
   counts = [max(n, 1) for n in COUNTS]
   if name == "zlpr":

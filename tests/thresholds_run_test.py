@@ -203,12 +203,12 @@ def test_a_threshold_a_label(copy, data):
   assert thresholds == pytest.approx(expected.tolist(), abs=2e-6)
   assert len(set(thresholds)) == 3
   log = run(data, copy, do_predict=True)
-  assert any("thresholds a label, %.4g to %.4g" % (
+  assert any("thresholds per label, %.4g to %.4g" % (
       min(thresholds), max(thresholds)) in line for line in log)
   for part in ("dev", "test"):
     check(copy, part, above(thresholds))
     results = read_results(copy, part)
-    assert results["threshold"] == "one a label"
+    assert results["threshold"] == "one per label"
     assert [float(results["threshold/" + label])
             for label in tiny_bert.LABELS] == thresholds
 

@@ -496,11 +496,11 @@ def test_validate_vocab_accepts(tmp_path):
 
 
 @pytest.mark.parametrize("content, expected", [
-    (b"", "Vocabulary {path} is empty: it needs one token a line."),
+    (b"", "Vocabulary {path} is empty: it needs one token per line."),
     (b"[PAD]\n[CLS]\na\n", "Vocabulary {path} lacks [UNK], [SEP]: is it the "
      "vocab.txt of a BERT checkpoint?"),
     (b"[PAD]\nb\xffc\n", "{path}:2: byte 0xff is not UTF-8: a vocabulary is "
-     "UTF-8 text with one token a line."),
+     "UTF-8 text with one token per line."),
     (b"\xef\xbb\xbf[PAD]\n[UNK]\n", "{path}:1: the vocabulary begins with a "
      "byte order mark, which would be part of the first token: save it as "
      "UTF-8 without one."),

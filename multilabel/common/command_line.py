@@ -327,7 +327,7 @@ def format_help(description):
       lines.extend(_format_flag(FLAGS[name]))
   # absl keeps this one apart from the others.
   lines.extend(["  --flagfile=FILE",
-                "      Read flags from a file, one a line."])
+                "      Read flags from a file, one per line."])
   return "\n".join(lines)
 
 

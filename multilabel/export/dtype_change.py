@@ -26,7 +26,7 @@ _EXAMPLES_HELD = 1024
 Options = collections.namedtuple("Options", [
     "weights_dtype", "max_f1_loss", "calibration_file"])
 
-# encoded: list, one a text, of lists of `InputFeatures`; labels: float32
+# encoded: list, one per text, of lists of `InputFeatures`; labels: float32
 # `[texts, num_labels]`; source: str, where they are from.
 Examples = collections.namedtuple("Examples", ["encoded", "labels", "source"])
 

@@ -86,7 +86,7 @@ class GraphTokenizer(object):
     Returns:
       (input_ids, input_mask, text_numbers): int32 `[rows, seq]` twice, padded
       with 0, and int32 `[rows]`, ascending: which text the row is of. There is
-      a row a text, unless long texts are read in windows.
+      a row per text, unless long texts are read in windows.
     """
     ids = self._ids(texts)
     text_numbers = tf.range(tf.shape(texts)[0])

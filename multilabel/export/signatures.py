@@ -179,7 +179,7 @@ class SignatureBuilder(object):
         examples, classes, tf.identity(scores, "scores"))
 
   def _named(self, probabilities):
-    """Outputs of one probability a label, with names, best first."""
+    """Outputs of one probability per label, with names, best first."""
     num_labels = len(self._labels)
     # Of equal scores the first label comes first, as in the predictor.
     scores, order = tf.nn.top_k(probabilities, num_labels)

@@ -86,7 +86,7 @@ def check_features(features, bert_config):
     bert_config: `modeling.BertConfig`.
 
   Returns:
-    list, one a row, of lists of one `InputFeatures`.
+    list, one per row, of lists of one `InputFeatures`.
 
   Raises:
     ValueError: a row that the model cannot read; names its number from 0.

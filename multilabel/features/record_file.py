@@ -85,7 +85,7 @@ def write_rows(rows, output_file, fingerprint, **more):
   """Writes what `encode_chunk` made: records, index and manifest.
 
   Args:
-    rows: iterable of ([(record, length)], truncated, empty), one a text.
+    rows: iterable of ([(record, length)], truncated, empty), one per text.
     output_file: str.
     fingerprint: str.
     **more: what else the manifest is to hold.

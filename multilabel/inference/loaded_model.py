@@ -48,7 +48,7 @@ class InferenceModel(object):
         threads of its own; None: TensorFlow's number, in threads that all
         sessions of the process share.
       intra_op_threads: int, threads that work on one operation. TensorFlow
-        makes them once a process: what ran first in it has set their number.
+        makes them once per process: what ran first in it has set their number.
       profile_dir: str, where `session_profile` writes what it traces, or None.
 
     Raises:

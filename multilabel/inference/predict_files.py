@@ -77,7 +77,7 @@ def define_flags():
   flags.DEFINE_string("encoding", None, table_reader.ENCODING_HELP)
   flags.DEFINE_string(
       "output_file", None, "Where the labels go: .jsonl, .csv or .parquet (id, "
-      "text, labels, a probability a label), .tsv (id and probabilities); "
+      "text, labels, a probability per label), .tsv (id and probabilities); "
       "default: standard output, as JSON lines.")
   flags.DEFINE_string("probabilities", decisions.ALL,
                       decisions.HELP)
@@ -196,7 +196,7 @@ def print_labels(predictor, text, decision):
   lines = [shown] + ["  %.3f  %s" % (probability, label)
                      for label, probability in described.labels]
   if not described.labels:
-    # With a threshold a label, the highest probability need not be nearest.
+    # With a threshold per label, the highest probability need not be nearest.
     short = np.array(list(described.probabilities.values())) - np.asarray(
         decision.thresholds)
     label = predictor.labels[int(short.argmax())]
@@ -210,7 +210,7 @@ def ask(predictor, decision):
   """Reads texts from the terminal, or a pipe, and prints their labels."""
   is_terminal = sys.stdin.isatty()
   if is_terminal:
-    print("A text a line; end with an empty line or Ctrl-D.")
+    print("One text per line; end with an empty line or Ctrl-D.")
   for number in itertools.count(1):
     if is_terminal:
       sys.stdout.write("> ")

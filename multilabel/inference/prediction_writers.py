@@ -76,7 +76,7 @@ def json_writer(stream):
 
 
 def tsv_writer(stream, labels, spreadsheet_safe=False):
-  """Returns a writer of the id and a probability a label; see `open_writer`."""
+  """Returns a writer of ids and probabilities per label; see `open_writer`."""
   write_cells = cell_writer(stream, "\t", spreadsheet_safe)
   write_cells(["id"] + list(labels))
   return lambda row, described: write_cells(
@@ -85,7 +85,7 @@ def tsv_writer(stream, labels, spreadsheet_safe=False):
 
 @contextlib.contextmanager
 def _csv_writer(stream, labels, spreadsheet_safe):
-  """Yields a writer of id, text, labels and a probability a label."""
+  """Yields a writer of id, text, labels and a probability per label."""
   write_cells = cell_writer(stream, ",", spreadsheet_safe)
   join = labels_joiner(labels)
   columns = []

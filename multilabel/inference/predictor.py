@@ -77,8 +77,8 @@ class LoadedWeights(object):
     """Returns the probabilities of texts.
 
     Args:
-      encoded: list, one a text, of lists of `InputFeatures`, its windows.
-      batch_size: int, rows a run.
+      encoded: list, one per text, of lists of `InputFeatures`, its windows.
+      batch_size: int, rows per run.
       pooling: str, how the windows of a text become one, see `pool_windows`.
       deadline: `call_deadline.Deadline`, looked at before and during each run.
 
@@ -161,7 +161,7 @@ class Predictor(object):
   Attributes:
     labels: list of str, the order of the probabilities.
     decision: `decisions.DecisionRule`, from probabilities to labels.
-    threshold: its thresholds: a float, or a list of one a label.
+    threshold: its thresholds: a float, or a list of one per label.
     max_seq_length: int, tokens that a text is cut to, or a window of it.
     vocab_size: int, ids are below it.
     type_vocab_size: int, segments are below it.
@@ -178,7 +178,7 @@ class Predictor(object):
 
     Args:
       engine: `Engine`.
-      batch_size: int, texts a run.
+      batch_size: int, texts per run.
 
     Raises:
       ValueError: a file is missing or broken, or an argument cannot be.
@@ -263,7 +263,7 @@ class Predictor(object):
       texts: as for `predict`.
 
     Returns:
-      list, one a text, of lists of `InputFeatures` without padding, its
+      list, one per text, of lists of `InputFeatures` without padding, its
       windows: one, unless the model reads long texts in several.
 
     Raises:
@@ -286,7 +286,7 @@ class Predictor(object):
         `input_mask` and `segment_ids`; padding at the end is dropped.
 
     Returns:
-      list, one a row, of lists of one `InputFeatures`.
+      list, one per row, of lists of one `InputFeatures`.
 
     Raises:
       ValueError: a row that the model cannot read; names its number from 0.
@@ -343,7 +343,7 @@ class Predictor(object):
         label; default: the trained model's.
 
     Returns:
-      list, one a text, of lists of (label, probability), most probable first.
+      list, one per text, of lists of (label, probability), most probable first.
     """
     return [result.labels for result in self.describe(
         self.predict(texts), threshold)]

@@ -139,8 +139,8 @@ def _support_figure(part):
                                 y_label="F1", y_range=(0, 1.02), log_x=True)],
                   "support", "F1 of each label against its number of texts",
                   height=270),
-      "A dot a label. Low dots to the left may lack examples; low dots to the "
-      "right may be hard, or inconsistent in the data.",
+      "One dot per label. Low dots on the left may lack examples; low dots on "
+      "the right may be hard, or inconsistent in the data.",
       [("label", "c1", "dot")])
 
 

@@ -118,7 +118,7 @@ def _read_labels(path):
   if labels[-1] == "":
     labels.pop()
   if not labels or len(set(labels)) != len(labels):
-    raise ValueError("%s must hold one label a line, none twice." % path)
+    raise ValueError("%s must hold one label per line, none twice." % path)
   return labels
 
 
@@ -139,7 +139,7 @@ def read_results(path):
 
 
 def read_predictions(path, labels=None):
-  """Reads a file of predictions, a JSON object a line.
+  """Reads a file of predictions, a JSON object per line.
 
   Args:
     path: str.

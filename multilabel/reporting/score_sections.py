@@ -20,7 +20,7 @@ _DECISION_ROWS = (
     ("micro_f1", "micro-F1"), ("micro_precision", "micro precision"),
     ("micro_recall", "micro recall"), ("macro_f1", "macro-F1"),
     ("macro_precision", "macro precision"), ("macro_recall", "macro recall"),
-    ("samples_f1", "F1 a text, mean"),
+    ("samples_f1", "F1 per text, mean"),
     ("subset_accuracy", "texts with all labels right"),
     ("hamming_loss", "Hamming loss"))
 
@@ -32,7 +32,7 @@ _RANKING_ROWS = (
 _CALIBRATION_ROWS = (
     ("ece_equal_width", "calibration error, bins of equal width"),
     ("ece_equal_mass", "calibration error, bins of equal mass"),
-    ("brier_score", "Brier score"), ("log_loss", "log loss a decision"))
+    ("brier_score", "Brier score"), ("log_loss", "log loss per decision"))
 
 # CSS's words for matplotlib's line styles.
 _CSS_FORMS = {"-": "solid", "--": "dashed", ":": "dotted"}

@@ -21,7 +21,7 @@ import tokenization
 Word = collections.namedtuple("Word", ["token", "start", "end"])
 
 # A word as it was written, text[start:end]; what it weighs: a float, a float
-# array with one number a label, or None where that is not known, since the
+# array with one number per label, or None where that is not known, since the
 # model did not read it; and whether it is of the first text (0) or of the
 # second of a pair (1).
 WordWeight = collections.namedtuple(

@@ -60,7 +60,7 @@ class Metrics(object):
         ["name", "version"], multiprocess_mode="livemax", **kept)
 
   def refresh(self, queue_texts, name, version):
-    """Sets the gauges; several processes do so once a second.
+    """Sets the gauges; several processes do so once per second.
 
     Args:
       queue_texts: int.

@@ -240,7 +240,7 @@ def _read_vocab_file(path):
       vocab = reader.read(_MAX_VOCAB_BYTES + 1)
   except OSError as error:
     raise ValueError(
-        "%s (the vocabulary, one token a line) cannot be read: %s; a model "
+        "%s (the vocabulary, one token per line) cannot be read: %s; a model "
         "that has none, and no WordPiece tokenizer.json, needs that of the "
         "model which was fine-tuned." % (path, error.strerror))
   if len(vocab) > _MAX_VOCAB_BYTES:

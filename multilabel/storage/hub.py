@@ -53,8 +53,7 @@ def fetch(place):
   except ImportError:
     raise ValueError(
         "there is no folder %s; to fetch a model of that name from a hub, "
-        "install the extra hub: pip install 'bert-multilabel[hub]' (or "
-        "huggingface_hub)." % place)
+        "install its client: pip install huggingface_hub." % place)
   name, _, revision = place.partition("@")
   revision = revision or "main"
   try:

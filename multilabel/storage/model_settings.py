@@ -3,7 +3,7 @@
 
   bert_config.json     the encoder's configuration
   vocab.txt            the WordPiece vocabulary
-  labels.txt           one label a line, the order of the probabilities
+  labels.txt           one label per line, the order of the probabilities
   model_settings.json  how texts become ids, the head, thresholds, the run
 
 A trained directory has them, and so has every export that predicts. A file that
@@ -210,6 +210,6 @@ def read_labels(path):
     raise ValueError("%s is not UTF-8: %s." % (path, error))
   labels = lines[:-1] if lines[-1] == "" else lines
   if not labels or "" in labels or len(set(labels)) != len(labels):
-    raise ValueError("%s must hold one label a line, none empty and none "
+    raise ValueError("%s must hold one label per line, none empty and none "
                      "twice." % path)
   return labels

@@ -5,7 +5,7 @@ Beside TensorFlow's checkpoints (`model.ckpt-<step>`, `checkpoint`):
 
   bert_config.json     the encoder's configuration
   vocab.txt            the WordPiece vocabulary
-  labels.txt           one label a line, the order of the probabilities
+  labels.txt           one label per line, the order of the probabilities
   model_settings.json  how texts become ids, the head, thresholds, the run
   best_checkpoint.json the checkpoint that did best on dev, if that was asked
 

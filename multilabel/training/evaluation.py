@@ -2,8 +2,8 @@
 """Results: thresholds found on dev, scores, predictions, and their files.
 
 `eval_results.txt` and `test_eval_results.txt` hold `key = value` lines, as
-the original's; `*_predictions.jsonl` a JSON object a text; `test_results.tsv`
-a row of probabilities a text, as the original's; `test_predictions.csv` a row
+the original's; `*_predictions.jsonl` a JSON object per text; `test_results.tsv`
+a row of probabilities per text, as the original's; `test_predictions.csv` a row
 a text for spreadsheets and pandas.
 """
 
@@ -244,7 +244,7 @@ def results(outputs, decision, label_list, calibration=None):
     result.update((key + "_uncalibrated", before[key])
                   for key in _CALIBRATION_SCORES)
   if np.ndim(decision.thresholds):
-    result["threshold"] = "one a label"
+    result["threshold"] = "one per label"
     result.update(("threshold/" + label, value) for label, value in zip(
         label_list, decision.thresholds))
   else:

@@ -292,7 +292,7 @@ def train(run, num_train_steps, save_checkpoints_steps, log_steps, batch_size,
     num_train_steps: int.
     save_checkpoints_steps: int, steps between checkpoints.
     log_steps: int, steps between log lines and TensorBoard points.
-    batch_size: int, examples a step, for the rates that are shown.
+    batch_size: int, examples per step, for the rates that are shown.
     dev: `dev_evaluation.DevEvaluation`, or None: no evaluation on the way.
     skip_nonfinite: int, steps of a whole run whose loss or gradient may be no
       number; the graph must be one that leaves the weights alone then.

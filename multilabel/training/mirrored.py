@@ -90,7 +90,7 @@ def model_params(strategy):
 
 
 def on_each_device(strategy, function):
-  """Calls a function once a device, with that device's variables: list."""
+  """Calls a function once per device, with that device's variables: list."""
   if strategy is None:
     return [function()]
   results = []

@@ -93,7 +93,7 @@ def predict(run, records, batch_size, num_labels, window_pooling="max",
 
 
 def _logits(run, batches, should_stop):
-  """Yields (row numbers, batch, logits) of batches, a batch a device at once.
+  """Yields (row numbers, batch, logits) of batches, a batch per device at once.
   """
   while True:
     dealt = list(itertools.islice(batches, len(run.towers)))
