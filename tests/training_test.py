@@ -494,7 +494,7 @@ def test_evaluation_is_no_part_of_the_rates(monkeypatch):
     progress.update(step, {"loss": 0.25, "learning_rate": 0.001,
                            "shape": (4, 9), "num_tokens": 30,
                            "grad_norm": 1.0})
-    rates.append(progress.scalars()["examples_per_second"])
+    rates.append(progress.scalars()["step/examples_per_second"])
     if step in (5, 8):
       now[0] += 60
       progress.leave_out(60)
