@@ -172,3 +172,10 @@ def test_wrapped_command_is_one_command():
   text = run_sections._wrapped(words)
   assert max(len(line) for line in text.split("\n")) <= 78
   assert shlex.split(text.replace("\\\n", "")) == words
+
+
+def test_the_learning_rate_is_read_under_the_name_that_runs_give_it(tmp_path):
+  write_events(tmp_path, [(1, [(10, 1.0), (20, 2.0)])])
+  found = run_files._read_scalars(str(tmp_path)).values
+  assert sorted(found) == ["learning_rate", "loss"]
+  assert [step for step, _ in found["learning_rate"]] == [10, 20]

@@ -62,7 +62,8 @@ def write_events(folder, sessions):
             wall_time=1e9 + step, step=step, summary=tf.Summary(value=[
                 tf.Summary.Value(tag="loss", simple_value=value),
                 tf.Summary.Value(tag="other", simple_value=1.0),
-                tf.Summary.Value(tag="learning_rate", simple_value=1e-4)])))
+                tf.Summary.Value(tag="step/learning_rate",
+                                 simple_value=1e-4)])))
       for event in all_events:
         writer.write(event.SerializeToString())
 

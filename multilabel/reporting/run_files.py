@@ -100,8 +100,8 @@ def _read_scalars(folder):
   """Loss and learning rate of the event files, older ones included."""
   scalars = event_files.read_scalars(
       folder, ("loss", "learning_rate", "step/learning_rate"))
-  if "step/learning_rate" in scalars:
-    scalars["learning_rate"] = scalars.pop("step/learning_rate")
+  if "step/learning_rate" in scalars.values:
+    scalars.values["learning_rate"] = scalars.values.pop("step/learning_rate")
   return scalars
 
 
