@@ -46,7 +46,44 @@ def test_choose(values, best, since):
 
 
 def test_choose_of_nothing():
-  assert dev_evaluation.choose([], "loss") == (None, 0)
+  assert dev_evaluation.choose([], "loss") == (None, 0, None)
+
+
+def choose_with_map(values):
+  """The same of pairs (micro_f1, mAP), and the place of the last progress."""
+  choice = dev_evaluation.choose(
+      [{"step": i, "micro_f1": f1, "macro_average_precision": precision}
+       for i, (f1, precision) in enumerate(values)], "micro_f1")
+  return choice.best["step"], choice.since_better, choice.better["step"]
+
+
+@pytest.mark.parametrize("values,expected", [
+    # At 0.5 nothing is predicted yet, while the ranking gets better.
+    ([(0, .2), (0, .3), (0, .4), (0, .5)], (3, 0, 3)),
+    ([(0, .2), (0, .3), (0, .25), (0, .28)], (1, 2, 1)),
+    ([(0, .2), (0, .1), (0, .3), (0, .2)], (2, 1, 2)),
+    ([(NAN, .2), (NAN, .3), (NAN, .1)], (1, 1, 1)),
+    ([(0, NAN), (0, NAN)], (1, 1, 0)),
+    ([(0, NAN), (0, .1), (0, NAN)], (1, 1, 1)),
+    # nan is worse than 0, whatever the ranking.
+    ([(0, .2), (NAN, .9), (0, .1)], (0, 1, 0)),
+    # Back to 0 after something was better: no patience is spent, no progress.
+    ([(.3, .2), (0, .3), (0, .4)], (0, 0, 0)),
+    ([(.3, .2), (0, .1), (0, .4), (0, .3)], (0, 2, 0)),
+    # Ties above 0 are decided, and spend patience.
+    ([(.6, .5), (.6, .7), (.6, .6)], (1, 2, 0)),
+    ([(.6, .5), (.6, .5)], (1, 1, 0)),
+    ([(.6, .5), (.7, .1)], (1, 0, 1)),
+])
+def test_average_precision_decides_where_the_metric_does_not(values, expected):
+  assert choose_with_map(values) == expected
+
+
+def test_zero_loss_is_no_beginning():
+  choice = dev_evaluation.choose(
+      [{"loss": 0.0, "macro_average_precision": x} for x in (.1, .2, .3)],
+      "loss")
+  assert choice.since_better == 2
 
 
 def test_lower_is_better_for_a_loss():
@@ -117,8 +154,10 @@ class FakeRun(object):
   def _evaluate(self, should_stop):
     if should_stop():
       raise dev_evaluation.EvaluationStopped()
-    return dev_evaluation.Evaluation(
-        {"micro_f1": self.values[self.step], "loss": 0.5}, ["summary"])
+    values = {"micro_f1": self.values[self.step], "loss": 0.5}
+    if isinstance(values["micro_f1"], tuple):
+      values["micro_f1"], values["macro_average_precision"] = values["micro_f1"]
+    return dev_evaluation.Evaluation(values, ["summary"])
 
   def evaluate(self, dev, step, stop=False):
     self.step = step
@@ -194,6 +233,58 @@ def test_patience(tmp_path, patience, stops_at):
     if dev.is_over:
       break
   assert (step if dev.is_over else None) == stops_at
+
+
+def test_a_run_that_starts_at_zero_is_not_stopped(tmp_path):
+  run = FakeRun(tmp_path, {10: (0., .2), 20: (0., .3), 30: (0., .4),
+                           40: (.5, .5), 50: (.4, .4)}, patience=1)
+  dev, remarks = run.open(), []
+  for step in range(10, 60, 10):
+    assert not dev.is_over
+    run.evaluate(dev, step)
+    remarks.append(dev.describe_best(step).strip())
+  assert remarks == ["(best so far by macro_average_precision)"] * 3 + [
+      "(best so far)", ""]
+  assert dev.is_over and dev.best_step == 40
+  assert dev.describe_stop() == "micro_f1 has not been better since step 40"
+
+
+def test_what_is_said_of_a_stop(tmp_path):
+  run = FakeRun(tmp_path, {10: (.5, .5), 20: (.5, .6), 30: (.4, .5)},
+                patience=2)
+  dev = run.open()
+  for step in (10, 20, 30):
+    run.evaluate(dev, step)
+  assert dev.is_over
+  assert dev.describe_stop() == (
+      "micro_f1 has not been better since step 10; the best checkpoint is "
+      "that of step 20")
+  run = FakeRun(tmp_path, {10: (0., .2), 20: (0., .2)}, patience=1)
+  dev = run.open()
+  run.evaluate(dev, 10)
+  run.evaluate(dev, 20)
+  assert dev.describe_best(20) == ""
+  assert dev.describe_stop() == (
+      "micro_f1 has stayed at 0.0, and macro_average_precision has not been "
+      "better since step 10; the best checkpoint is that of step 20")
+
+
+def test_the_rule_of_the_first_evaluation_stays(tmp_path):
+  rules = [{"threshold": threshold, "top_k": None, "always_one_label": False,
+            "min_precision": None} for threshold in ("tune", 0.3, 0.5)]
+  run = FakeRun(tmp_path, {10: .5, 20: .6}, rule=rules[0])
+  dev = run.open()
+  run.evaluate(dev, 10)
+  assert run.read()["rule"] == rules[0]
+  run.settings["rule"] = rules[1]
+  assert run.open(10).rule == rules[0]
+  assert run.open(0).rule == rules[1]  # it begins anew
+  # A run from before the rule was written had 0.5.
+  run.settings["rule"] = None
+  dev = run.open()
+  run.evaluate(dev, 10)
+  run.settings["rule"] = rules[0]
+  assert run.open(10).rule == rules[2]
 
 
 def test_progress_after_a_tie_starts_the_patience_anew(tmp_path):

@@ -268,12 +268,39 @@ def test_the_best_checkpoint_predicts(bert, data, tmp_path, monkeypatch):
         predictor.predict([row["text"] for row in rows]), expected, atol=1e-4)
 
 
+def test_tuned_thresholds_hold_on_the_way(bert, data, tmp_path):
+  """Early F1 at 0.5 is lower; the best is chosen by what will be in force."""
+  log = run(bert, data, tmp_path / "o", threshold="tune", learning_rate=1e-5,
+            early_stopping_patience=1, do_predict=False)
+  best = read_best(tmp_path / "o")
+  assert best["rule"]["threshold"] == "tune"
+  chosen, = [row for row in best["evaluations"]
+             if row["step"] == best["step"]]
+  results = read_results(tmp_path / "o")
+  assert results["threshold"] != "0.5"
+  for name in ("micro_f1", "macro_f1", "subset_accuracy"):
+    assert chosen[name] == float(results[name]) > 0, name
+  assert float(results["micro_f1_at_0.5"]) < chosen["micro_f1"]
+  assert not [line for line in log if "No probability on dev" in line]
+
+
+def test_what_a_threshold_too_high_is_told(bert, data, tmp_path):
+  log = run(bert, data, tmp_path / "o", threshold=0.999, do_predict=False,
+            num_train_epochs=2)
+  rows = read_best(tmp_path / "o")["evaluations"]
+  assert [row["micro_f1"] for row in rows] == [0, 0]
+  lines = [line for line in log
+           if "No probability on dev reaches its threshold" in line]
+  assert len(lines) == 2  # once on the way, and once at the end
+  assert all("--threshold=tune" in line for line in lines)
+
+
 def test_patience_stops_and_stays_stopped(bert, data, tmp_path, monkeypatch):
   play(monkeypatch, [0.5, 0.6, 0.6, 0.5])
   output_dir = str(tmp_path / "o")
   log = run(bert, data, output_dir, early_stopping_patience=2)
   assert ("Stopped early at step 20 of 25: micro_f1 has not been better since "
-          "step 15.") in log
+          "step 10; the best checkpoint is that of step 15.") in log
   assert steps_of(output_dir) == [15, 20]
   assert checkpoint_choice.latest_checkpoint(output_dir).endswith("-20")
   assert read_best(output_dir)["step"] == 15  # of equal ones the latest

@@ -10,6 +10,8 @@ import collections
 import math
 import os
 
+from absl import logging
+
 from multilabel.common import atomic_files
 from multilabel.storage import checkpoint_choice
 
@@ -22,10 +24,20 @@ _LOWER_IS_BETTER = frozenset([
     "loss", "hamming_loss", "coverage_error", "ranking_loss", "brier_score",
     "log_loss", "ece_equal_width", "ece_equal_mass"])
 
+# Of runs that are older than the rule.
+_RULE_OF_BEFORE = {"threshold": 0.5, "top_k": None, "always_one_label": False,
+                   "min_precision": None}
+
 # What an evaluation gives: {metric: float}, and list of tf.Summary.
 Evaluation = collections.namedtuple("Evaluation", ["values", "summaries"])
 
-Choice = collections.namedtuple("Choice", ["best", "since_better"])
+# Two of the evaluations, or None if there is none: the best, and the last that
+# was progress; and how many came since the latter, for the patience.
+Choice = collections.namedtuple("Choice", ["best", "since_better", "better"])
+
+# Decides between evaluations that are equal by their metric: it has no
+# threshold, and rises while F1 is still 0.
+TIE_BREAK = "macro_average_precision"
 
 
 def is_better(metric, value, other):
@@ -37,30 +49,47 @@ def is_better(metric, value, other):
   return value < other if metric in _LOWER_IS_BETTER else value > other
 
 
+def _says_nothing(metric, value):
+  """Whether a value is one that a model has before it has learnt anything."""
+  return math.isnan(value) or (not value and metric not in _LOWER_IS_BETTER)
+
+
 def choose(evaluations, metric):
   """Finds the best of some evaluations.
 
-  Of equally good ones the latest is the best (a metric that stays at 0 for
-  long must not name the first), but only a strictly better one counts against
-  `--early_stopping_patience`.
+  Between equal values, and between nan and nan, macro average precision
+  decides; where that is equal or unknown the latest is the best.
+
+  An evaluation is progress, and the patience starts anew, if its metric is
+  strictly better than all before. One whose metric is 0 or nan spends no
+  patience if its macro average precision is higher than all before, and is
+  progress as long as no other metric was better than that.
 
   Args:
     evaluations: list of {metric: float}, in the order of their steps.
     metric: str, a key of them.
 
   Returns:
-    `Choice`: the best of them, or None if there are none; and how many came
-    since the last that was strictly better than all before.
+    `Choice`.
   """
-  best, since_better = None, 0
+  best, better, since_better, most_precise = None, None, 0, float("nan")
   for values in evaluations:
-    if best is None or is_better(metric, values[metric], best[metric]):
-      best, since_better = values, 0
-    else:
+    value, precision = values[metric], values.get(TIE_BREAK, float("nan"))
+    is_learning = is_better(TIE_BREAK, precision, most_precise)
+    if is_learning:
+      most_precise = precision
+    if best is None or is_better(metric, value, best[metric]):
+      best, better, since_better = values, values, 0
+      continue
+    is_equal = not is_better(metric, best[metric], value)
+    if is_equal and not is_better(
+        TIE_BREAK, best.get(TIE_BREAK, float("nan")), precision):
+      best = values
+    if not (is_learning and _says_nothing(metric, value)):
       since_better += 1
-      if not is_better(metric, best[metric], values[metric]):
-        best = values
-  return Choice(best, since_better)
+    elif is_equal:
+      better, since_better = values, 0
+  return Choice(best, since_better, better)
 
 
 class DevEvaluation(object):
@@ -69,10 +98,12 @@ class DevEvaluation(object):
   Attributes:
     steps: int, an evaluation every so many steps, and one after the last.
     metric: str, key of the evaluations that chooses the best.
+    rule: dict, how probabilities become labels in all evaluations of the run;
+      see `run_setup.evaluation_rule`. None: not told.
   """
 
   def __init__(self, output_dir, evaluate, steps, num_train_steps, metric,
-               patience, first_step, run=None):
+               patience, first_step, run=None, rule=None):
     """Reads what earlier processes of the run evaluated.
 
     Args:
@@ -87,6 +118,8 @@ class DevEvaluation(object):
       first_step: int, the step that training goes on from; what was evaluated
         after it will be evaluated again.
       run: `checkpoint_files.RunIdentity` of the directory; None: it is read.
+      rule: dict or None; evaluations of before keep the rule to theirs, since
+        their scores would not be comparable with those at another threshold.
     """
     self.steps = steps
     self.metric = metric
@@ -103,6 +136,14 @@ class DevEvaluation(object):
             for key, value in values.items())
         for values in (known["evaluations"] if known else [])
         if values["step"] <= first_step]
+    self.rule = rule
+    if self._evaluations and rule is not None:
+      self.rule = dict(_RULE_OF_BEFORE, **known.get("rule", {}))
+      if self.rule != rule:
+        logging.warning(
+            "The evaluations on dev go on with the rule they began with "
+            "(threshold %s): the best checkpoint is chosen by it.",
+            self.rule["threshold"])
 
   def is_due(self, step):
     """Whether there is an evaluation at this step that was not made yet."""
@@ -117,6 +158,30 @@ class DevEvaluation(object):
         [("step", step)] + sorted(evaluation.values.items()))
     self._evaluations.append(values)
     return evaluation, self.best_step == step
+
+  def describe_best(self, step):
+    """What a log line says of the evaluation of a step, which is the last."""
+    choice = choose(self._evaluations, self.metric)
+    if choice.best["step"] != step:
+      return ""
+    if not _says_nothing(self.metric, choice.best[self.metric]):
+      return ("  (best so far)" if choice.better is choice.best else
+              "  (as good as the best so far)")
+    if choice.better is not choice.best or math.isnan(
+        choice.best.get(TIE_BREAK, float("nan"))):
+      return ""
+    return "  (best so far by %s)" % TIE_BREAK
+
+  def describe_stop(self):
+    """Why training stops early, as a clause."""
+    choice = choose(self._evaluations, self.metric)
+    step, words = choice.better["step"], "has not been better"
+    if _says_nothing(self.metric, choice.better[self.metric]):
+      words = "has stayed at %s, and %s has not been better" % (
+          choice.better[self.metric], TIE_BREAK)
+    return "%s %s since step %d%s" % (
+        self.metric, words, step, "" if choice.best is choice.better else
+        "; the best checkpoint is that of step %d" % choice.best["step"])
 
   @property
   def best_step(self):
@@ -133,14 +198,18 @@ class DevEvaluation(object):
   def commit(self):
     """Writes best_checkpoint.json; the checkpoint it names must be there."""
     best = choose(self._evaluations, self.metric).best
+    content = {
+        "fingerprint": self._fingerprint,
+        "checkpoint": "model.ckpt-%d" % best["step"], "step": best["step"],
+        "metric": self.metric, "value": _for_json(best[self.metric]),
+        "evaluations": [
+            {key: _for_json(value) for key, value in values.items()}
+            for values in self._evaluations]}
+    if self.rule is not None:
+      content["rule"] = self.rule
     atomic_files.write_sealed(
         os.path.join(self._output_dir, checkpoint_choice.BEST_CHECKPOINT_FILE),
-        {"fingerprint": self._fingerprint,
-         "checkpoint": "model.ckpt-%d" % best["step"], "step": best["step"],
-         "metric": self.metric, "value": _for_json(best[self.metric]),
-         "evaluations": [
-             {key: _for_json(value) for key, value in values.items()}
-             for values in self._evaluations]})
+        content)
 
 
 def _for_json(value):

@@ -143,15 +143,17 @@ def calibrated(run, outputs, calibration):
                           uncalibrated=outputs.probabilities)
 
 
-def dev_scores(outputs, label_list, prefix=""):
+def dev_scores(outputs, label_list, prefix="",
+               decision=decisions.ORIGINAL_RULE):
   """`dev_evaluation.Evaluation` of an evaluation while training.
 
   Args:
     outputs: `Outputs`.
     label_list: list of str.
     prefix: str, before each name: "train_" for a sample of train.
+    decision: `decisions.DecisionRule`.
   """
-  scores = measure(outputs, decisions.ORIGINAL_RULE, label_list)
+  scores = measure(outputs, decision, label_list)
   values = {prefix + key: float(value) for key, value in scores.items()
             if "/" not in key and not key.startswith("num_")}
   summaries = [event_files.scalar_summary(
@@ -186,7 +188,48 @@ def _pr_curves(outputs, label_list):
         outputs.probabilities[:, number], display_name=label)
 
 
-def tune(outputs, decision, kind, label_list, min_precision=None):
+def decide(outputs, rule, label_list):
+  """`DecisionRule` of an evaluation while training.
+
+  Args:
+    outputs: `Outputs` of dev.
+    rule: dict of `run_setup.evaluation_rule`; with a kind of tuning the
+      thresholds are found on these outputs.
+    label_list: list of str.
+  """
+  decision = decisions.DecisionRule(
+      0.5, rule["top_k"], rule["always_one_label"])
+  if isinstance(rule["threshold"], str):
+    return tune(outputs, decision, rule["threshold"], label_list,
+                rule["min_precision"], is_quiet=True)
+  return decision._replace(thresholds=rule["threshold"])
+
+
+def is_silent(outputs, decision):
+  """Whether no label is given, as no probability reaches its threshold."""
+  return not decision.always_one_label and bool(np.all(
+      outputs.probabilities.max(axis=0) <
+      np.asarray(decision.thresholds, outputs.probabilities.dtype)))
+
+
+def warn_if_silent(part, outputs, decision):
+  """Says that F1 is 0 for want of a probability that reaches the threshold.
+
+  Returns:
+    bool, whether that is so.
+  """
+  silent = is_silent(outputs, decision)
+  if silent:
+    logging.warning(
+        "No probability on %s reaches its threshold (%s; the highest "
+        "probability is %.4g), so no label is predicted and F1 is 0; "
+        "--threshold=tune finds a threshold on dev.", part,
+        decision.describe(), outputs.probabilities.max())
+  return silent
+
+
+def tune(outputs, decision, kind, label_list, min_precision=None,
+         is_quiet=False):
   """Finds thresholds on dev.
 
   Args:
@@ -197,26 +240,28 @@ def tune(outputs, decision, kind, label_list, min_precision=None):
       its F1, drawn to the global one where the label has few positives.
     label_list: list of str.
     min_precision: float or None, least precision on dev: micro, or a label's.
+    is_quiet: bool, whether nothing is logged.
 
   Returns:
     `DecisionRule`.
   """
+  warn = (lambda *unused_args: None) if is_quiet else logging.warning
   if kind == "tune":
     found = decisions.find_global_threshold(
         outputs.labels, outputs.probabilities, min_precision)
     threshold = float(found["threshold"])
     if not outputs.labels.any():
-      logging.warning("dev has no label at all: the threshold stays %.4g",
+      warn("dev has no label at all: the threshold stays %.4g",
                       threshold)
     if not found["precision_reached"]:
-      logging.warning("no threshold reaches --min_precision=%s on dev; %.4g "
-                      "comes nearest", min_precision, threshold)
+      warn("no threshold reaches --min_precision=%s on dev; %.4g comes "
+           "nearest", min_precision, threshold)
     return decision._replace(thresholds=threshold)
   if kind == "tune_macro":
     found = decisions.find_macro_threshold(outputs.labels,
                                            outputs.probabilities)
     if found["fell_back"]:
-      logging.warning("dev has no label at all: the threshold stays %.4g",
+      warn("dev has no label at all: the threshold stays %.4g",
                       found["threshold"])
     return decision._replace(thresholds=found["threshold"])
   found = decisions.find_label_thresholds(
@@ -228,7 +273,7 @@ def tune(outputs, decision, kind, label_list, min_precision=None):
       (found["precision_not_reached"], "no threshold with --min_precision=%s; "
        "theirs comes nearest" % min_precision)):
     if names:
-      logging.warning("Labels with %s: %s", words,
+      warn("Labels with %s: %s", words,
                       checkpoint_restore.some_names(names, MAX_LOGGED_LABELS))
   return decision._replace(
       thresholds=[float(value) for value in found["thresholds"]])

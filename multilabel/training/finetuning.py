@@ -127,7 +127,7 @@ class Finetuning(object):
     self._is_time_over = time_limit(self.settings)
     self.trained = self.model = self.labels = self.plan = None
     self.dev = self.decision = self.run = self._head_plan = None
-    self.calibration = None
+    self.calibration, self._is_silence_told = None, False
     self.parts, self.records, self.results = {}, {}, {}
 
   def __repr__(self):
@@ -263,6 +263,7 @@ class Finetuning(object):
       self.decision = evaluation.tune(
           outputs, self.decision, settings.threshold, self.labels,
           settings.min_precision)
+    evaluation.warn_if_silent(name, outputs, self.decision)
     result = evaluation.results(outputs, self.decision, self.labels,
                                 self.calibration)
     if len(left_out):
@@ -422,21 +423,27 @@ class Finetuning(object):
         settings.eval_steps or self.plan.steps_per_epoch,
         self.plan.num_train_steps,
         evaluation.full_metric_name(settings.metric_for_best),
-        settings.early_stopping_patience, first_step, self.trained.identity)
+        settings.early_stopping_patience, first_step, self.trained.identity,
+        run_setup.evaluation_rule(settings, self.decision))
 
   def _evaluate_now(self, should_stop):
     """One evaluation: dev, and the first train examples if they are asked."""
-    def score(name, prefix="", most=None):
+    def run_part(name, most=None):
       with self._open(name, most) as records:
-        return evaluation.dev_scores(
-            evaluation.run_part(
-                self.run, records, self.settings.eval_batch_size,
-                len(self.labels), self.model.long_text.pooling, should_stop),
-            self.labels, prefix)
+        return evaluation.run_part(
+            self.run, records, self.settings.eval_batch_size,
+            len(self.labels), self.model.long_text.pooling, should_stop)
 
-    scores = score("dev")
+    outputs = run_part("dev")
+    decision = evaluation.decide(outputs, self.dev.rule, self.labels)
+    if not self._is_silence_told:
+      self._is_silence_told = evaluation.warn_if_silent("dev", outputs,
+                                                        decision)
+    scores = evaluation.dev_scores(outputs, self.labels, "", decision)
     if self.settings.eval_train_sample:
-      sample = score("train", "train_", self.settings.eval_train_sample)
+      sample = evaluation.dev_scores(
+          run_part("train", self.settings.eval_train_sample), self.labels,
+          "train_", decision)
       scores.values.update(sample.values)
       scores.summaries.extend(sample.summaries)
     return scores

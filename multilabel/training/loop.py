@@ -342,8 +342,8 @@ def train(run, num_train_steps, save_checkpoints_steps, log_steps, batch_size,
       if stop():
         loop.stop(step, stop)
   if step < num_train_steps:
-    logging.info("Stopped early at step %d of %d: %s has not been better since "
-                 "step %d.", step, num_train_steps, dev.metric, dev.best_step)
+    logging.info("Stopped early at step %d of %d: %s.", step, num_train_steps,
+                 dev.describe_stop())
   writer.close()
 
 
@@ -423,7 +423,8 @@ class _Loop(object):
       except dev_evaluation.EvaluationStopped:
         pass
       else:
-        log_evaluation(step, evaluation.values, dev.metric, is_best)
+        log_evaluation(step, evaluation.values, dev.metric,
+                       dev.describe_best(step))
         self._progress.leave_out(time.time() - start)
     if save or is_best or stop() or (evaluation and dev.is_over):
       writer.sync()
@@ -452,11 +453,11 @@ class _Loop(object):
     raise command_line.OutOfTime("--max_runtime is over; " + message)
 
 
-def log_evaluation(step, values, metric, is_best):
-  """One line for an evaluation while training."""
+def log_evaluation(step, values, metric, remark):
+  """One line for an evaluation while training; the remark ends it."""
   keys = ["loss", "micro_f1", "macro_f1", "macro_average_precision"]
   keys += [] if metric in keys else [metric]
   logging.info(
       "dev at step %d: %s%s", step,
       "  ".join("%s %.4f" % (key, values[key]) for key in keys),
-      "  (best so far)" if is_best else "")
+      remark)

@@ -229,6 +229,26 @@ def choose_decision(settings, trained):
   return decision
 
 
+def evaluation_rule(settings, decision):
+  """How evaluations while training make labels of probabilities.
+
+  Args:
+    settings: `common.settings.Settings`.
+    decision: `decisions.DecisionRule` of `choose_decision`.
+
+  Returns:
+    dict that JSON can hold: `threshold` (float, list of float per label, or
+    one of `TUNED_THRESHOLDS`: found on dev at each evaluation), `top_k`,
+    `always_one_label`, `min_precision`.
+  """
+  is_tuned = settings.threshold in TUNED_THRESHOLDS
+  return {"threshold": settings.threshold if is_tuned else
+                       decision.thresholds,
+          "top_k": decision.top_k,
+          "always_one_label": decision.always_one_label,
+          "min_precision": settings.min_precision if is_tuned else None}
+
+
 def choose_calibration(settings, trained):
   """The `calibration.Calibration` to begin with, or None.
 
