@@ -561,6 +561,7 @@ def test_never_refuses_a_start_that_was_cut_short(bert, data, tmp_path):
   folder = tmp_path / "o"
   folder.mkdir()
   (folder / "vocab.txt").write_text(u"half")
+  (folder / ".lock").write_text(u"pid 1 on host")
   status, _, stderr, _ = call(bert, data, folder, resume="never")
   assert status == 2
   assert "has a run in it that had just begun (vocab.txt)" in stderr

@@ -9,7 +9,6 @@ import argparse
 import importlib
 import json
 import os
-import shutil
 
 from absl import flags
 from absl import logging
@@ -21,6 +20,7 @@ import tiny_bert
 
 import convert_checkpoint
 import modeling
+from multilabel.common import work_folder
 from multilabel.storage import hf_config
 from multilabel.storage import hf_conversion
 
@@ -660,13 +660,25 @@ def test_killed_conversion_is_not_finished(tmp_path, monkeypatch, renames,
   with monkeypatch.context() as patch:
     patch.setattr(os, "replace", replace)
     # Like SIGKILL: nothing cleans up.
-    patch.setattr(shutil, "rmtree", lambda *args, **kwargs: None)
+    patch.setattr(work_folder, "remove", lambda path: None)
     with pytest.raises(KeyboardInterrupt):
       convert(hf_dir, tmp_path / "out")
   assert not (tmp_path / "out" / "bert_config.json").exists()
   convert(hf_dir, tmp_path / "out")
   check_checkpoint(tmp_path / "out", random_tensors())
   assert len(os.listdir(str(tmp_path / "out"))) == 4
+
+
+@pytest.mark.parametrize("name", [".conversion-notes", ".conversion-12345678"])
+@pytest.mark.parametrize("inside", [None, "vocab.txt", "thesis.txt"])
+def test_a_folder_of_somebody_s_stays(tmp_path, name, inside):
+  folder = tmp_path / "out" / name
+  folder.mkdir(parents=True)
+  if inside:
+    (folder / inside).write_text(u"years")
+  with pytest.raises(ValueError, match="holds .*conversion-"):
+    convert(make_hf_dir(tmp_path / "hf"), tmp_path / "out")
+  assert os.listdir(str(folder)) == ([inside] if inside else [])
 
 
 def test_failing_disk(tmp_path, monkeypatch):

@@ -290,8 +290,10 @@ def test_new_and_own_directories_are_accepted(trained, tmp_path):
   begun = tmp_path / "begun"
   begun.mkdir()
   for name in ("vocab.txt", "labels.txt", "bert_config.json",
+               "train.tf_record", "train.tf_record.json",
                ".vocab.txt.0123456789ab.tmp", ".DS_Store"):
     (begun / name).write_text(u"")
+  (begun / ".lock").write_text(u"pid 12 on host")
   (trained / "anything").write_text(u"")
   for folder in (tmp_path / "empty", tmp_path / "new" / "and" / "deep", begun,
                  trained, tmp_path / u"mit Leer \u76ee\u5f55"):
@@ -308,7 +310,7 @@ def test_foreign_directories_are_refused(tmp_path):
     (folder / name).write_text(u"")
   message = error_of(run_lock.check_output_dir, str(folder))
   assert "is not empty" in message and "model.ckpt-3.index" in message
-  assert "thesis.docx" in message and "vocab" not in message
+  assert "thesis.docx" in message and message.count("thesis") == 2
   assert "is a file" in error_of(
       run_lock.check_output_dir, str(folder / "thesis.docx"))
   assert "cannot be written" in error_of(
@@ -318,14 +320,43 @@ def test_foreign_directories_are_refused(tmp_path):
       run_lock.check_output_dir, str(tmp_path / "link"))
 
 
-def test_a_single_file_of_somebody_s(tmp_path):
-  (tmp_path / "thesis.tmp").write_text(u"years")
-  assert "thesis.tmp" in error_of(run_lock.check_output_dir, str(tmp_path))
+@pytest.mark.parametrize("name", [
+    "thesis.tmp", "vocab.txt", "labels.txt", "bert_config.json",
+    "train.tf_record", "train.tf_record-00000-of-00002",
+    "events.out.tfevents.1.host"])
+def test_a_single_file_of_somebody_s(tmp_path, name):
+  (tmp_path / name).write_text(u"years")
+  (tmp_path / ".DS_Store").write_text(u"")
+  assert name in error_of(run_lock.check_output_dir, str(tmp_path))
+  # Once a run has locked it; what no run makes is somebody's all the same.
+  (tmp_path / ".lock").write_text(u"pid 12 on host")
+  if name == "thesis.tmp":
+    assert name in error_of(run_lock.check_output_dir, str(tmp_path))
+  else:
+    run_lock.check_output_dir(str(tmp_path))
+  assert (tmp_path / name).read_text() == u"years"
+
+
+def test_a_lock_of_another_program(tmp_path):
+  (tmp_path / ".lock").write_text(u"1234\n")
+  assert ".lock, which no training run made" in error_of(
+      run_lock.check_output_dir, str(tmp_path))
+  assert (tmp_path / ".lock").read_text() == u"1234\n"
+  (tmp_path / ".lock").write_text(u"")  # as a kill leaves it
+  run_lock.check_output_dir(str(tmp_path))
+
+
+def test_a_run_that_fails_early_marks_no_directory(tmp_path):
+  with pytest.raises(KeyError):
+    with run_lock.lock(str(tmp_path)):
+      raise KeyError()
+  assert os.listdir(str(tmp_path)) == []
 
 
 def test_only_what_a_run_began_to_write_is_removed(trained):
   for name in ("thesis.tmp", ".vocab.txt.0123456789ab.tmp",
-               ".thesis.0123456789.tmp"):
+               ".thesis.0123456789.tmp", ".thesis.txt.0123456789ab.tmp",
+               ".predictions.jsonl.0123456789ab.tmp"):
     (trained / name).write_text(u"")
   (trained / ".folder.0123456789ab.tmp").mkdir()
   before = set(os.listdir(str(trained)))

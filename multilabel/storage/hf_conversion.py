@@ -13,14 +13,12 @@ gives segment vectors of zeros.
 
 import collections
 import os
-import re
-import shutil
-import tempfile
 
 from absl import logging
 import tensorflow.compat.v1 as tf
 
 from multilabel.common import atomic_files
+from multilabel.common import work_folder
 from multilabel.features import vocabulary
 from multilabel.storage import hf_config
 from multilabel.storage import hf_tensors
@@ -36,7 +34,6 @@ _OUTPUT_FILES = (VOCAB_FILE, CHECKPOINT + ".data-00000-of-00001",
                  CHECKPOINT + ".index", CONFIG_FILE)
 _WORK_PREFIX = ".conversion-"
 # What `tempfile.mkdtemp` makes of the prefix.
-_WORK_NAME = re.compile(r"\.conversion-[a-z0-9_]{8}")
 
 _MAX_VOCAB_BYTES = 64 * 1024 * 1024
 
@@ -299,12 +296,11 @@ def _check_output_dir(output_dir):
 
 
 def _is_work_folder(output_dir, name):
-  """Whether a killed conversion left this: its name, and nothing else in it."""
+  """Whether a killed conversion left this: marked, and nothing else in it."""
   path = os.path.join(output_dir, name)
-  return (bool(_WORK_NAME.fullmatch(name)) and os.path.isdir(path)
-          and not os.path.islink(path) and all(
-              inside in _OUTPUT_FILES or inside.startswith(CHECKPOINT + ".")
-              for inside in os.listdir(path)))
+  return work_folder.is_ours(path, _WORK_PREFIX) and all(
+      inside in _OUTPUT_FILES or inside == work_folder.MARK_FILE or
+      inside.startswith(CHECKPOINT + ".") for inside in os.listdir(path))
 
 
 def _write(output_dir, tensors, vocab, config_json):
@@ -314,8 +310,8 @@ def _write(output_dir, tensors, vocab, config_json):
     os.makedirs(output_dir, exist_ok=True)
     for name in os.listdir(output_dir):
       if _is_work_folder(output_dir, name):
-        shutil.rmtree(os.path.join(output_dir, name))
-    work_dir = tempfile.mkdtemp(prefix=_WORK_PREFIX, dir=output_dir)
+        work_folder.remove(os.path.join(output_dir, name))
+    work_dir = work_folder.make(output_dir, _WORK_PREFIX)
     try:
       with open(os.path.join(work_dir, VOCAB_FILE), "wb") as writer:
         writer.write(vocab)
@@ -324,7 +320,7 @@ def _write(output_dir, tensors, vocab, config_json):
       _save_tensors(os.path.join(work_dir, CHECKPOINT), tensors)
       _put_in_place(work_dir, output_dir)
     finally:
-      shutil.rmtree(work_dir, ignore_errors=True)
+      work_folder.remove(work_dir)
       if new and not os.listdir(output_dir):
         os.rmdir(output_dir)
   except (OSError, tf.errors.OpError) as error:

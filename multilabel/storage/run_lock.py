@@ -20,11 +20,23 @@ from multilabel.common import atomic_files
 SETTINGS_FILE = "model_settings.json"
 LOCK_FILE = ".lock"
 
-# What a run leaves in its directory before model_settings.json is there, and
-# what an operating system puts into any directory.
-_OWN_FILES = re.compile(
+# What an operating system puts into any directory.
+_ANYBODYS_FILES = re.compile(r"(lost\+found|\..*)\Z", re.DOTALL)
+# What a run leaves in its directory before model_settings.json is there. Others
+# have files of these names, too: they are ours beside a lock that a run wrote.
+_BEGUN_FILES = re.compile(
     r"(bert_config\.json|vocab\.txt|labels\.txt|.*\.tf_record([.-].*)?|"
-    r"events\.out\.tfevents\..*|lost\+found|\..*)$")
+    r"events\.out\.tfevents\..*)\Z")
+_LOCK_CONTENT = re.compile(r"pid \d+ on ")
+
+# The files that a run replaces; what another program writes into the directory
+# under a temporary name is not for a run to remove.
+_REPLACED_FILES = re.compile(
+    r"\.(bert_config\.json|vocab\.txt|labels\.txt|model_settings\.json|"
+    r"best_checkpoint\.json|checkpoint|model\.ckpt-\d+\..*|"
+    r"(train|dev|test)\.tf_record.*|(test_)?eval_results\.(txt|json)|"
+    r"(eval|test)_predictions\.(jsonl|csv)|test_results\.tsv|report\.html|"
+    r"model_card\.md|cluster\.json)\.[0-9a-f]{12}\.tmp\Z")
 
 
 def is_trained(output_dir):
@@ -42,8 +54,11 @@ def check_output_dir(output_dir):
         "output_dir %s has one of the characters * ? [ ] \\ in its name, which "
         "TensorFlow takes for a pattern; name another directory." % output_dir)
   if os.path.isdir(output_dir) and not is_trained(output_dir):
-    foreign = sorted(name for name in os.listdir(output_dir)
-                     if not _OWN_FILES.match(name))
+    has_begun = _has_own_lock(output_dir)
+    foreign = sorted(
+        name for name in os.listdir(output_dir)
+        if not _ANYBODYS_FILES.match(name) and not (
+            has_begun and _BEGUN_FILES.match(name)))
     if foreign:
       raise ValueError(
           "output_dir %s is not empty and no training run made it (it holds "
@@ -55,18 +70,42 @@ def check_output_dir(output_dir):
                      "%s." % (output_dir, folder))
 
 
+def _has_own_lock(output_dir):
+  """Whether a run has locked the directory, now or before.
+
+  Raises:
+    ValueError: the lock is another program's.
+  """
+  path = os.path.join(output_dir, LOCK_FILE)
+  if not os.path.lexists(path):
+    return False
+  content = u""
+  if os.path.isfile(path) and not os.path.islink(path):
+    with open(path, "rb") as reader:
+      content = reader.read(100).decode("utf-8", "replace")
+    # A kill may come between opening and writing.
+    if not content or _LOCK_CONTENT.match(content):
+      return bool(content)
+  raise ValueError("output_dir %s holds %s, which no training run made; name a "
+                   "new or empty directory." % (output_dir, LOCK_FILE))
+
+
 def begun_files(output_dir):
   """Names in a directory that a run without its model_settings.json left."""
   names = os.listdir(output_dir) if os.path.isdir(output_dir) else []
-  return sorted(name for name in names if not re.match(
-      r"\.|lost\+found$", name) and _OWN_FILES.match(name))
+  return sorted(name for name in names if _BEGUN_FILES.match(name) and
+                not _ANYBODYS_FILES.match(name))
 
 
 def remove_temporary_files(output_dir):
-  """Removes what a kill left of files that were being written."""
+  """Removes what a kill left of files that a run was writing.
+
+  The caller holds the lock, so that no run writes one now.
+  """
   for name in os.listdir(output_dir):
     path = os.path.join(output_dir, name)
-    if atomic_files.is_temporary(name) and os.path.isfile(path):
+    if _REPLACED_FILES.match(name) and os.path.isfile(path) and (
+        not os.path.islink(path)):
       os.remove(path)
 
 
@@ -75,7 +114,8 @@ def lock(output_dir):
   """Makes the directory, and keeps other runs out of it meanwhile.
 
   The kernel frees the lock when its holder ends, however it ends. A directory
-  that was made here and into which nothing came is removed if the body fails.
+  that was made here and into which nothing came is removed if the body fails,
+  and so is the lock, which would call ours what somebody puts there later.
 
   Args:
     output_dir: str.
@@ -110,9 +150,10 @@ def lock(output_dir):
             os.getpid(), platform.node())).encode("utf-8"))
       yield
     except BaseException:
-      if is_new and os.listdir(output_dir) == [LOCK_FILE]:
+      if os.listdir(output_dir) == [LOCK_FILE]:
         os.remove(path)
-        os.rmdir(output_dir)
+        if is_new:
+          os.rmdir(output_dir)
       raise
     finally:
       _locks.discard(holder.fileno())
