@@ -41,13 +41,20 @@ def _weighted_average_precision(truth, scores, weights):
 
 
 def _resampled_scores(labels, probabilities, thresholds, weights):
-  """Returns micro-F1, macro-F1 and mAP, float64 [3, K], for weights [N, K]."""
+  """Returns micro-F1, macro-F1 and mAP, float64 [3, K], for weights [N, K].
+
+  Where a resample leaves nothing of a label to be scored by, the label's score
+  on the data itself is taken, so that all resamples average the same labels.
+  """
   num_examples, num_labels = labels.shape
+  weights = np.concatenate(
+      [np.ones((num_examples, 1), weights.dtype), weights], axis=1)
   # Sums of up to 2^24 ones are exact in float32.
   exact = np.float32 if num_examples < 1 << 24 else np.float64
   float_weights = weights.astype(exact)
   micro = np.zeros((2, weights.shape[1]))
-  macro, ap_sum, ap_count = np.zeros((3, weights.shape[1]))
+  macro, ap_sum = np.zeros((2, weights.shape[1]))
+  ap_count = 0
   for block in score_curves.row_blocks(num_labels, num_examples):
     truth = labels[:, block] != 0
     decided = probabilities[:, block] >= thresholds[block]
@@ -55,15 +62,15 @@ def _resampled_scores(labels, probabilities, thresholds, weights):
         x.T.astype(exact).dot(float_weights).astype(np.float64)  # [C, K]
         for x in (truth & decided, decided, truth)]
     micro += [2 * tp.sum(axis=0), (predicted + actual).sum(axis=0)]
-    macro += score_curves.divide(2 * tp, predicted + actual).sum(axis=0)
+    f1 = score_curves.divide(2 * tp, predicted + actual)
+    macro += np.where(predicted + actual, f1, f1[:, :1]).sum(axis=0)
     for i in np.flatnonzero(truth.any(axis=0)):
       values = _weighted_average_precision(
           truth[:, i], probabilities[:, block][:, i], weights)
-      defined = ~np.isnan(values)
-      ap_sum[defined] += values[defined]
-      ap_count += defined
+      ap_sum += np.where(np.isnan(values), values[0], values)
+      ap_count += 1
   return np.stack([score_curves.divide(*micro), macro / num_labels,
-                   metrics._divide_or_nan(ap_sum, ap_count)])
+                   metrics._divide_or_nan(ap_sum, ap_count)])[:, 1:]
 
 
 def _bootstrap(labels, systems, num_resamples, seed):
@@ -101,6 +108,17 @@ def _bootstrap(labels, systems, num_resamples, seed):
 _BOOTSTRAPPED = ("micro_f1", "macro_f1", "macro_average_precision")
 
 
+def _centred(values, value):
+  """Moves resampled scores so that their median is the score of the data.
+
+  A text that is drawn twice ties with itself, which raises average precision:
+  resamples of rare labels lie above the score by more than they are wide.
+  """
+  if np.all(np.isnan(values)):
+    return values
+  return values - (np.nanmedian(values) - value)
+
+
 def _interval(values, confidence):
   """Returns the two percentiles around the middle share of the values."""
   if not 0 < confidence < 1:
@@ -119,9 +137,10 @@ def bootstrap_intervals(labels, probabilities, thresholds=0.5,
   """Bootstrap intervals for micro-F1, macro-F1 and mAP.
 
   Percentile intervals over resamples of the examples with replacement (Efron
-  and Tibshirani 1993, "An Introduction to the Bootstrap", ch. 13). A label
-  without a positive in a resample is left out of that resample's mAP and
-  counts as in `threshold_metrics` in its macro-F1. Time grows with
+  and Tibshirani 1993, "An Introduction to the Bootstrap", ch. 13), moved by
+  the estimated bias (ch. 10), taken at the median: they contain the value on
+  the data. A label without a positive in a resample, or for F1 with neither a
+  positive nor a prediction, keeps its score on the data there. Time grows with
   N x L x `num_resamples`.
 
   Args:
@@ -146,7 +165,8 @@ def bootstrap_intervals(labels, probabilities, thresholds=0.5,
                       seed)[0]
   out = collections.OrderedDict()
   for name, values in zip(_BOOTSTRAPPED, scores):
-    low, high = _interval(values[1:], confidence)
+    low, high = np.clip(_interval(
+        _centred(values[1:], values[0]), confidence), 0, 1).tolist()
     out[name] = collections.OrderedDict(
         [("value", float(values[0])), ("low", low), ("high", high)])
   return out
@@ -157,7 +177,7 @@ def paired_bootstrap(labels, probabilities_a, probabilities_b,
                      seed=0, confidence=0.95):
   """Bootstrap intervals for the differences B - A between two predictors.
 
-  Both are scored on the same resamples (Efron and Tibshirani 1993, ch. 13 and
+  Both are scored on the same resamples, as in `bootstrap_intervals` (Efron and Tibshirani 1993, ch. 13 and
   16; Berg-Kirkpatrick, Burkett and Klein 2012, "An Empirical Investigation of
   Statistical Significance in NLP"). The p value is twice the smaller share of
   resamples with a difference of at most, or at least, 0; at most 1.
@@ -189,7 +209,7 @@ def paired_bootstrap(labels, probabilities_a, probabilities_b,
   scores = _bootstrap(labels, systems, num_resamples, seed)
   out = collections.OrderedDict()
   for name, a, b in zip(_BOOTSTRAPPED, *scores):
-    change = (b - a)[1:]
+    change = _centred((b - a)[1:], (b - a)[0])
     low, high = _interval(change, confidence)
     change = change[~np.isnan(change)]
     p_value = float("nan")

@@ -80,7 +80,9 @@ def threshold_metrics(labels, probabilities, thresholds=0.5):
   Evaluation of Statistical Approaches to Text Categorization"; Tsoumakas,
   Katakis and Vlahavas 2010, "Mining Multi-label Data", sec. 7, also for
   subset accuracy and Hamming loss). `macro_f1` counts a label without a
-  positive as 0, `macro_f1_present` leaves it out. The weighted averages
+  positive as 0, `macro_f1_present` leaves it out; `samples_f1` counts an
+  example that neither has nor gets a label as 0, as scikit-learn does, and
+  `samples_f1_present` leaves it out. The weighted averages
   without any positive are 0.
 
   Args:
@@ -90,7 +92,8 @@ def threshold_metrics(labels, probabilities, thresholds=0.5):
 
   Returns:
     OrderedDict: floats `{micro,macro,weighted,samples}_{precision,recall,f1}`,
-    `macro_f1_present`, `subset_accuracy`, `hamming_loss`; arrays [L]
+    `macro_f1_present`, `samples_f1_present` (nan when no example is left),
+    `subset_accuracy`, `hamming_loss`; arrays [L]
     `precision`, `recall`, `f1`, and the counts `tp`, `fp`, `fn`, `tn`,
     `support`; `labels_without_positive`, list of column numbers.
 
@@ -109,7 +112,7 @@ def _decision_metrics(labels, decide):
   to their decisions, bool."""
   num_examples, num_labels = labels.shape
   tp, predicted, actual = np.zeros((3, num_labels), dtype=np.int64)
-  samples, exact = np.zeros(3), 0
+  samples, exact, present = np.zeros(3), 0, 0
   for block in row_blocks(*labels.shape):
     truth = labels[block] != 0
     decided = decide(block)
@@ -120,6 +123,7 @@ def _decision_metrics(labels, decide):
     samples += [x.sum() for x in _f1_triples(
         hits.sum(axis=1), decided.sum(axis=1), truth.sum(axis=1))]
     exact += int((truth == decided).all(axis=1).sum())
+    present += int((truth | decided).any(axis=1).sum())
 
   each = _f1_triples(tp, predicted, actual)
   micro = _f1_triples(tp.sum(), predicted.sum(), actual.sum())
@@ -131,6 +135,7 @@ def _decision_metrics(labels, decide):
     out["weighted_" + name] = float(divide(each[i].dot(actual), actual.sum()))
     out["samples_" + name] = float(samples[i] / num_examples)
   out["macro_f1_present"] = _mean_defined(np.where(actual, each[2], np.nan))
+  out["samples_f1_present"] = float(_divide_or_nan(samples[2], present))
   out["subset_accuracy"] = exact / num_examples
   out["hamming_loss"] = int(fp.sum() + fn.sum()) / labels.size
   out["precision"], out["recall"], out["f1"] = each
@@ -457,6 +462,7 @@ def evaluate(labels, probabilities, thresholds=0.5, label_names=None,
 
   Returns:
     OrderedDict of floats: `{micro,macro,weighted,samples}_f1`,
+    `samples_f1_present` (of examples that have or get a label),
     `{micro,macro}_{precision,recall}`, `subset_accuracy`, `hamming_loss`,
     `{micro,macro}_average_precision` and
     `{micro,macro}_roc_auc` (nan when undefined; `undefined_labels` says which
@@ -482,7 +488,8 @@ def evaluate(labels, probabilities, thresholds=0.5, label_names=None,
     for measure in ["precision", "recall", "f1"]:
       key = average + "_" + measure
       out[key] = decisions[key]
-  for key in ["weighted_f1", "samples_f1", "subset_accuracy", "hamming_loss"]:
+  for key in ["weighted_f1", "samples_f1", "samples_f1_present",
+              "subset_accuracy", "hamming_loss"]:
     out[key] = decisions[key]
   for average in ["micro", "macro"]:
     for measure in ["average_precision", "roc_auc"]:

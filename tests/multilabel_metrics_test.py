@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of multilabel_metrics: hand-computed cases, loops, scikit-learn."""
 
+import collections
 import warnings
 
 import numpy as np
@@ -107,6 +108,7 @@ def test_threshold_metrics_by_hand():
   _equal(out["samples_precision"], (1 + 0.5 + 0.5 + 0) / 4)
   _equal(out["samples_recall"], (1 + 0.5 + 1 + 0) / 4)
   _equal(out["samples_f1"], (1 + 0.5 + 2 / 3 + 0) / 4)
+  _equal(out["samples_f1_present"], (1 + 0.5 + 2 / 3) / 3)
   _equal(out["subset_accuracy"], 2 / 4)
   _equal(out["hamming_loss"], 3 / 12)
   assert out["labels_without_positive"] == [2]
@@ -256,7 +258,7 @@ def test_evaluate_by_hand():
   assert list(out) == [
       "micro_precision", "micro_recall", "micro_f1", "macro_precision",
       "macro_recall", "macro_f1", "weighted_f1", "samples_f1",
-      "subset_accuracy", "hamming_loss", "micro_average_precision",
+      "samples_f1_present", "subset_accuracy", "hamming_loss", "micro_average_precision",
       "micro_roc_auc", "macro_average_precision", "macro_roc_auc",
       "num_examples", "f1/a", "f1/b=1", "f1/c"]
   assert out["num_examples"] == 4
@@ -522,16 +524,46 @@ def test_bootstrap_equals_scoring_the_drawn_rows(name, monkeypatch):
   out = bootstrap.bootstrap_intervals(labels, probabilities, 0.4,
                                     num_resamples=10, seed=5, confidence=0.8)
   rng = np.random.RandomState(5)
-  scores = []
+  whole = metrics.evaluate(labels, probabilities, 0.4)
+  whole_f1 = metrics.threshold_metrics(labels, probabilities, 0.4)["f1"]
+  whole_ap = metrics.ranking_metrics(labels,
+                                     probabilities)["average_precision"]
+  scores = collections.defaultdict(list)
   for _ in range(10):
     rows = rng.randint(len(labels), size=len(labels))
-    scores.append(metrics.evaluate(labels[rows], probabilities[rows], 0.4))
-  for key in ["micro_f1", "macro_f1", "macro_average_precision"]:
-    values = [s[key] for s in scores]
-    _equal(out[key]["value"],
-           metrics.evaluate(labels, probabilities, 0.4)[key])
+    cut = metrics.threshold_metrics(labels[rows], probabilities[rows], 0.4)
+    ap = metrics.ranking_metrics(labels[rows],
+                                 probabilities[rows])["average_precision"]
+    is_empty = cut["tp"] + cut["fp"] + cut["fn"] == 0
+    scores["micro_f1"].append(cut["micro_f1"])
+    scores["macro_f1"].append(
+        np.mean(np.where(is_empty, whole_f1, cut["f1"])))
+    ap = np.where(np.isnan(ap), whole_ap, ap)
+    scores["macro_average_precision"].append(
+        np.mean(ap[~np.isnan(ap)]) if np.isfinite(ap).any() else np.nan)
+  for key, values in scores.items():
+    _equal(out[key]["value"], whole[key])
     _equal([out[key]["low"], out[key]["high"]],
-           np.percentile(values, [10, 90]))
+           np.clip(np.percentile(values, [10, 90]) - np.median(values) +
+                   whole[key], 0, 1))
+
+
+def test_intervals_of_rare_labels_contain_their_scores():
+  """One or two positives a label: many resamples have none of them."""
+  rng = np.random.RandomState(3)
+  for _ in range(20):
+    labels = np.zeros((60, 25))
+    for column in range(25):
+      labels[rng.randint(60, size=1 + column % 2), column] = 1
+    probabilities = np.clip(0.2 * labels + 0.8 * rng.rand(60, 25), 0, 1)
+    for value in bootstrap.bootstrap_intervals(
+        labels, probabilities, 0.7, num_resamples=60).values():
+      assert value["low"] <= value["value"] <= value["high"]
+      assert value["low"] < value["high"]
+    # All right on the data is all right in every resample.
+    for value in bootstrap.bootstrap_intervals(
+        labels, labels, num_resamples=30).values():
+      assert (value["low"], value["value"], value["high"]) == (1, 1, 1)
 
 
 def test_bootstrap_is_seeded():

@@ -237,6 +237,26 @@ def test_a_missing_file_leaves_its_section_out(tmp_path, names, sentence):
 
 
 @pytest.mark.usefixtures("no_figures")
+def test_a_label_without_a_mistake_is_no_weak_one(tmp_path):
+  folder = make_run(tmp_path)
+  assert "Weakest labels: b (F1 0.67" in write_and_parse(folder).text
+  right = [dict(line, labels=line["true_labels"]) for line in LINES]
+  write_lines(tmp_path / "test_predictions.jsonl", right)
+  assert "Weakest" not in write_and_parse(folder).text
+  # One label of the two has a mistake, and one text neither has nor gets any.
+  right[0] = dict(right[0], labels=["a", "b"])
+  right[2] = dict(right[2], labels=[], true_labels=[])
+  write_lines(tmp_path / "test_predictions.jsonl", right)
+  text = write_and_parse(folder).text
+  assert "Weakest labels: b (F1 " in text and "a (F1 1.00" not in text
+  for name, score in (("F1 per text, mean (without labels: 0)",
+                       (2 / 3 + 1 + 0 + 1) / 4),
+                      ("F1 per text that has or gets a label, mean",
+                       (2 / 3 + 1 + 1) / 3)):
+    assert "%.3f" % score in text.partition(name)[2][:40], name
+
+
+@pytest.mark.usefixtures("no_figures")
 def test_without_test_labels_dev_is_shown(tmp_path):
   folder = make_run(tmp_path)
   write_lines(tmp_path / "test_predictions.jsonl", [

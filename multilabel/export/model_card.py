@@ -11,6 +11,7 @@ from multilabel.common import atomic_files
 _SCORES = (
     ("micro_f1", "micro-F1"), ("macro_f1", "macro-F1"),
     ("weighted_f1", "weighted F1"), ("samples_f1", "F1 per text (mean)"),
+    ("samples_f1_present", "F1 per text that has or gets a label (mean)"),
     ("micro_precision", "micro precision"), ("micro_recall", "micro recall"),
     ("macro_average_precision", "mean average precision"),
     ("label_ranking_average_precision", "label ranking average precision"),

@@ -20,7 +20,8 @@ _DECISION_ROWS = (
     ("micro_f1", "micro-F1"), ("micro_precision", "micro precision"),
     ("micro_recall", "micro recall"), ("macro_f1", "macro-F1"),
     ("macro_precision", "macro precision"), ("macro_recall", "macro recall"),
-    ("samples_f1", "F1 per text, mean"),
+    ("samples_f1", "F1 per text, mean (without labels: 0)"),
+    ("samples_f1_present", "F1 per text that has or gets a label, mean"),
     ("subset_accuracy", "texts with all labels right"),
     ("hamming_loss", "Hamming loss"))
 
@@ -86,11 +87,13 @@ def _weak_labels_html(part):
     return ""
   weak = []
   for i in reversed(order[-3:]):
+    if part.stored["f1"][i] == 1:
+      continue
     weak.append("%s (F1 %s: %d of %s missed, %d given wrongly)" % (
         page.isolate(part.predictions.labels[i]),
         page.number(part.stored["f1"][i], 2), part.stored["fn"][i],
         page.plural(support[i], "text"), part.stored["fp"][i]))
-  return "<p>%s: %s.</p>" % (title, "; ".join(weak))
+  return "<p>%s: %s.</p>" % (title, "; ".join(weak)) if weak else ""
 
 
 def _card(run, measure, name, meaning):
