@@ -55,7 +55,7 @@ def log(monkeypatch):
 SCORES = sorted(
     ["num_examples", "num_examples_without_positive", "loss",
      "subset_accuracy", "hamming_loss",
-     "weighted_f1", "samples_f1", "label_ranking_average_precision",
+     "weighted_f1", "samples_f1", "samples_f1_present", "label_ranking_average_precision",
      "coverage_error", "ranking_loss", "brier_score", "log_loss",
      "ece_equal_width", "ece_equal_mass"] +
     [average + "_" + score for average in ("micro", "macro")
@@ -186,7 +186,46 @@ def test_write_results(tmp_path, log):
     assert float(values["micro_f1"]) == found["micro_f1"]
     assert (logging.INFO, "***** Evaluation on %s: %s *****" % (
         part, tmp_path / name)) in log
-  assert (logging.INFO, "  f1/c d = %s" % found["f1/c d"]) in log
+    content = json.loads(tiny_bert.read_text(
+        tmp_path / name.replace(".txt", ".json")))
+    assert content == dict(found, global_step=120)
+  assert len(log) == 2
+
+
+def test_undefined_scores_are_null_in_json(tmp_path):
+  outputs = make_outputs()
+  outputs.labels[:] = False
+  found = evaluation.results(outputs, RULE([0.2, 0.5, 0.75], 2, True), LABELS)
+  evaluation.write_results("dev", found, 1, str(tmp_path))
+  content = json.loads(tiny_bert.read_text(tmp_path / "eval_results.json"))
+  assert sorted(content) == sorted(list(found) + ["global_step"])
+  assert content["macro_roc_auc"] is None and np.isnan(found["macro_roc_auc"])
+  assert content["threshold"] == "one per label"
+  assert content["always_one_label"] is True and content["top_k"] == 2
+  for key, value in content.items():
+    if isinstance(value, float):
+      assert value == found[key]
+
+
+def test_table_of_results(log):
+  dev = evaluation.results(make_outputs(), RULE(0.5), LABELS)
+  test = evaluation.results(make_outputs(seed=2), RULE([0.1, 0.2, 0.3]), LABELS)
+  evaluation.log_table({"test": test, "dev": dev})
+  lines = [line for _, line in log]
+  assert len(lines) == 10 and max(map(len, lines)) < 80
+  assert lines[0].split() == ["dev", "test"]
+  assert lines[1].split() == ["micro_f1"] + [
+      word for scores in (dev, test) for word in (
+          "%.4f (%.4f to %.4f)" % (
+              scores["micro_f1"], scores["micro_f1_low"],
+              scores["micro_f1_high"])).split()]
+  assert lines[-1].split() == ["threshold", "0.5000", "one", "per", "label"]
+  assert {line.rindex("%.4f" % test["loss"]) for line in lines
+          if line.startswith("  loss")} == {lines[0].index("test")}
+  del log[:]
+  evaluation.log_table({"dev": dev})
+  assert [line[:lines[0].index("test")].rstrip() for line in lines] == [
+      line for _, line in log]
 
 
 def test_scores_on_the_way():

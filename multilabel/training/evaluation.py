@@ -47,9 +47,13 @@ HEADLINE_METRICS = ("loss", "micro_f1", "macro_f1", "macro_average_precision")
 # PR curves in TensorBoard: the whole, and so many labels.
 MAX_PR_CURVES = 50
 
-# The log names so many labels, and has lines for no more; files have all.
+# The log names so many labels; files have all.
 MAX_LOGGED_LABELS = 50
-MAX_LOGGED_LINE = 200
+
+# The lines of the table in the log; the files have all scores.
+_TABLE_KEYS = ("micro_f1", "macro_f1", "macro_average_precision",
+               "micro_precision", "micro_recall", "subset_accuracy",
+               "hamming_loss", "loss", "threshold")
 
 # What a model did on a part of the data: float; bool and float32
 # [num_texts, num_labels]. The last two only where there is a calibration:
@@ -329,9 +333,9 @@ def _intervals(outputs, decision):
 
 
 def write_results(part, result, global_step, output_dir):
-  """Writes eval_results.txt, or test_eval_results.txt, and logs it.
+  """Writes eval_results.txt and .json, or test_eval_results.txt and .json.
 
-  Lines of single labels are logged where there are few of them.
+  The JSON has the same keys; an undefined score is null there.
 
   Args:
     part: "dev" or "test".
@@ -340,22 +344,48 @@ def write_results(part, result, global_step, output_dir):
     output_dir: str.
   """
   result = dict(result, global_step=global_step)
-  lines = ["%s = %s\n" % (key, result[key]) for key in sorted(result)]
   path = os.path.join(output_dir, RESULT_FILES[part])
-  atomic_files.write_text(path, "".join(lines))
+  atomic_files.write_text(
+      os.path.splitext(path)[0] + ".json", atomic_files.to_json(
+          {key: _json_value(value) for key, value in result.items()}))
+  atomic_files.write_text(path, "".join(
+      "%s = %s\n" % (key, result[key]) for key in sorted(result)))
   logging.info("***** Evaluation on %s: %s *****", part, path)
-  num_labels = sum(key.startswith("f1/") for key in result)
-  for line in lines:
-    line = line.rstrip("\n")
-    if num_labels > MAX_LOGGED_LABELS:
-      if "/" in line.partition(" = ")[0]:
-        continue
-      if len(line) > MAX_LOGGED_LINE:
-        line = line[:MAX_LOGGED_LINE] + "..."
-    logging.info("  %s", line)
-  if num_labels > MAX_LOGGED_LABELS:
-    logging.info("  the lines of %s labels are in the file alone",
-                 "{:,}".format(num_labels))
+
+
+def _json_value(value):
+  """A score as JSON can hold it."""
+  if isinstance(value, (str, bool)):
+    return value
+  value = value.item() if isinstance(value, np.generic) else value
+  return None if value != value else value
+
+
+def log_table(results_of_parts):
+  """Logs the scores that are looked at first, the parts side by side.
+
+  Args:
+    results_of_parts: {"dev", "test": what `results` returned}, those there are.
+  """
+  parts = [part for part in ("dev", "test") if part in results_of_parts]
+  rows = [[""] + parts] + [
+      [key] + [_cell(results_of_parts[part], key) for part in parts]
+      for key in _TABLE_KEYS]
+  widths = [max(map(len, column)) for column in zip(*rows)]
+  for row in rows:
+    logging.info("  %s", "  ".join(
+        cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+
+
+def _cell(result, key):
+  """A score with four digits, and its interval if there is one."""
+  value = result[key]
+  if isinstance(value, str):
+    return value
+  if key + "_low" not in result:
+    return "%.4f" % value
+  return "%.4f (%.4f to %.4f)" % (
+      value, result[key + "_low"], result[key + "_high"])
 
 
 class PredictionWriter(object):

@@ -274,6 +274,8 @@ class Finetuning(object):
     self.results[name] = dict(result, global_step=self.run.checkpoint_step)
     evaluation.write_results(name, result, self.run.checkpoint_step,
                              settings.output_dir)
+    if name == "test" or not settings.do_test:
+      evaluation.log_table(self.results)
     if name == "dev":
       evaluation.write_predictions(
           name, part.examples(), outputs, self.decision, self.labels,
