@@ -177,10 +177,12 @@ def paired_bootstrap(labels, probabilities_a, probabilities_b,
                      seed=0, confidence=0.95):
   """Bootstrap intervals for the differences B - A between two predictors.
 
-  Both are scored on the same resamples, as in `bootstrap_intervals` (Efron and Tibshirani 1993, ch. 13 and
-  16; Berg-Kirkpatrick, Burkett and Klein 2012, "An Empirical Investigation of
-  Statistical Significance in NLP"). The p value is twice the smaller share of
-  resamples with a difference of at most, or at least, 0; at most 1.
+  Both are scored on the same resamples, and the differences are moved by the
+  estimated bias, as in `bootstrap_intervals` (Efron and Tibshirani 1993, ch. 13
+  and 16; Berg-Kirkpatrick, Burkett and Klein 2012, "An Empirical
+  Investigation of Statistical Significance in NLP"). The p value is twice the
+  smaller share of resamples with a difference of at most, or at least, 0; at
+  most 1.
 
   Args:
     labels: [N, L] of 0 and 1.

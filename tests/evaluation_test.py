@@ -55,7 +55,8 @@ def log(monkeypatch):
 SCORES = sorted(
     ["num_examples", "num_examples_without_positive", "loss",
      "subset_accuracy", "hamming_loss",
-     "weighted_f1", "samples_f1", "samples_f1_present", "label_ranking_average_precision",
+     "weighted_f1", "samples_f1", "samples_f1_present",
+     "label_ranking_average_precision",
      "coverage_error", "ranking_loss", "brier_score", "log_loss",
      "ece_equal_width", "ece_equal_mass"] +
     [average + "_" + score for average in ("micro", "macro")

@@ -258,8 +258,9 @@ def test_evaluate_by_hand():
   assert list(out) == [
       "micro_precision", "micro_recall", "micro_f1", "macro_precision",
       "macro_recall", "macro_f1", "weighted_f1", "samples_f1",
-      "samples_f1_present", "subset_accuracy", "hamming_loss", "micro_average_precision",
-      "micro_roc_auc", "macro_average_precision", "macro_roc_auc",
+      "samples_f1_present", "subset_accuracy", "hamming_loss",
+      "micro_average_precision", "micro_roc_auc", "macro_average_precision",
+      "macro_roc_auc",
       "num_examples", "f1/a", "f1/b=1", "f1/c"]
   assert out["num_examples"] == 4
   assert {type(v) for k, v in out.items() if k != "num_examples"} == {float}

@@ -113,7 +113,8 @@ def test_eval_results(learned):
           "micro_f1", "macro_f1", "macro_average_precision")] +
       ["%s_at_%d" % (measure, k) for measure in ("precision", "recall")
        for k in (1, 3, 5)] +
-      ["weighted_f1", "samples_f1", "samples_f1_present", "label_ranking_average_precision",
+      ["weighted_f1", "samples_f1", "samples_f1_present",
+       "label_ranking_average_precision",
        "coverage_error", "ranking_loss", "brier_score", "log_loss",
        "ece_equal_width", "ece_equal_mass", "num_examples_without_positive",
        "subset_accuracy", "hamming_loss", "num_examples", "loss", "threshold",
