@@ -3,6 +3,7 @@
 
 import functools
 import importlib
+import sys
 import types
 
 from absl import flags
@@ -32,9 +33,10 @@ def _script(name):
   module = importlib.import_module(name)
   values, replaced = own_flags()
   targets = [module, command_line]
-  if name == "predict_session":
-    targets.append(importlib.import_module(
-        "multilabel.inference.predict_files"))
+  # A script may take another module's flags as well.
+  targets += [other for other in list(sys.modules.values())
+              if other not in targets and {"define_flags", "flags"} <= set(
+                  getattr(other, "__dict__", ()))]
   before = [(target, attribute, getattr(target, attribute))
             for target in targets for attribute in ("FLAGS", "flags")
             if hasattr(target, attribute)]
