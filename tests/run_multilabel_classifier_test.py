@@ -20,8 +20,9 @@ from multilabel.training import finetuning
 import run_multilabel_classifier
 
 
-RESULTS = ("eval_results.txt", "eval_predictions.jsonl", "test_results.tsv",
-           "test_predictions.jsonl", "test_predictions.csv")
+RESULTS = ("eval_results.txt", "eval_results.json", "eval_predictions.jsonl",
+           "test_results.tsv", "test_predictions.jsonl",
+           "test_predictions.csv")
 PROGRAM = "run_multilabel_classifier.py: "
 
 

@@ -240,7 +240,7 @@ def tune(outputs, decision, kind, label_list, min_precision=None,
     outputs: `Outputs` of dev.
     decision: `DecisionRule`, whose other parts are kept.
     kind: "tune", one threshold that maximises micro-F1; "tune_macro", one
-      that maximises macro-F1; or "tune_per_label", one a label that maximises
+      that maximises macro-F1; or "tune_per_label", one per label that maximises
       its F1, drawn to the global one where the label has few positives.
     label_list: list of str.
     min_precision: float or None, least precision on dev: micro, or a label's.
