@@ -67,81 +67,93 @@ def define_flags(flag_values=None):
   flags = command_line.FlagsInto(FLAGS if flag_values is None else flag_values)
   with command_line.flag_group("Data", flag_values):
     flags.DEFINE_string(
-        "data_dir", None, "Directory of the data: train, dev and test files "
-        "(and labels.txt, one label per line, where the order matters).")
+        "data_dir", None,
+        "Folder of the data: train, dev and test files, and labels.txt (one "
+        "label per line) if the order of the labels matters.")
     flags.DEFINE_string(
-        "task_name", None, "Form of the data: %s." % ", ".join(
+        "task_name", None, "Format of the data: %s." % ", ".join(
             sorted(processors.PROCESSORS)))
     flags.DEFINE_string(
         "processor", None, "Your own DataProcessor instead of --task_name: "
         "path/to/file.py:ClassName or package.module:ClassName. Its code is "
         "run.")
     flags.DEFINE_string("text_column", None, "delimited: column of the text.")
-    flags.DEFINE_string("text_pair_column", None,
-                        "delimited: column of the second text of a pair.")
+    flags.DEFINE_string("text_pair_column", None, "delimited: second text.")
     flags.DEFINE_string(
-        "label_column", None, "delimited: column of the labels, or columns of "
-        "0 and 1 with commas between, a label each (a name with a comma in "
-        "quotation marks); default: labels or label, else all columns of 0 "
-        "and 1.")
+        "label_column", None,
+        "delimited: the column of labels, or several columns of 0 and 1, "
+        "separated by commas (quote a name that has a comma); default: labels "
+        "or label, otherwise all columns of 0 and 1.")
     flags.DEFINE_string(
-        "ignore_columns", None, "delimited: columns of 0 and 1 that are no "
-        "labels, with commas between.")
+        "ignore_columns", None,
+        "delimited: columns of 0 and 1 that are not labels, separated by "
+        "commas.")
     flags.DEFINE_string("id_column", None, "delimited: column of the id.")
-    flags.DEFINE_string("label_separator", ",",
-                        "delimited: what stands between labels in a cell, one "
-                        "character or more, \\t and \\n included.")
     flags.DEFINE_string(
-        "delimiter", None, "delimited: one character between cells; default: "
-        "a comma in .csv, a tab in .tsv.")
+        "label_separator", ",",
+        "delimited: the separator of labels in a cell, one or more characters; "
+        "\\t and \\n work.")
+    flags.DEFINE_string(
+        "delimiter", None,
+        "delimited: the character between cells; default: a comma in .csv, a "
+        "tab in .tsv.")
     flags.DEFINE_enum("quoting", table_reader.AUTO, list(table_reader.QUOTINGS),
                       table_reader.QUOTING_HELP)
     flags.DEFINE_string("encoding", None, table_reader.ENCODING_HELP)
     flags.DEFINE_float(
-        "dev_fraction", 0.0, "Share of train (0 to 1) that becomes dev, by a "
-        "hash of the id, where there is no dev file.")
-    flags.DEFINE_integer("max_train_examples", 0,
-                         "Train on the first so many examples; 0: on all.")
+        "dev_fraction", 0.0,
+        "Share of train (0 to 1) that becomes dev if there is no dev file, "
+        "chosen by a hash of the id.")
+    flags.DEFINE_integer(
+        "max_train_examples", 0,
+        "Train on the first N examples; 0: on all.")
   with command_line.flag_group("Model", flag_values):
     flags.DEFINE_string(
-        "encoder", None, "The pre-trained encoder, in the place of the next "
-        "four: a release's folder, a Hugging Face folder, a trained directory "
-        "of this program, or a model's name on a hub (needs the extra hub).")
-    flags.DEFINE_string("bert_config_file", None,
-                        "JSON file of the encoder's architecture.")
+        "encoder", None,
+        "The pre-trained encoder, instead of the next three flags and "
+        "--do_lower_case: a folder from Google or Hugging Face, a trained "
+        "directory of this program, or a name on the Hugging Face hub (needs "
+        "huggingface_hub).")
+    flags.DEFINE_string("bert_config_file", None, "Architecture, as JSON.")
     flags.DEFINE_string("vocab_file", None, "WordPiece vocabulary.")
     flags.DEFINE_string(
-        "init_checkpoint", None, "Checkpoint to start from, usually a "
-        "pre-trained BERT (bert_model.ckpt); none: random weights.")
+        "init_checkpoint", None,
+        "Checkpoint to start from, usually a pre-trained BERT "
+        "(bert_model.ckpt); default: random weights.")
     flags.DEFINE_enum(
-        "init_head", None, list(label_head.INIT_HEADS), "Where the label head "
-        "starts if --init_checkpoint has one: keep, its rows as they are; new, "
-        "afresh; default: each label's row by the names in labels.txt beside "
-        "the checkpoint.")
+        "init_head", None, list(label_head.INIT_HEADS),
+        "How the label head starts if --init_checkpoint has one. keep: with "
+        "its rows in their order; new: from random weights; default: rows "
+        "matched by the names in labels.txt beside the checkpoint.")
     flags.DEFINE_bool(
-        "do_lower_case", True, "Lower-case the text: True for uncased models; "
-        "default: as the encoder says, or the letters of its vocabulary.")
+        "do_lower_case", True,
+        "Lower-case the text (uncased models); default: what the encoder says, "
+        "or what the letters of its vocabulary suggest.")
     flags.DEFINE_integer(
-        "max_seq_length", 128, "Most WordPiece tokens of a text, [CLS] and "
-        "[SEP] included; longer ones are cut, and counted.")
+        "max_seq_length", 128,
+        "Maximum WordPiece tokens per text, including [CLS] and [SEP]. Longer "
+        "texts are cut, and counted.")
     flags.DEFINE_enum(
         "pooling", "pooler", list(head.POOLINGS),
         "What stands for a text: BERT's tanh pooler, the first token of the "
         "last layer, or the mean over its tokens.")
-    flags.DEFINE_bool("use_one_hot_embeddings", False,
-                      "Look words up by a matrix product, not a gather.")
+    flags.DEFINE_bool(
+        "use_one_hot_embeddings", False,
+        "Look up word embeddings by a matrix product instead of a gather.")
     flags.DEFINE_enum(
         "long_text", "truncate_head", list(encoding.LONG_TEXT_FORMS),
-        "A text longer than --max_seq_length: keep its head, its tail, a "
-        "quarter of head and the rest of tail (Sun et al. 2019), or read all "
-        "of it in windows. Pairs lose the end of the longer text.")
+        "What to do with a text longer than --max_seq_length: keep its head, "
+        "its tail, a quarter of head and the rest of tail (Sun et al. 2019), "
+        "or read all of it in windows. In pairs the end of the longer text is "
+        "cut.")
     flags.DEFINE_integer(
-        "stride", None, "windows: tokens from the start of one to the start "
-        "of the next; default: half of a window.")
+        "stride", None,
+        "windows: tokens from the start of one window to the start of the "
+        "next; default: half a window.")
     flags.DEFINE_enum(
         "window_pooling", "max", list(encoding.WINDOW_POOLINGS),
-        "windows: a text's logit of a label is the max or the mean of its "
-        "windows'.")
+        "windows: the logit of a label is the max or the mean over the windows "
+        "of a text.")
   with command_line.flag_group("Run", flag_values):
     flags.DEFINE_string(
         "output_dir", None, "Directory of checkpoints, records and results.")
@@ -149,102 +161,131 @@ def define_flags(flag_values=None):
     flags.DEFINE_bool("do_eval", False, "Evaluate on the dev set.")
     flags.DEFINE_bool("do_test", False, "Evaluate on a labelled test set.")
     flags.DEFINE_bool("do_predict", False, "Predict the test set.")
-    flags.DEFINE_integer("train_batch_size", 32, "Examples a training step.")
     flags.DEFINE_integer(
-        "gradient_accumulation_steps", 1, "Parts that the --train_batch_size "
-        "examples of a step are cut into, to hold the activations of one part "
-        "at a time; the update is the same.")
+        "train_batch_size", 32,
+        "Examples per training step.")
+    flags.DEFINE_integer(
+        "gradient_accumulation_steps", 1,
+        "Split the --train_batch_size examples of a step into N parts, with "
+        "the activations of one part in memory at a time. The update is the "
+        "same.")
     flags.DEFINE_enum(
-        "distribution", mirrored.NONE,
-        [mirrored.NONE, mirrored.MIRRORED, mirrored.CLUSTER],
-        "none: one device; mirrored: the GPUs of this machine share each batch "
-        "of --train_batch_size, and those of evaluation are dealt out to them; "
-        "cluster: machines do, which TF_CONFIG names (and then the default).")
+        "distribution", mirrored.NONE, [mirrored.NONE, mirrored.MIRRORED,
+        mirrored.CLUSTER],
+        "none: one device; mirrored: all GPUs of this machine share each batch "
+        "of --train_batch_size; cluster: the machines that TF_CONFIG names "
+        "(the default if it is set).")
     flags.DEFINE_integer(
-        "num_devices", None, "mirrored: how many GPUs; default: all. On a "
-        "machine without, parts of the CPU, to try it.")
+        "num_devices", None,
+        "mirrored: number of GPUs; default: all. Without GPUs, number of parts "
+        "of the CPU, to try it.")
     flags.DEFINE_float(
-        "cluster_timeout", 600.0, "cluster: seconds to wait for a member "
-        "before it is named and this one ends.")
+        "cluster_timeout", 600.0,
+        "cluster: seconds to wait for another member before giving up, with "
+        "its name.")
     flags.DEFINE_bool(
-        "recompute_layers", False, "Build each layer's activations again for "
-        "its gradient instead of keeping them: less memory, more time.")
+        "recompute_layers", False,
+        "Compute the activations of each layer again for its gradient instead "
+        "of keeping them: less memory, more time.")
     flags.DEFINE_bool(
-        "amp", False, "Products in half precision, float16 on GPUs, bfloat16 "
-        "on CPUs that have it; weights stay float32. Results are not the same.")
+        "amp", False,
+        "Compute products in half precision: float16 on GPUs, bfloat16 on CPUs "
+        "that have it. Weights stay float32; results differ slightly.")
     flags.DEFINE_bool(
-        "xla", False, "Compile the training step with XLA, once a shape of "
-        "batch: the first steps take long.")
-    flags.DEFINE_integer("eval_batch_size", 8, "Examples a batch of dev.")
-    flags.DEFINE_integer("predict_batch_size", 8, "Examples a batch of test.")
+        "xla", False,
+        "Compile the training step with XLA, once per shape of batch. The "
+        "first steps take long.")
+    flags.DEFINE_integer(
+        "eval_batch_size", 8,
+        "Examples per batch of dev.")
+    flags.DEFINE_integer(
+        "predict_batch_size", 8,
+        "Examples per batch of test.")
     flags.DEFINE_float("learning_rate", 5e-5, "Peak learning rate of Adam.")
     flags.DEFINE_float(
         "head_learning_rate", None, "Peak learning rate of the label head "
         "(output_weights, output_bias); default: --learning_rate.")
     flags.DEFINE_float(
-        "layer_decay", 1.0, "Learning rate of a layer by that of the next "
-        "higher one, down from the label head (Clark et al. 2020).")
+        "layer_decay", 1.0,
+        "Learning rate of a layer divided by that of the layer above it (Clark "
+        "et al. 2020).")
     flags.DEFINE_integer(
-        "freeze_layers", None, "Train neither the embeddings nor the first so "
-        "many layers: no gradients, no moments; 0: the embeddings alone; "
-        "default: all is trained.")
+        "freeze_layers", None,
+        "Do not train the embeddings and the first N layers; 0: only the "
+        "embeddings; default: everything is trained.")
     flags.DEFINE_bool(
         "init_bias_from_prior", False, "Start output_bias at the log-odds of "
         "each label's frequency in train, not at 0.")
     flags.DEFINE_bool(
-        "adam_bias_correction", True, "Correct the bias of Adam's moments, as "
-        "PyTorch's AdamW does. False: as google-research/bert, whose first "
-        "hundreds of steps are up to six times as long at the same rate.")
+        "adam_bias_correction", True,
+        "Correct the bias of Adam's moments, as PyTorch's AdamW does. False: "
+        "as google-research/bert, whose first few hundred steps are up to six "
+        "times as long at the same rate.")
     flags.DEFINE_float(
-        "ema_decay", 0.0, "Average the weights over the steps with this decay, "
-        "such as 0.99 or 0.999, and evaluate, keep and export the average; 0: "
-        "no average.")
+        "ema_decay", 0.0,
+        "Keep a moving average of the weights with this decay, such as 0.99 or "
+        "0.999; evaluation, the best checkpoint and exports use it. 0: no "
+        "average.")
     flags.DEFINE_integer(
-        "multi_sample_dropout", 1, "Average the loss over so many dropout "
-        "masks before the label head (Inoue 2019); costs next to nothing.")
+        "multi_sample_dropout", 1,
+        "Average the loss over N dropout masks before the label head (Inoue "
+        "2019). Costs next to nothing.")
     flags.DEFINE_float(
-        "r_drop", 0.0, "Weight of the distance between the answers under two "
-        "dropout masks (Wu et al. 2021), such as 1; 0: one pass. A step takes "
-        "twice as long.")
+        "r_drop", 0.0,
+        "Weight of the divergence between two dropout passes (Wu et al. 2021), "
+        "such as 1; 0: one pass. A step takes twice as long.")
     flags.DEFINE_enum(
-        "adversarial", "none", ["none", "fgm"], "fgm: learn each text a second "
-        "time with word vectors moved against it (Miyato et al. 2017). A step "
-        "takes two to three times as long.")
-    flags.DEFINE_float("fgm_epsilon", 1.0, "fgm: length of that move, over all "
-                       "word vectors of a text together.")
-    flags.DEFINE_float("num_train_epochs", 3.0, "Passes over train.")
-    flags.DEFINE_float("warmup_proportion", 0.1,
-                       "Share of the steps (0 to 1) with linear warmup.")
-    flags.DEFINE_integer("random_seed", 12345, "Seed of the head's initial "
-                         "weights, the order of the examples and dropout.")
+        "adversarial", "none", ["none", "fgm"],
+        "fgm: train on each text a second time with its word vectors moved "
+        "against it (Miyato et al. 2017). A step takes two to three times as "
+        "long.")
+    flags.DEFINE_float(
+        "fgm_epsilon", 1.0,
+        "fgm: length of that move, over all word vectors of a text.")
+    flags.DEFINE_float(
+        "num_train_epochs", 3.0,
+        "Passes over the training data.")
+    flags.DEFINE_float(
+        "warmup_proportion", 0.1,
+        "Share of the steps (0 to 1) with linear warmup.")
+    flags.DEFINE_integer(
+        "random_seed", 12345,
+        "Seed of the initial label head, the order of the examples and "
+        "dropout.")
     flags.DEFINE_integer("save_checkpoints_steps", 1000,
                          "Steps between checkpoints.")
     flags.DEFINE_integer(
-        "keep_checkpoint_max", 2, "Newest checkpoints to keep while training, "
-        "beside the weights of the best on dev. In the end the newest one stays "
+        "keep_checkpoint_max", 2,
+        "Number of newest checkpoints to keep while training, in addition to "
+        "the weights of the best on dev. At the end only the newest stays "
         "whole. 0 keeps all.")
     flags.DEFINE_bool(
-        "slim", False, "In the end keep the weights to predict with, and no "
-        "optimizer state: no run can go on from them.")
+        "slim", False,
+        "At the end keep only the weights to predict with, without optimizer "
+        "state: the run cannot be continued.")
     flags.DEFINE_integer(
         "log_steps", 10, "Steps between log lines and TensorBoard points.")
     flags.DEFINE_string(
-        "profile", None, "Folder for timelines of a few training steps, to be "
-        "opened in a browser, and shares by kind of operation.")
+        "profile", None,
+        "Folder for timelines of a few training steps (for a browser) and a "
+        "table of time by kind of operation.")
     flags.DEFINE_enum(
-        "resume", "auto", ["auto", "never", "force"], "A run found in "
-        "output_dir: go on if its settings are the same, refuse, or go on "
-        "with other training settings.")
+        "resume", "auto", ["auto", "never", "force"],
+        "If output_dir holds a run. auto: continue if its settings are the "
+        "same; never: refuse; force: continue with other training settings.")
     flags.DEFINE_string(
-        "max_runtime", None, "Stop after so many seconds, or 30m, 2h, 1d, at "
-        "the next step, with a checkpoint and exit status 75: the same command "
-        "goes on. Each start makes a step or an evaluation at least.")
+        "max_runtime", None,
+        "Stop after N seconds, or 30m, 2h, 1d, with a checkpoint and exit "
+        "status 75; the same command continues. Each start makes at least one "
+        "step or one evaluation.")
     flags.DEFINE_integer(
-        "skip_nonfinite", 0, "Steps of the run that may have a loss or a "
-        "gradient that is NaN or infinite; they change no weight.")
+        "skip_nonfinite", 0,
+        "Maximum number of steps whose loss or gradient may be NaN or "
+        "infinite. They change no weight.")
     flags.DEFINE_bool(
-        "allow_older_checkpoint", False, "Without --do_train: where the best, "
-        "or newest, checkpoint is broken, take the newest that is whole.")
+        "allow_older_checkpoint", False,
+        "Without --do_train: if the best, or newest, checkpoint is broken, use "
+        "the newest one that is whole.")
   with command_line.flag_group("Loss", flag_values):
     flags.DEFINE_enum(
         "loss", "sigmoid", list(losses.LOSSES), "Loss of a label: "
@@ -253,21 +294,24 @@ def define_flags(flag_values=None):
         "whole text (Su et al. 2022), cross entropy with labels weighted by "
         "their effective number (Cui et al. 2019), distribution-balanced loss "
         "(Wu et al. 2020).")
-    flags.DEFINE_float("label_smoothing", 0.0, "Share (0 to 1) of each 0/1 "
-                       "label that is moved to one half.")
-    flags.DEFINE_float("pos_weight_cap", 10.0, "weighted: most weight of a "
-                       "positive, which is negatives / positives in train.")
-    flags.DEFINE_string("pos_weight_file", None, "weighted: weights from a "
-                        "file, JSON {label: weight} or label<TAB>weight.")
+    flags.DEFINE_float(
+        "label_smoothing", 0.0,
+        "Share (0 to 1) of each 0/1 label that is moved to one half.")
+    flags.DEFINE_float(
+        "pos_weight_cap", 10.0,
+        "weighted: maximum weight of a positive, which is negatives / "
+        "positives in train.")
+    flags.DEFINE_string("pos_weight_file", None, "weighted: file of weights, "
+                        "JSON {label: weight} or lines label<TAB>weight.")
     flags.DEFINE_float("focal_gamma", 2.0, "focal: focusing parameter.")
-    flags.DEFINE_float("focal_alpha", None, "focal: weight of positives "
-                       "(0 to 1); default: none.")
+    flags.DEFINE_float("focal_alpha", None, "focal: weight of positives.")
     flags.DEFINE_float("asymmetric_gamma_pos", 0.0,
                        "asymmetric: focusing of positives.")
     flags.DEFINE_float("asymmetric_gamma_neg", 4.0,
                        "asymmetric: focusing of negatives.")
-    flags.DEFINE_float("asymmetric_clip", 0.05, "asymmetric: what is taken "
-                       "off the probability of negatives.")
+    flags.DEFINE_float(
+        "asymmetric_clip", 0.05,
+        "asymmetric: subtracted from the probability of negatives.")
     flags.DEFINE_float("class_balanced_beta", 0.999, "class_balanced: how many "
                        "examples of a label count, 0 (one) to 1 (all).")
     flags.DEFINE_float("distribution_balanced_mu", 0.3, "distribution_balanced:"
@@ -278,38 +322,43 @@ def define_flags(flag_values=None):
                        "distribution_balanced: prior taken off the logits.")
   with command_line.flag_group("Evaluation and labels", flag_values):
     flags.DEFINE_integer(
-        "eval_steps", None, "Steps between evaluations on dev while training "
-        "with --do_eval; default: once an epoch; 0: none.")
+        "eval_steps", None,
+        "Steps between evaluations on dev during training with --do_eval; "
+        "default: once per epoch; 0: none.")
     flags.DEFINE_string(
-        "metric_for_best", "micro_f1", "Metric on dev, a name as in "
-        "eval_results.txt (also map, lrap), that chooses the checkpoint to "
-        "predict with; F1 at threshold 0.5.")
+        "metric_for_best", "micro_f1",
+        "Metric on dev that chooses the checkpoint to predict with: a name "
+        "from eval_results.txt, or map, lrap for short.")
     flags.DEFINE_integer(
-        "early_stopping_patience", 0, "Stop after so many evaluations that "
-        "are not better; 0: never.")
+        "early_stopping_patience", 0,
+        "Stop after N evaluations without improvement; 0: never.")
     flags.DEFINE_integer(
-        "eval_train_sample", 0, "Also evaluate so many train examples each "
-        "time, to see over-fitting.")
+        "eval_train_sample", 0,
+        "Also evaluate N training examples each time, to see over-fitting.")
     flags.DEFINE_string(
-        "threshold", "0.5", "Least probability of a label: a number; tune, "
-        "the one that maximises micro-F1 on dev; tune_macro, macro-F1; "
-        "tune_per_label, one per label. "
-        "Kept in output_dir; default: what is kept there.")
+        "threshold", "0.5",
+        "Minimum probability of a label: a number; tune: the one that "
+        "maximises micro-F1 on dev; tune_macro: macro-F1; tune_per_label: one "
+        "per label. Stored in output_dir; default: what is stored there.")
     flags.DEFINE_enum(
-        "calibrate", run_setup.NOT_CALIBRATED,
-        [run_setup.NOT_CALIBRATED] + list(calibration.KINDS),
-        "Calibrate the probabilities on dev after training: temperature, one "
-        "scale of all logits; platt, scale and shift a label. Kept in "
-        "output_dir for predictors and exports; default: what is kept there.")
-    flags.DEFINE_float("min_precision", None, "tune, tune_per_label: least "
-                       "precision on dev (0 to 1).")
-    flags.DEFINE_integer("top_k", None, "At most so many labels per text, the "
-                         "most probable ones; 0: no limit.")
-    flags.DEFINE_bool("always_one_label", False, "Give a text without any "
-                      "label its most probable one.")
+        "calibrate", run_setup.NOT_CALIBRATED, [run_setup.NOT_CALIBRATED] +
+        list(calibration.KINDS),
+        "Calibrate the probabilities on dev after training. temperature: one "
+        "scale for all logits; platt: scale and shift per label. Stored in "
+        "output_dir; default: what is stored there.")
+    flags.DEFINE_float(
+        "min_precision", None,
+        "tune, tune_per_label: minimum precision on dev (0 to 1).")
+    flags.DEFINE_integer(
+        "top_k", None,
+        "Maximum number of labels per text, the most probable ones; 0: no "
+        "limit.")
     flags.DEFINE_bool(
-        "shorten_texts", False, "Cut texts in the files of predictions to 200 "
-        "characters.")
+        "always_one_label", False,
+        "Give a text without any label its most probable one.")
+    flags.DEFINE_bool(
+        "shorten_texts", False,
+        "Cut texts in the prediction files to 200 characters.")
     flags.DEFINE_string(
         "probabilities", decisions.ALL,
         decisions.HELP + " Only with all there are "
@@ -402,9 +451,8 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
 
 
 def main(argv):
-  if len(argv) > 1:
-    raise ValueError("unexpected argument %s; every flag begins with --." %
-                     argv[1])
+  if argv[1:]:
+    raise ValueError("unexpected argument %s; flags begin with --." % argv[1])
   tf.disable_v2_behavior()
   run = finetuning.Finetuning(
       Settings.from_flags(FLAGS, command_line.flag_names()), model_fn_builder)

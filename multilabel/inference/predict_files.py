@@ -103,7 +103,7 @@ def check_flags(flag_values, texts):
       flag_values.probabilities) != decisions.ALL and (
           output_file.endswith(prediction_writers.TABLES)):
     raise ValueError("--probabilities is for JSON lines; a table has a column "
-                     "a label.")
+                     "per label.")
   text_encoding.check(flag_values.encoding)
   if path is None:
     return
