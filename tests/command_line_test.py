@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+from multilabel.common import command_line
+
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -291,3 +293,11 @@ def test_a_script_can_be_run_twice_in_one_process(tmp_path):
       "    assert end.code == 0\n" % str(path))
   assert python(code) == (0, "main needs\n2 ['number', 'debug']\n1 ['number', "
                           "'debug']\n3 ['number', 'debug']\n", "")
+
+
+def test_only_a_machine_without_a_gpu_is_silent_about_it(monkeypatch):
+  for found, expected in (([], False), (["/dev/nvidia0"], True)):
+    monkeypatch.setattr(command_line.glob, "glob", lambda _, found=found: found)
+    monkeypatch.setattr(command_line.os.path, "exists", lambda _: False)
+    assert command_line.has_nvidia_gpu() is expected
+    monkeypatch.undo()

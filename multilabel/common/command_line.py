@@ -10,6 +10,7 @@ EX_TEMPFAIL: the same command goes on. `--debug` shows the traceback.
 import contextlib
 import ctypes
 import functools
+import glob
 import importlib
 import itertools
 import logging as python_logging
@@ -30,6 +31,11 @@ _FLAG_GROUPS = []
 
 # What TensorFlow writes to stderr whatever its log level, and on which CPUs.
 _ONEDNN_LINES = (b"oneDNN custom operations are on.",
+                 b"All log messages before absl::InitializeLog() is called")
+# The same of a TensorFlow for GPUs on a machine that has none.
+_NO_GPU_LINES = (b"Could not find cuda drivers on your machine",
+                 b"failed call to cuInit", b"Unable to register cu",
+                 b"computation placer already registered",
                  b"All log messages before absl::InitializeLog() is called")
 _ONEDNN_CPUS = ("avx512_vnni", "avx512_bf16", "avx_vnni", "amx_", "asimd")
 
@@ -63,9 +69,20 @@ def quiet_tensorflow():
   warnings.filterwarnings("ignore", category=DeprecationWarning)
   python_logging.getLogger("tensorflow").setLevel(python_logging.ERROR)
   if "tensorflow" not in sys.modules:
+    unwanted = ((_ONEDNN_LINES if _says_onednn() else ()) +
+                (() if has_nvidia_gpu() else _NO_GPU_LINES))
     with _notice("Loading TensorFlow ..."), _without_keras(), _without_lines(
-        _ONEDNN_LINES if _says_onednn() else ()):
-      importlib.import_module("tensorflow")
+        unwanted):
+      tensorflow = importlib.import_module("tensorflow")
+      if not has_nvidia_gpu() and tensorflow.test.is_built_with_cuda():
+        # It looks for GPUs once, and complains that there are none.
+        tensorflow.config.experimental.list_physical_devices("GPU")
+
+
+def has_nvidia_gpu():
+  """Whether the machine shows one to this process; what it says is kept then.
+  """
+  return bool(glob.glob("/dev/nvidia[0-9]*") or os.path.exists("/dev/dxg"))
 
 
 @contextlib.contextmanager
