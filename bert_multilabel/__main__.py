@@ -8,7 +8,8 @@ import sys
 PROGRAMS = [
     ("train", "run_multilabel_classifier",
      "fine-tune, evaluate on dev, predict a test set"),
-    ("predict", "predict_session", "label texts with a trained directory"),
+    # Takes either kind of folder; TensorFlow is imported for one of them.
+    ("predict", "predict_onnx", "label texts with a trained model"),
     ("serve", "serve_http", "answer over HTTP"),
     ("export", "export_saved_model", "write a SavedModel or an ONNX folder"),
     ("convert", "convert_checkpoint",

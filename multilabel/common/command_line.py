@@ -73,7 +73,13 @@ def quiet_tensorflow():
                 (() if has_nvidia_gpu() else _NO_GPU_LINES))
     with _notice("Loading TensorFlow ..."), _without_keras(), _without_lines(
         unwanted):
-      tensorflow = importlib.import_module("tensorflow")
+      try:
+        tensorflow = importlib.import_module("tensorflow")
+      except ImportError as error:
+        if error.name != "tensorflow":
+          raise
+        _fail("this needs TensorFlow, which is not installed: pip install "
+              "tensorflow.", 2)
       if not has_nvidia_gpu() and tensorflow.test.is_built_with_cuda():
         # It looks for GPUs once, and complains that there are none.
         tensorflow.config.experimental.list_physical_devices("GPU")
