@@ -229,7 +229,7 @@ def test_predictions_add_nothing_to_the_graph(tmp_path):
   tiny_model.make(tmp_path / "model")
   with predict_session.SessionPredictor(str(tmp_path / "model")) as predictor:
     predictor.predict([u"the apple"])
-    graph = predictor._model.graph
+    graph = predictor._engine.model.graph
     before = len(graph.get_operations())
     for _ in range(3):
       predictor.predict([u"the apple", u"a dog and the plum"] * 3)
