@@ -743,3 +743,17 @@ def test_the_directory_is_read_once(is_new, bert, data, learned, tmp_path,
   run(bert, data, output_dir, num_train_epochs=12, do_eval=True,
       do_predict=True, threshold="tune")
   assert made == {"settings": 0 if is_new else 1, "plan": 1, "dev": 1}
+
+
+def test_changed_data_are_told_by_file_and_count(bert, data, tmp_path):
+  mine, output_dir = str(tmp_path / "mine"), str(tmp_path / "out")
+  shutil.copytree(data, mine)
+  run(bert, mine, output_dir, max_train_examples=0, num_train_epochs=0.1)
+  path = os.path.join(mine, "train.jsonl")
+  lines = tiny_bert.read_text(path).splitlines()
+  tiny_bert.write_text(path, u"\n".join(lines[:-1]) + u"\n")
+  os.utime(path, (1500000000, 1500000000))
+  message = refused(tiny_bert.arguments(
+      bert, mine, output_dir, num_train_epochs=0.1))
+  assert "another train_data (there %d texts, here %d; train.jsonl was " \
+      "written 2017-07-1" % (len(lines), len(lines) - 1) in message

@@ -4,6 +4,7 @@
 import json
 import os
 import platform
+import time
 
 from absl import logging
 import numpy as np
@@ -138,7 +139,7 @@ def settle(trained, model, label_list, parts, settings, encoder=None):
     # Refuses invalid parameters before anything is written.
     losses.make_loss(model.loss, **run["loss_parameters"])
   if trained is not None:
-    _check_same_run(trained, model, label_list, compared, run, settings)
+    _check_same_run(trained, model, label_list, compared, run, parts, settings)
   run_lock.remove_temporary_files(output_dir)
   if not settings.do_train or (
       trained is not None and settings.resume != "force"):
@@ -148,6 +149,7 @@ def settle(trained, model, label_list, parts, settings, encoder=None):
   return trained_model.write(
       output_dir, model.bert_config, model.vocab_file, label_list,
       dict(compared, run=run, encoder=encoder, flags=settings.to_dict(),
+           data=describe_data(parts, settings.data_dir),
            versions={"python": platform.python_version(),
                      "tensorflow": tf.__version__, "numpy": np.__version__}),
       () if trained is None else checkpoint_choice.earlier_runs(
@@ -166,7 +168,42 @@ def _forget_other_evaluations(trained, run, output_dir):
     os.remove(path)
 
 
-def _check_same_run(trained, model, label_list, compared, here, settings):
+def describe_data(parts, data_dir):
+  """What tells a person which data these are; no run is compared by it.
+
+  Args:
+    parts: {name: `preparation.DataPart`}.
+    data_dir: str, or None where the examples are in memory.
+
+  Returns:
+    {name: {"texts": int, "files": {file name: when it was written, str}}}.
+  """
+  names = sorted(os.listdir(data_dir)) if os.path.isdir(data_dir or "") else []
+  return {part: {
+      "texts": int(parts[part].scan.num_examples),
+      "files": {name: time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(
+          os.path.getmtime(os.path.join(data_dir, name))))
+                for name in names if name.partition(".")[0] == part}}
+          for part in sorted(parts)}
+
+
+def _data_difference(name, there, here):
+  """The words on a part of the data that has changed; "" if nothing is known.
+  """
+  there, here = there.get(name), here.get(name)
+  if not there or not here:
+    return ""
+  files = ["%s was written %s, there %s" % (
+      path, written, there["files"].get(path, "not at all"))
+           for path, written in sorted(here["files"].items())
+           if there["files"].get(path) != written]
+  return "there %s texts, here %s%s" % (
+      "{:,}".format(there["texts"]), "{:,}".format(here["texts"]),
+      "".join("; " + words for words in files))
+
+
+def _check_same_run(trained, model, label_list, compared, here, parts,
+                    settings):
   """Raises ValueError if output_dir holds a run of another kind."""
   output_dir = settings.output_dir
   differences = trained_model.differences(
@@ -192,9 +229,15 @@ def _check_same_run(trained, model, label_list, compared, here, settings):
     logging.warning("The run began with %d device%s and goes on with %d: from "
                     "here its dropout masks are others.", devices[0],
                     "" if devices[0] == 1 else "s", devices[1])
-  changed = ["%s (there %s, here %s)" % (
-      key, json.dumps(there.get(key), sort_keys=True),
-      json.dumps(here[key], sort_keys=True))
+  data = [trained.settings.get("data") or {},
+          describe_data(parts, settings.data_dir)]
+  words = {"train_data": _data_difference("train", *data)}
+  if (there.get("dev_evaluation") or {}).get("dev_data") != (
+      here["dev_evaluation"] or {}).get("dev_data"):
+    words["dev_evaluation"] = _data_difference("dev", *data)
+  changed = ["%s (%s)" % (key, words.get(key) or "there %s, here %s" % (
+      json.dumps(there.get(key), sort_keys=True),
+      json.dumps(here[key], sort_keys=True)))
              for key in sorted(keys) if there.get(key) != here[key]]
   if changed and settings.resume == "force":
     logging.warning("--resume=force: going on although these changed: %s",
