@@ -18,6 +18,10 @@ import contextlib
 import os
 import shutil
 import tempfile
+from typing import Any
+from typing import Dict
+from typing import List
+from typing import Tuple
 
 from absl import flags
 import numpy as np
@@ -132,12 +136,12 @@ class MultiLabelClassifier(object):
     return dict({name: flag_values[name].default for name in names},
                 **_OWN_KEYWORDS)
 
-  def get_params(self, deep=True):
+  def get_params(self, deep: bool = True) -> Dict[str, Any]:
     """All keywords with their values: dict."""
     del deep
     return dict(self.defaults(), **self._keywords)
 
-  def set_params(self, **params):
+  def set_params(self, **params) -> "MultiLabelClassifier":
     """Changes keywords, for the next `fit`; returns this object.
 
     Raises:
@@ -170,7 +174,7 @@ class MultiLabelClassifier(object):
         input_tags=utils.InputTags(string=True, two_d_array=False))
 
   def fit(self, texts, labels=None, dev=None, text=None, text_pair=None,
-          label_names=None):
+          label_names=None) -> "MultiLabelClassifier":
     """Trains anew, from the encoder.
 
     Args:
@@ -286,7 +290,7 @@ class MultiLabelClassifier(object):
     """The texts of what `predict` takes."""
     return in_memory.read_texts(_take_columns(texts, None, self._columns)[0])
 
-  def predict_proba(self, texts):
+  def predict_proba(self, texts) -> np.ndarray:
     """Returns the probability of each label for each text.
 
     Args:
@@ -299,7 +303,7 @@ class MultiLabelClassifier(object):
     with host_process.undisturbed_logging():
       return predictor.predict(self._texts(texts))
 
-  def predict(self, texts):
+  def predict(self, texts) -> np.ndarray:
     """Returns which labels each text has: 0 and 1, `[num_texts, num_labels]`.
     """
     return self._decide(self.predict_proba(texts)).astype(np.int64)
@@ -310,7 +314,7 @@ class MultiLabelClassifier(object):
       return np.zeros(probabilities.shape, np.bool_)
     return self._predictor.decision.apply(probabilities)
 
-  def predict_labels(self, texts):
+  def predict_labels(self, texts) -> List[List[Tuple[str, float]]]:
     """Returns the labels of each text.
 
     Returns:
@@ -319,13 +323,13 @@ class MultiLabelClassifier(object):
     return [one.labels for one in self._fitted().describe(
         self.predict_proba(texts))]
 
-  def score(self, texts, labels=None):
+  def score(self, texts, labels=None) -> float:
     """Returns micro-F1 at the model's thresholds: float."""
     labels, probabilities = self._outputs(texts, labels)
     return metrics.threshold_metrics(
         labels, self._decide(probabilities))["micro_f1"]
 
-  def evaluate(self, texts, labels=None):
+  def evaluate(self, texts, labels=None) -> Dict[str, float]:
     """Returns all metrics.
 
     Args:
@@ -356,7 +360,7 @@ class MultiLabelClassifier(object):
       raise ValueError("there are no texts to score.")
     return in_memory.to_matrix(rows, names), probabilities
 
-  def save(self, path):
+  def save(self, path: str) -> None:
     """Writes the model: a directory for `load` and all programs here.
 
     Args:
@@ -394,7 +398,7 @@ class MultiLabelClassifier(object):
     checkpoint_files.finish(prefix, identity.fingerprint, {})
 
   @classmethod
-  def load(cls, path):
+  def load(cls, path: str) -> "MultiLabelClassifier":
     """Reads a model that `save` or a training run wrote.
 
     Args:

@@ -35,7 +35,8 @@ class OnnxPredictor(predictor.Predictor):
     model.onnx.
   """
 
-  def __init__(self, folder, batch_size=32, device=None, inter_op_threads=None,
+  def __init__(self, folder: str, batch_size: int = 32, device=None,
+               inter_op_threads=None,
                intra_op_threads=None, verify_checkpoint=True,
                profile_dir=None):
     """Loads a model.
@@ -65,7 +66,8 @@ class OnnxPredictor(predictor.Predictor):
         profile_dir), batch_size)
 
 
-def open_predictor(folder, batch_size=32, device=None, inter_op_threads=None,
+def open_predictor(folder: str, batch_size: int = 32, device=None,
+                   inter_op_threads=None,
                    intra_op_threads=None, allow_older_checkpoint=False,
                    verify_checkpoint=True, profile_dir=None):
   """Loads a model of either kind.

@@ -46,7 +46,7 @@ class SessionPredictor(predictor.Predictor):
     the checkpoint, `step` the step in its name, 0 if there is none.
   """
 
-  def __init__(self, model_dir, batch_size=32, device=None,
+  def __init__(self, model_dir: str, batch_size: int = 32, device=None,
                inter_op_threads=None, intra_op_threads=None, checkpoint=None,
                allow_older_checkpoint=False, verify_checkpoint=True,
                profile_dir=None):

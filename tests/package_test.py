@@ -131,6 +131,12 @@ def test_one_package_is_installed(python):
                                name == "run_export.py"), name
 
 
+def test_the_package_says_that_it_has_type_hints(python):
+  site = os.path.join(os.path.dirname(os.path.dirname(python)), "lib")
+  assert [folder for folder, _, names in os.walk(site)
+          if folder.endswith("bert_multilabel") and "py.typed" in names]
+
+
 def test_help_lists_the_commands(python, elsewhere):
   assert re.findall(r"^  (\w+) ", run(python, elsewhere, "--help"), re.M) == [
       "train", "predict", "serve", "export", "convert", "explain"]

@@ -11,6 +11,9 @@ An engine runs the rows: `loaded_model.SessionEngine` in a TensorFlow session,
 import collections
 import collections.abc
 import threading
+from typing import List
+from typing import Optional
+from typing import Tuple
 
 import numpy as np
 
@@ -205,11 +208,15 @@ class Predictor(object):
     self._reload_lock = threading.Lock()
     self._serve(engine.load(engine.find()))
 
+  def __repr__(self):
+    return "%s(%r, step %s, %d labels)" % (
+        type(self).__name__, self._engine.folder, self.step, len(self.labels))
+
   @property
   def threshold(self):
     return self.decision.thresholds
 
-  def predict(self, texts, timeout=None):
+  def predict(self, texts, timeout: Optional[float] = None) -> np.ndarray:
     """Returns the probability of each label for each text.
 
     Args:
@@ -242,7 +249,8 @@ class Predictor(object):
           start, encoded, num_rows = number + 1, [], 0
     return probabilities
 
-  async def predict_async(self, texts, timeout=None):
+  async def predict_async(self, texts,
+                          timeout: Optional[float] = None) -> np.ndarray:
     """`predict` in a thread of the event loop's; cancelling it stops it.
 
     What was sent to the engine before is finished all the same. Many clients
@@ -334,7 +342,8 @@ class Predictor(object):
         input_ids, [1] * len(input_ids), segment_ids, [])
             for input_ids, segment_ids in windows]
 
-  def predict_labels(self, texts, threshold=None):
+  def predict_labels(self, texts, threshold=None) -> List[
+      List[Tuple[str, float]]]:
     """Returns the labels of each text.
 
     Args:
@@ -385,7 +394,7 @@ class Predictor(object):
     return self.decision._replace(**{
         key: value for key, value in changes.items() if value is not None})
 
-  def warm_up(self):
+  def warm_up(self) -> None:
     """Runs texts of a few lengths, so that the first real one waits less."""
     with self._served.borrow() as loaded:
       self._warm_up(loaded)
@@ -395,7 +404,7 @@ class Predictor(object):
     for text in (u"", u"a " * self.max_seq_length):
       self._run(loaded, self.encode([text]), call_deadline.Deadline())
 
-  def reload(self):
+  def reload(self) -> bool:
     """Takes over newer weights, and thresholds that were tuned anew.
 
     Calls that have begun end on the weights they began with; no call fails or

@@ -27,6 +27,7 @@ if __name__ == "__main__":
       license="Apache-2.0",
       python_requires=">=3.10",
       packages=["bert_multilabel"],
+      package_data={"bert_multilabel": ["py.typed"]},
       package_dir={"bert_multilabel": os.path.relpath(
           os.path.join(ROOT, "bert_multilabel"), HERE)},
       cmdclass={"build_py": build_package.BuildPackage},
