@@ -88,7 +88,8 @@ def quiet_tensorflow():
 def has_nvidia_gpu():
   """Whether the machine shows one to this process; what it says is kept then.
   """
-  return bool(glob.glob("/dev/nvidia[0-9]*") or os.path.exists("/dev/dxg"))
+  return bool(glob.glob("/dev/nvidia[0-9]*") or any(
+      os.path.exists(path) for path in ("/dev/dxg", "/proc/driver/nvidia")))
 
 
 @contextlib.contextmanager
