@@ -55,6 +55,8 @@ def whole(bert, tmp_path_factory):
 
 def sharded_dir(whole, folder, num_shards=4):
   os.makedirs(str(folder))
+  # scale.make_features has locked it.
+  (folder / ".lock").write_text(u"pid 1 on here")
   split(os.path.join(whole[2], "train.tf_record"),
         str(folder / "train.tf_record"), num_shards)
   return str(folder)

@@ -64,8 +64,9 @@ def write(output_dir, bert_config, vocab_file, labels, settings,
   Returns:
     `TrainedModel`, as `read` would return it.
   """
-  settings = dict(model_settings.VERSION_1,
-                  **dict({"threshold": 0.5}, **settings))
+  settings = dict(
+      model_settings.VERSION_1,
+      **dict({"threshold": 0.5, "weights_dtype": "float32"}, **settings))
   _write_if_new(os.path.join(output_dir, model_settings.BERT_CONFIG_FILE),
                 bert_config.to_json_string())
   target = os.path.join(output_dir, model_settings.VOCAB_FILE)
