@@ -232,8 +232,9 @@ def _check_same_run(trained, model, label_list, compared, here, parts,
   data = [trained.settings.get("data") or {},
           describe_data(parts, settings.data_dir)]
   words = {"train_data": _data_difference("train", *data)}
-  if (there.get("dev_evaluation") or {}).get("dev_data") != (
-      here["dev_evaluation"] or {}).get("dev_data"):
+  evaluations = [there.get("dev_evaluation"), here["dev_evaluation"]]
+  if all(evaluations) and (
+      evaluations[0]["dev_data"] != evaluations[1]["dev_data"]):
     words["dev_evaluation"] = _data_difference("dev", *data)
   changed = ["%s (%s)" % (key, words.get(key) or "there %s, here %s" % (
       json.dumps(there.get(key), sort_keys=True),
