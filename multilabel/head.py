@@ -181,6 +181,48 @@ def create_inference_graph(bert_config, num_labels, pooling,
                         per_example_loss, logits, probabilities)
 
 
+def variable_shapes(bert_config, num_labels):
+  """Names and shapes of `create_model`'s variables, without its graph.
+
+  Args:
+    bert_config: `modeling.BertConfig`.
+    num_labels: int.
+
+  Returns:
+    dict from name to list of int.
+  """
+  hidden, inner = bert_config.hidden_size, bert_config.intermediate_size
+  width = bert_config.embedding_size or hidden
+  shapes = {"output_weights": [num_labels, hidden], "output_bias": [num_labels]}
+
+  def dense(scope, rows, columns):
+    shapes[scope + "/kernel"] = [rows, columns]
+    shapes[scope + "/bias"] = [columns]
+
+  def layer_norm(scope, size):
+    shapes[scope + "/LayerNorm/beta"] = shapes[
+        scope + "/LayerNorm/gamma"] = [size]
+
+  for name, rows in (("word", bert_config.vocab_size),
+                     ("token_type", bert_config.type_vocab_size),
+                     ("position", bert_config.max_position_embeddings)):
+    shapes["bert/embeddings/%s_embeddings" % name] = [rows, width]
+  layer_norm("bert/embeddings", width)
+  if width != hidden:
+    dense("bert/embeddings_project", width, hidden)
+  for number in range(bert_config.num_hidden_layers):
+    layer = "bert/encoder/layer_%d/" % number
+    for name in ("query", "key", "value"):
+      dense(layer + "attention/self/" + name, hidden, hidden)
+    dense(layer + "attention/output/dense", hidden, hidden)
+    layer_norm(layer + "attention/output", hidden)
+    dense(layer + "intermediate/dense", hidden, inner)
+    dense(layer + "output/dense", inner, hidden)
+    layer_norm(layer + "output", hidden)
+  dense("bert/pooler/dense", hidden, hidden)
+  return shapes
+
+
 def log_odds(label_counts, num_examples):
   """Log-odds of each label's frequency, where its sigmoid output should start.
 

@@ -219,6 +219,19 @@ def test_variables(use_resource):
   assert bias.tolist() == [0, 0, 0, 0]
 
 
+@pytest.mark.parametrize("changes", [
+    {}, {"num_hidden_layers": 3, "intermediate_size": 7, "type_vocab_size": 5},
+    {"embedding_size": 6}])
+def test_shapes_of_the_variables_are_known_without_the_graph(changes):
+  config = make_config()
+  for key, value in changes.items():
+    setattr(config, key, value)
+  with tf.Graph().as_default():
+    create(config=config)
+    built = {var.op.name: var.shape.as_list() for var in tf.global_variables()}
+  assert head.variable_shapes(config, NUM_LABELS) == built
+
+
 def test_output_bias_initializer():
   prior = head.log_odds([1, 2, 3, 4], 8)
   with tf.Graph().as_default(), tf.Session() as session:

@@ -145,12 +145,41 @@ def initialize_from_checkpoint(tvars, init_checkpoint, scope="bert",
     ValueError: the checkpoint cannot be read, lacks a variable of `scope`, or
       has one of another shape.
   """
+  variables = {modeling._variable_name(var): (
+      var.shape.as_list(), var.dtype.base_dtype) for var in tvars}
+  names, shapes = match_checkpoint(variables, init_checkpoint, scope,
+                                   not_needed, leave_out)
+  tf.train.init_from_checkpoint(init_checkpoint, collections.OrderedDict(
+      (names[name], name) for name in sorted(names)))
+  return CheckpointReport(
+      restored=sorted(names),
+      initialized=sorted(set(variables) - set(names)),
+      unused=sorted(set(shapes) - set(names.values())))
+
+
+def match_checkpoint(variables, init_checkpoint, scope="bert", not_needed=(),
+                     leave_out=()):
+  """Finds each variable in a checkpoint, and reads all of them; no graph.
+
+  Args:
+    variables: dict from name to (shape list, `tf.DType`).
+    init_checkpoint: str, checkpoint prefix.
+    scope: see `initialize_from_checkpoint`.
+    not_needed: see `initialize_from_checkpoint`.
+    leave_out: see `initialize_from_checkpoint`.
+
+  Returns:
+    (dict from name of a variable to name in the checkpoint, dict from name in
+    the checkpoint to shape).
+
+  Raises:
+    ValueError: see `initialize_from_checkpoint`.
+  """
   shapes = read_checkpoint_shapes(init_checkpoint)
-  variables = {modeling._variable_name(var): var for var in tvars}
   needed = [name for name in variables if name.startswith(scope + "/")
             and not name.startswith(tuple(not_needed))]
   prefix = checkpoint_names.find_prefix(shapes, needed, scope)
-  names = {}  # of variables -> in the checkpoint
+  names = {}
   for name in variables:
     there = (prefix + name[len(scope) + 1:] if name.startswith(scope + "/") else
              name)
@@ -158,7 +187,7 @@ def initialize_from_checkpoint(tvars, init_checkpoint, scope="bert",
       names[name] = there
   _check_complete(init_checkpoint, shapes, variables, needed, names)
   for name, there in sorted(names.items()):
-    shape = variables[name].shape.as_list()
+    shape = variables[name][0]
     if list(shapes[there]) != shape:
       raise ValueError(
           "init_checkpoint %s has %s of shape %s, but %s of shape %s is asked "
@@ -169,13 +198,8 @@ def initialize_from_checkpoint(tvars, init_checkpoint, scope="bert",
                  "\"%s/\"; they are taken for the same.", init_checkpoint,
                  prefix, scope)
   _check_tensors(init_checkpoint, {
-      there: variables[name] for name, there in names.items()})
-  tf.train.init_from_checkpoint(init_checkpoint, collections.OrderedDict(
-      (names[name], name) for name in sorted(names)))
-  return CheckpointReport(
-      restored=sorted(names),
-      initialized=sorted(set(variables) - set(names)),
-      unused=sorted(set(shapes) - set(names.values())))
+      there: variables[name][1] for name, there in names.items()})
+  return names, shapes
 
 
 def _check_complete(init_checkpoint, shapes, variables, needed, names):
@@ -194,8 +218,7 @@ def _check_complete(init_checkpoint, shapes, variables, needed, names):
       "init_checkpoint %s lacks %s, shape %s (%d of the model's %d variables "
       "are not in it)%s." % (
           init_checkpoint, missing[0],
-          variables[missing[0]].shape.as_list(), len(missing),
-          len(variables), hint))
+          variables[missing[0]][0], len(missing), len(variables), hint))
 
 
 def check_layers(init_checkpoint, num_layers):
@@ -211,10 +234,10 @@ def check_layers(init_checkpoint, num_layers):
             init_checkpoint, found, "" if found == 1 else "s", num_layers))
 
 
-def _check_tensors(checkpoint, variables):
+def _check_tensors(checkpoint, dtypes):
   """Reads each tensor once: the index alone says nothing of the data files."""
   reader = tf.train.load_checkpoint(checkpoint)
-  for name in sorted(variables):
+  for name in sorted(dtypes):
     try:
       dtype = reader.get_tensor(name).dtype
     except (tf.errors.OpError, ValueError, LookupError,
@@ -222,7 +245,7 @@ def _check_tensors(checkpoint, variables):
       raise ValueError("init_checkpoint %s: %s cannot be read, are its data "
                        "files here and whole? (%s)" % (
                            checkpoint, name, " ".join(str(error).split())))
-    wanted = variables[name].dtype.base_dtype
+    wanted = dtypes[name]
     if dtype != wanted.as_numpy_dtype:
       raise ValueError("init_checkpoint %s has %s as %s, but %s is asked for." %
                        (checkpoint, name, dtype, wanted.name))

@@ -345,13 +345,11 @@ def plan_start(model, label_list, settings):
       init_checkpoint,
       checkpoint_restore.read_checkpoint_shapes(init_checkpoint), label_list,
       settings.init_head)
-  with tf.Graph().as_default():
-    head.create_inference_graph(model.bert_config, len(label_list),
-                                model.pooling)
-    checkpoint_restore.initialize_from_checkpoint(
-        tf.trainable_variables(), init_checkpoint,
-        not_needed=() if model.pooling == "pooler" else ("bert/pooler/",),
-        leave_out=label_head.NAMES if plan else ())
+  checkpoint_restore.match_checkpoint(
+      {name: (shape, tf.float32) for name, shape in head.variable_shapes(
+          model.bert_config, len(label_list)).items()}, init_checkpoint,
+      not_needed=() if model.pooling == "pooler" else ("bert/pooler/",),
+      leave_out=label_head.NAMES if plan else ())
   start_check.check_neighbours(init_checkpoint, model.bert_config,
                                model.vocab_file, model.pooling, plan)
   return plan
