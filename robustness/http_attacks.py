@@ -10,6 +10,7 @@ Ends with 1 if a row was not held. All traffic stays on 127.0.0.1.
 
 import collections
 import contextlib
+import functools
 import os
 import resource
 import selectors
@@ -155,10 +156,11 @@ class Good(object):
 
   def _ask(self):
     try:
-      with contextlib.closing(socket.create_connection(
-          ("127.0.0.1", self._port), PATIENCE)) as sock:
+      with contextlib.ExitStack() as stack:
+        sock = stack.enter_context(socket.create_connection(
+            ("127.0.0.1", self._port), PATIENCE))
         if self._tls:
-          sock = self._tls.wrap_socket(sock)
+          sock = stack.enter_context(self._tls.wrap_socket(sock))
         sock.sendall(GOOD)
         return sock.recv(65536)[9:12]
     except OSError as error:
@@ -194,7 +196,7 @@ class Memory(threading.Thread):
     self.join()
 
 
-def under(name, start, attack, clients, tls=None, **options):
+def under(name, start, attack, clients, tls=None, pause=0.4, **options):
   """One row: good clients while an attack goes on, and once it is over.
 
   Args:
@@ -203,16 +205,18 @@ def under(name, start, attack, clients, tls=None, **options):
     attack: context manager of a port.
     clients: int.
     tls: ssl.SSLContext of the good clients, or None.
+    pause: float, seconds between two requests of a good client.
 
   Returns:
     `Row`.
   """
   with start(**options) as (port, process):
-    Good(port, 8, tls).run()  # so that all has been used once
+    # So that all has been used once.
+    Good(port, 8, tls, pause=pause).run()
     with Memory(process) as memory:
       with attack(port):
-        good = Good(port, clients, tls).run()
-      after = Good(port, 8, tls).run()
+        good = Good(port, clients, tls, pause=pause).run()
+      after = Good(port, 8, tls, pause=pause).run()
   note = ", ".join("%s %d" % item for item in (
       good.failures + after.failures).items())
   return Row(name, len(good.seconds), clients, max(good.seconds or [0.0]),
@@ -355,35 +359,36 @@ def rows(start, scale=1.0):
   def scaled(number):
     return max(1, int(scale * number))
 
+  tried = functools.partial(under, pause=0.4 * scale)
   clients = scaled(100)
   many, bytes_sent = scaled(10000), scaled(4 << 20)
   ask = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
   nested = b"[]," * (bytes_sent // 3)
   for number, reads in ((scaled(40), False), (scaled(100), False),
                         (scaled(40), True)):
-    yield under("%d connections of %d pipelined requests%s" % (
+    yield tried("%d connections of %d pipelined requests%s" % (
         number, many, ", read" if reads else ""), start,
                 crowd(number, ask * many, reads), clients)
   for number in (scaled(1000), scaled(3000)):
     for what, data in (("unfinished bodies", UNFINISHED),
                        ("unfinished heads", UNFINISHED[:60]),
                        ("idle connections", b"")):
-      yield under("%d %s" % (number, what), start, crowd(number, data), clients)
-  yield under(
+      yield tried("%d %s" % (number, what), start, crowd(number, data), clients)
+  yield tried(
       "64 bodies of %d bytes without their end" % bytes_sent, start,
       crowd(64, HEAD + b"Content-Length: %d\r\n\r\n" % bytes_sent +
             b" " * (bytes_sent - 1)), clients)
   for number in (1, 32):
-    yield under("%d bodies of %d bytes of nested lists" % (number, bytes_sent),
+    yield tried("%d bodies of %d bytes of nested lists" % (number, bytes_sent),
                 start, lambda port, number=number: bodies(
                     port, number, b'{"texts": [' + nested + b"[]]}"), clients)
-  yield under("%d reset connections" % scaled(1000), start,
+  yield tried("%d reset connections" % scaled(1000), start,
               lambda port: resets(port, scaled(1000)), clients)
   with certificate() as paths:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     tls.check_hostname = False
     tls.verify_mode = ssl.CERT_NONE
-    yield under("%d TLS connections without a handshake" % scaled(1000), start,
+    yield tried("%d TLS connections without a handshake" % scaled(1000), start,
                 crowd(scaled(1000)), clients, tls=tls, certificate=paths)
   yield ends_in_order(start, scaled(20))
   yield replaces_killed(start, clients)

@@ -3,7 +3,7 @@
 
 The whole, with a worker and a ps killed, takes a minute and more of processes:
 
-  python3 -m pytest tests/cluster_test.py --run_cluster
+  python3 -m pytest tests/cluster_test.py --slow
 """
 
 import json
@@ -229,10 +229,7 @@ def step_of(output_dir):
 
 
 @pytest.mark.slow
-def test_a_cluster_whose_worker_and_ps_are_killed(tmp_path, monkeypatch,
-                                                  request):
-  if not request.config.getoption("--run_cluster"):
-    pytest.skip("takes long; --run_cluster runs it")
+def test_a_cluster_whose_worker_and_ps_are_killed(tmp_path, monkeypatch):
   monkeypatch.delenv("TF_CONFIG", raising=False)
   bert = tiny_bert.make_bert(tmp_path / "bert", num_hidden_layers=1,
                              hidden_dropout_prob=0.0,

@@ -85,5 +85,12 @@ def learned(made_once, bert, data):
 
 
 def pytest_addoption(parser):
-  parser.addoption("--run_cluster", action="store_true",
-                   help="also run the cluster whose members are killed")
+  parser.addoption("--slow", action="store_true",
+                   help="also run the tests marked slow")
+
+
+def pytest_collection_modifyitems(config, items):
+  if not config.getoption("--slow"):
+    for item in items:
+      if item.get_closest_marker("slow"):
+        item.add_marker(pytest.mark.skip(reason="slow; --slow runs it"))

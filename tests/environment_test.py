@@ -4,6 +4,7 @@
 import glob
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -210,6 +211,26 @@ def test_every_version_has_files_that_are_there():
   assert len(between) > 8 and set(between) < set(oldest)
   for path in oldest:
     assert os.path.isfile(os.path.join(ROOT, path)), path
+
+
+def test_environments_are_made_ahead(tmp_path, monkeypatch):
+  script, made = tmp_path / "make.py", tmp_path / "made"
+  script.write_text(u"""
+import sys, time
+with open(%r, "a") as made:
+  print(sys.argv[1:], file=made)
+time.sleep(60 * ("--tf=1.15" in sys.argv))
+""" % str(made))
+  monkeypatch.setattr(environment, "__file__", str(script))
+  ahead = run.MakingAhead("dev,beam", ["2.15", "1.15"])
+  ahead.wait("2.21")  # of which it knows nothing
+  ahead.wait("2.15")
+  assert made.read_text().splitlines()[0] == "['--tf=2.15', '--extra=dev,beam']"
+  while "--tf=1.15" not in made.read_text():
+    pass
+  ahead.stop()
+  ahead.wait("1.15")
+  assert ahead._process.returncode == -signal.SIGTERM
 
 
 # The list of pinned packages.

@@ -97,7 +97,7 @@ def test_flags_in_the_text_exist(known_flags):
   known = set.union(*[known_flags(script) for script in SCRIPTS if script in (
       "run_multilabel_classifier", "predict_session", "convert_checkpoint",
       "export_saved_model", "explain_labels")])
-  beside = {"help", "flagfile", "tf", "run_cluster", "preload", "extra",
+  beside = {"help", "flagfile", "tf", "slow", "preload", "extra",
             "quick", "kills", "every_index", "input", "output",
             "intra_op_threads"}
   for name in DOCUMENTS:

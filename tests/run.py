@@ -10,6 +10,7 @@
   python3 tests/run.py tests/x_test.py -k name    whatever pytest takes
   python3 tests/run.py --extra=beam tests/batch_predict_test.py
                                            with an extra beside dev
+  python3 tests/run.py --slow              also the tests marked slow
 
 A version whose Python is missing on this machine is named and passed over
 with `--tf=all`; the default one must be there. Needs nothing but a Python
@@ -22,6 +23,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -69,13 +71,58 @@ def choose_files(tf_version):
   return files
 
 
-def run_tests(tf_version, pytest_arguments, extra=""):
+class MakingAhead(object):
+  """Makes environments one after another while other work goes on."""
+
+  def __init__(self, extras, versions):
+    """Starts.
+
+    Args:
+      extras: str, with commas.
+      versions: list of keys of `environment.TENSORFLOWS`.
+    """
+    self._extras, self._process, self._is_over = extras, None, False
+    self._lock = threading.Lock()
+    self._made = {version: threading.Event() for version in versions}
+    threading.Thread(target=self._make, args=(versions,), daemon=True).start()
+
+  def _make(self, versions):
+    for version in versions:
+      try:
+        with self._lock:
+          if not self._is_over:
+            # What fails is made again, and told, when it is needed.
+            self._process = subprocess.Popen(
+                [sys.executable, environment.__file__, "--tf=" + version,
+                 "--extra=" + self._extras], stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        if self._process is not None:
+          self._process.wait()
+      finally:
+        self._made[version].set()
+
+  def wait(self, version):
+    """Waits until nothing is at work on an environment any more."""
+    if version in self._made:
+      while not self._made[version].wait(1):  # Ctrl-C comes through
+        pass
+
+  def stop(self):
+    """Ends what is at work."""
+    with self._lock:
+      self._is_over = True
+      if self._process is not None and self._process.poll() is None:
+        self._process.terminate()
+        self._process.wait()
+
+
+def run_tests(tf_version, pytest_arguments, extras="dev"):
   """Runs pytest with one TensorFlow from the repository root.
 
   Args:
     tf_version: key of `environment.TENSORFLOWS`.
     pytest_arguments: list of str.
-    extra: str, names of extras of `pyproject.toml` beside dev, with commas.
+    extras: str, names of extras of `pyproject.toml`, with commas.
 
   Returns:
     pytest's exit status.
@@ -83,17 +130,19 @@ def run_tests(tf_version, pytest_arguments, extra=""):
   Raises:
     environment.EnvironmentFailure: the environment cannot be made.
   """
-  python = environment.ensure(
-      ",".join(["dev"] + [extra] * bool(extra)), tf_version)
+  python = environment.ensure(extras, tf_version)
   environment.say("Testing with TensorFlow %s (%s)" % (
       tf_version, environment.relative(python)))
   settings = dict(os.environ)
   # TensorFlow's start-up notices would bury a failure.
   settings.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-  # A worker per core, which gets whole files, so that what a file's tests share
-  # is made once; `-n0` runs all in one process, for a debugger.
+  # Workers get whole files, so that what a file's tests share is made once. One
+  # more than there are cores, since tests of servers mostly wait; `-n0` runs
+  # all in one process, for a debugger.
+  cores = (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
+           else os.cpu_count())
   process = subprocess.Popen(
-      [python, "-m", "pytest", "-n", "auto", "--dist=loadfile",
+      [python, "-m", "pytest", "-n", str(cores + 1), "--dist=loadfile",
        "--durations=10"] + pytest_arguments, cwd=ROOT, env=settings,
       stdin=subprocess.DEVNULL if os.environ.get("CI") else None)
   try:
@@ -119,11 +168,14 @@ def main(argv=None):
   environment.raise_on_sigterm()
   versions = (list(environment.TENSORFLOWS) if options.tf == "all"
               else [options.tf])
+  extras = ",".join(["dev"] + [options.extra] * bool(options.extra))
+  ahead = MakingAhead(extras, versions[1:])
   failed = []
   for version in versions:
     chosen = choose_files(version) if options.tf == "all" else []
     try:
-      if run_tests(version, pytest_arguments + chosen, options.extra):
+      ahead.wait(version)
+      if run_tests(version, pytest_arguments + chosen, extras):
         failed.append(version)
     except environment.PythonMissing as error:
       environment.say(str(error))
@@ -135,6 +187,7 @@ def main(argv=None):
       environment.say(str(error))
       failed.append(version)
     except KeyboardInterrupt as stop:
+      ahead.stop()
       environment.say("Interrupted.")
       return environment.stop_status(stop)
   if failed and len(versions) > 1:
