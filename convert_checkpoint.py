@@ -52,19 +52,21 @@ def define_flags():
   with command_line.flag_group("Conversion"):
     flags.DEFINE_string(
         "hf_dir", None, "Hugging Face BERT directory: config.json, "
-        "model.safetensors, vocab.txt. With --model_dir: the new or empty "
-        "folder that is written.")
+                        "model.safetensors, vocab.txt. With --model_dir: the "
+                        "new or empty folder to write to.")
     flags.DEFINE_string(
         "output_dir", None, "Folder for bert_config.json, bert_model.ckpt.* "
-        "and vocab.txt: new, empty, or with an earlier conversion.")
+                            "and vocab.txt: new, empty, or from an earlier "
+                            "conversion.")
     flags.DEFINE_string(
-        "model_dir", None, "Trained directory (--output_dir of a run) to write "
-        "in Hugging Face's form.")
+        "model_dir", None, "Trained directory (--output_dir of a run) to "
+                           "convert to Hugging Face's format.")
     flags.DEFINE_enum(
-        "hf_form", "classification", list(hugging_face.FORMS), "With "
-        "--model_dir: classification is for transformers' "
-        "AutoModelForSequenceClassification (--pooling=pooler), "
-        "sentence_transformers for SentenceTransformer (mean and cls).")
+        "hf_form", "classification", list(hugging_face.FORMS),
+            "With --model_dir: classification is for "
+            "AutoModelForSequenceClassification of transformers "
+            "(--pooling=pooler), sentence_transformers is for "
+            "SentenceTransformer (mean and cls).")
 
 
 def main(argv):

@@ -37,27 +37,31 @@ COLORS = ("auto", "always", "never")
 def define_flags():
   """Defines this script's flags; called where the script starts."""
   with command_line.flag_group("Model"):
-    flags.DEFINE_string("model_dir", None, "--output_dir of a training run; "
-                        "with --method=occlusion also an ONNX model's folder.")
+    flags.DEFINE_string("model_dir", None,
+        "--output_dir of a training run; with --method=occlusion also an ONNX "
+        "folder.")
     flags.DEFINE_multi_string(
-        "label", None, "Label to explain, can be given again; default: the "
-        "labels of the text, or else its most probable one.")
-    flags.DEFINE_float("threshold", None, "Least probability (0 to 1) of a "
-                       "label; default: the model's own.")
+        "label", None, "Label to explain; may be repeated; default: the "
+                       "predicted labels, or the most probable one if there "
+                       "are none.")
+    flags.DEFINE_float("threshold", None,
+        "Minimum probability of a label (0 to 1); default: the model's "
+        "decision rule.")
   with command_line.flag_group("Explanation"):
     flags.DEFINE_enum(
         "method", "integrated", list(occlusion.METHODS),
-        "integrated: gradient times input, averaged on the way from an empty "
-        "text; gradient: gradient times input; occlusion: leave one word out, "
-        "slow for long texts.")
+        "integrated: integrated gradients, starting from an empty text; "
+        "gradient: gradient times input; occlusion: leave out one word at a "
+        "time, slow for long texts.")
     flags.DEFINE_string("text_pair", None,
-                        "Second text of a pair; takes one text.")
+                        "Second text of a pair; needs exactly one text.")
   with command_line.flag_group("Output"):
     flags.DEFINE_enum(
-        "color", "auto", list(COLORS), "auto: colours in a terminal, unless "
-        "NO_COLOR is set; else a word and its weight per line.")
+        "color", "auto", list(COLORS),
+            "auto: colors in a terminal unless NO_COLOR is set, otherwise one "
+            "word and its weight per line.")
     flags.DEFINE_string("output_html", None,
-                        "Writes one HTML page of all texts, too.")
+                        "Also write an HTML page with all texts.")
 
 
 def check_flags(flag_values, texts):

@@ -341,35 +341,39 @@ def define_flags():
   with command_line.flag_group("Export"):
     flags.DEFINE_string("model_dir", None, "--output_dir of a training run.")
     flags.DEFINE_string("export_dir", None,
-                        "Where versions of a SavedModel go, what a server is "
-                        "pointed at; or the folder that is made, which must be "
-                        "missing or empty.")
+                        "saved_model: folder of the numbered versions, which a "
+                        "server watches; other formats: the folder to create, "
+                        "which must be new or empty.")
     flags.DEFINE_enum(
-        "format", "saved_model", list(FORMATS), "saved_model: for TensorFlow "
-        "Serving; onnx: for predict_onnx.py, without TensorFlow; model_dir: a "
-        "trained directory with one checkpoint and nothing of the training.")
-    flags.DEFINE_integer("version", None, "A whole number above 0; default: "
-                         "the time in seconds. Servers take the highest.")
-    flags.DEFINE_integer("keep_versions", 0, "Remove the lowest versions "
-                         "beyond so many, after the export; 0: none.")
-    flags.DEFINE_bool("allow_older_checkpoint", False, "Where the best, or "
-                      "newest, checkpoint is broken, take the newest that is "
-                      "whole.")
+        "format", "saved_model", list(FORMATS),
+            "saved_model: for TensorFlow Serving; onnx: for predict_onnx.py, "
+            "without TensorFlow; model_dir: a trained directory with one "
+            "checkpoint and no training state.")
+    flags.DEFINE_integer("version", None,
+        "Version number, an integer above 0; default: the time in seconds. "
+        "Servers use the highest.")
+    flags.DEFINE_integer("keep_versions", 0,
+        "After the export, keep only the N highest versions; 0: keep all.")
+    flags.DEFINE_bool("allow_older_checkpoint", False,
+        "If the best (or newest) checkpoint is broken, use the newest intact "
+        "one.")
   with command_line.flag_group("Form"):
-    flags.DEFINE_bool("raw_text", False, "Also a signature `text` that takes "
-                      "texts; needs tensorflow-text.")
-    flags.DEFINE_bool("frozen", False, "Weights as constants in "
-                      "saved_model.pb: one file, faster for single texts.")
-    flags.DEFINE_bool("onnx", False, "Also assets.extra/model.onnx; needs "
-                      "onnx and onnxruntime.")
+    flags.DEFINE_bool("raw_text", False,
+        "Add a signature `text` that takes raw text; needs tensorflow-text.")
+    flags.DEFINE_bool("frozen", False,
+        "Store the weights as constants in saved_model.pb: a single file, "
+        "faster for single texts.")
+    flags.DEFINE_bool("onnx", False,
+        "Also write assets.extra/model.onnx; needs onnx and onnxruntime.")
     flags.DEFINE_enum("weights_dtype", "float32", list(FORMATS["onnx"]),
-                      "How weights are stored: float16 takes half the room and "
-                      "changes probabilities a little; int8, for "
-                      "--format=onnx, a quarter, and computes twice as fast.")
-    flags.DEFINE_float("max_f1_loss", 0.005, "--format=onnx: refuse weights "
-                       "with which micro-F1 on dev falls by more.")
-    flags.DEFINE_string("calibration_file", None, "--format=onnx: labelled "
-                        "texts (JSON lines) in place of dev to measure that.")
+                      "Data type of the stored weights: float16 takes half the "
+                      "space and changes probabilities slightly; int8 (only "
+                      "--format=onnx) takes a quarter and runs twice as fast.")
+    flags.DEFINE_float("max_f1_loss", 0.005,
+        "--format=onnx: fail if micro-F1 on dev drops by more than this.")
+    flags.DEFINE_string("calibration_file", None,
+        "--format=onnx: labelled texts (JSON lines) to measure the drop on, "
+        "instead of dev.")
 
 
 def main(argv):

@@ -75,10 +75,11 @@ def define_flags(flag_values=None):
             sorted(processors.PROCESSORS)))
     flags.DEFINE_string(
         "processor", None, "Your own DataProcessor instead of --task_name: "
-        "path/to/file.py:ClassName or package.module:ClassName. Its code is "
-        "run.")
+                           "path/to/file.py:ClassName or "
+                           "package.module:ClassName. Its code is executed.")
     flags.DEFINE_string("text_column", None, "delimited: column of the text.")
-    flags.DEFINE_string("text_pair_column", None, "delimited: second text.")
+    flags.DEFINE_string("text_pair_column", None,
+        "delimited: column of the second text.")
     flags.DEFINE_string(
         "label_column", None,
         "delimited: the column of labels, or several columns of 0 and 1, "
@@ -95,14 +96,14 @@ def define_flags(flag_values=None):
         "\\t and \\n work.")
     flags.DEFINE_string(
         "delimiter", None,
-        "delimited: the character between cells; default: a comma in .csv, a "
-        "tab in .tsv.")
+        "delimited: the character that separates cells; default: a comma in "
+        ".csv, a tab in .tsv.")
     flags.DEFINE_enum("quoting", table_reader.AUTO, list(table_reader.QUOTINGS),
                       table_reader.QUOTING_HELP)
     flags.DEFINE_string("encoding", None, table_reader.ENCODING_HELP)
     flags.DEFINE_float(
         "dev_fraction", 0.0,
-        "Share of train (0 to 1) that becomes dev if there is no dev file, "
+        "Fraction of train (0 to 1) to use as dev if there is no dev file, "
         "chosen by a hash of the id.")
     flags.DEFINE_integer(
         "max_train_examples", 0,
@@ -114,7 +115,8 @@ def define_flags(flag_values=None):
         "--do_lower_case: a folder from Google or Hugging Face, a trained "
         "directory of this program, or a name on the Hugging Face hub (needs "
         "huggingface_hub).")
-    flags.DEFINE_string("bert_config_file", None, "Architecture, as JSON.")
+    flags.DEFINE_string("bert_config_file", None,
+        "JSON file of the architecture.")
     flags.DEFINE_string("vocab_file", None, "WordPiece vocabulary.")
     flags.DEFINE_string(
         "init_checkpoint", None,
@@ -122,9 +124,9 @@ def define_flags(flag_values=None):
         "(bert_model.ckpt); default: random weights.")
     flags.DEFINE_enum(
         "init_head", None, list(label_head.INIT_HEADS),
-        "How the label head starts if --init_checkpoint has one. keep: with "
-        "its rows in their order; new: from random weights; default: rows "
-        "matched by the names in labels.txt beside the checkpoint.")
+        "How to initialize the label head if --init_checkpoint has one. keep: "
+        "with its rows in their order; new: with random weights; default: "
+        "match rows by the names in labels.txt beside the checkpoint.")
     flags.DEFINE_bool(
         "do_lower_case", True,
         "Lower-case the text (uncased models); default: what the encoder says, "
@@ -132,20 +134,20 @@ def define_flags(flag_values=None):
     flags.DEFINE_integer(
         "max_seq_length", 128,
         "Maximum WordPiece tokens per text, including [CLS] and [SEP]. Longer "
-        "texts are cut, and counted.")
+        "texts are truncated and counted.")
     flags.DEFINE_enum(
         "pooling", "pooler", list(head.POOLINGS),
-        "What stands for a text: BERT's tanh pooler, the first token of the "
-        "last layer, or the mean over its tokens.")
+        "Vector that represents a text: BERT's tanh pooler, the first token of "
+        "the last layer, or the mean over all tokens.")
     flags.DEFINE_bool(
         "use_one_hot_embeddings", False,
-        "Look up word embeddings by a matrix product instead of a gather.")
+        "Look up word embeddings with a matrix product instead of a gather.")
     flags.DEFINE_enum(
         "long_text", "truncate_head", list(encoding.LONG_TEXT_FORMS),
         "What to do with a text longer than --max_seq_length: keep its head, "
-        "its tail, a quarter of head and the rest of tail (Sun et al. 2019), "
-        "or read all of it in windows. In pairs the end of the longer text is "
-        "cut.")
+        "its tail, a quarter from the head and the rest from the tail (Sun et "
+        "al. 2019), or read all of it in windows. In a pair, the end of the "
+        "longer text is cut.")
     flags.DEFINE_integer(
         "stride", None,
         "windows: tokens from the start of one window to the start of the "
@@ -156,51 +158,51 @@ def define_flags(flag_values=None):
         "of a text.")
   with command_line.flag_group("Run", flag_values):
     flags.DEFINE_string(
-        "output_dir", None, "Directory of checkpoints, records and results.")
+        "output_dir", None, "Folder for checkpoints, features and results.")
     flags.DEFINE_bool("do_train", False, "Train.")
     flags.DEFINE_bool("do_eval", False, "Evaluate on the dev set.")
-    flags.DEFINE_bool("do_test", False, "Evaluate on a labelled test set.")
-    flags.DEFINE_bool("do_predict", False, "Predict the test set.")
+    flags.DEFINE_bool("do_test", False,
+        "Evaluate on the test set, which must have labels.")
+    flags.DEFINE_bool("do_predict", False, "Predict labels for the test set.")
     flags.DEFINE_integer(
         "train_batch_size", 32,
         "Examples per training step.")
     flags.DEFINE_integer(
         "gradient_accumulation_steps", 1,
-        "Split the --train_batch_size examples of a step into N parts, with "
-        "the activations of one part in memory at a time. The update is the "
-        "same.")
+        "Split the --train_batch_size examples of a step into N parts and keep "
+        "only one part's activations in memory. The update is the same.")
     flags.DEFINE_enum(
         "distribution", mirrored.NONE, [mirrored.NONE, mirrored.MIRRORED,
         mirrored.CLUSTER],
         "none: one device; mirrored: all GPUs of this machine share each batch "
-        "of --train_batch_size; cluster: the machines that TF_CONFIG names "
-        "(the default if it is set).")
+        "of --train_batch_size; cluster: the machines in TF_CONFIG (the "
+        "default if it is set).")
     flags.DEFINE_integer(
         "num_devices", None,
-        "mirrored: number of GPUs; default: all. Without GPUs, number of parts "
-        "of the CPU, to try it.")
+        "mirrored: number of GPUs; default: all. Without GPUs, the CPU is "
+        "split into N devices, to try it.")
     flags.DEFINE_float(
         "cluster_timeout", 600.0,
-        "cluster: seconds to wait for another member before giving up, with "
-        "its name.")
+        "cluster: seconds to wait for another member before giving up.")
     flags.DEFINE_bool(
         "recompute_layers", False,
-        "Compute the activations of each layer again for its gradient instead "
-        "of keeping them: less memory, more time.")
+        "Recompute the activations of each layer for the gradient instead of "
+        "storing them: less memory, more time.")
     flags.DEFINE_bool(
         "amp", False,
-        "Compute products in half precision: float16 on GPUs, bfloat16 on CPUs "
-        "that have it. Weights stay float32; results differ slightly.")
+        "Compute matrix products in half precision: float16 on GPUs, bfloat16 "
+        "on CPUs that support it. Weights stay float32; results differ "
+        "slightly.")
     flags.DEFINE_bool(
         "xla", False,
-        "Compile the training step with XLA, once per shape of batch. The "
-        "first steps take long.")
+        "Compile the training step with XLA, once per batch shape. The first "
+        "steps are slow.")
     flags.DEFINE_integer(
         "eval_batch_size", 8,
-        "Examples per batch of dev.")
+        "Examples per dev batch.")
     flags.DEFINE_integer(
         "predict_batch_size", 8,
-        "Examples per batch of test.")
+        "Examples per test batch.")
     flags.DEFINE_float("learning_rate", 5e-5, "Peak learning rate of Adam.")
     flags.DEFINE_float(
         "head_learning_rate", None, "Peak learning rate of the label head "
@@ -211,16 +213,16 @@ def define_flags(flag_values=None):
         "et al. 2020).")
     flags.DEFINE_integer(
         "freeze_layers", None,
-        "Do not train the embeddings and the first N layers; 0: only the "
-        "embeddings; default: everything is trained.")
+        "Freeze the embeddings and the first N layers; 0: only the embeddings; "
+        "default: train everything.")
     flags.DEFINE_bool(
-        "init_bias_from_prior", False, "Start output_bias at the log-odds of "
-        "each label's frequency in train, not at 0.")
+        "init_bias_from_prior", False, "Initialize output_bias to the log-odds "
+                                       "of each label in train instead of 0.")
     flags.DEFINE_bool(
         "adam_bias_correction", True,
         "Correct the bias of Adam's moments, as PyTorch's AdamW does. False: "
-        "as google-research/bert, whose first few hundred steps are up to six "
-        "times as long at the same rate.")
+        "as in google-research/bert, whose first few hundred updates are up to "
+        "six times larger at the same learning rate.")
     flags.DEFINE_float(
         "ema_decay", 0.0,
         "Keep a moving average of the weights with this decay, such as 0.99 or "
@@ -229,25 +231,25 @@ def define_flags(flag_values=None):
     flags.DEFINE_integer(
         "multi_sample_dropout", 1,
         "Average the loss over N dropout masks before the label head (Inoue "
-        "2019). Costs next to nothing.")
+        "2019). Costs almost nothing.")
     flags.DEFINE_float(
         "r_drop", 0.0,
         "Weight of the divergence between two dropout passes (Wu et al. 2021), "
         "such as 1; 0: one pass. A step takes twice as long.")
     flags.DEFINE_enum(
         "adversarial", "none", ["none", "fgm"],
-        "fgm: train on each text a second time with its word vectors moved "
-        "against it (Miyato et al. 2017). A step takes two to three times as "
-        "long.")
+        "fgm: train on each text a second time with adversarially perturbed "
+        "word embeddings (Miyato et al. 2017). A step takes two to three times "
+        "as long.")
     flags.DEFINE_float(
         "fgm_epsilon", 1.0,
-        "fgm: length of that move, over all word vectors of a text.")
+        "fgm: norm of the perturbation, over all word embeddings of a text.")
     flags.DEFINE_float(
         "num_train_epochs", 3.0,
         "Passes over the training data.")
     flags.DEFINE_float(
         "warmup_proportion", 0.1,
-        "Share of the steps (0 to 1) with linear warmup.")
+        "Fraction of the steps (0 to 1) used for linear warmup.")
     flags.DEFINE_integer(
         "random_seed", 12345,
         "Seed of the initial label head, the order of the examples and "
@@ -256,70 +258,73 @@ def define_flags(flag_values=None):
                          "Steps between checkpoints.")
     flags.DEFINE_integer(
         "keep_checkpoint_max", 2,
-        "Number of newest checkpoints to keep while training, in addition to "
-        "the weights of the best on dev. At the end only the newest stays "
-        "whole. 0 keeps all.")
+        "Number of newest checkpoints to keep during training, in addition to "
+        "the weights of the best one on dev. At the end, only the newest stays "
+        "complete. 0 keeps all.")
     flags.DEFINE_bool(
         "slim", False,
-        "At the end keep only the weights to predict with, without optimizer "
-        "state: the run cannot be continued.")
+        "At the end, keep only the weights needed for prediction, without "
+        "optimizer state; the run can then not be resumed.")
     flags.DEFINE_integer(
         "log_steps", 10, "Steps between log lines and TensorBoard points.")
     flags.DEFINE_string(
         "profile", None,
         "Folder for timelines of a few training steps (for a browser) and a "
-        "table of time by kind of operation.")
+        "table of time per kind of operation.")
     flags.DEFINE_enum(
         "resume", "auto", ["auto", "never", "force"],
-        "If output_dir holds a run. auto: continue if its settings are the "
-        "same; never: refuse; force: continue with other training settings.")
+        "If output_dir already has a run. auto: resume if the settings are the "
+        "same; never: fail; force: resume with other training settings.")
     flags.DEFINE_string(
         "max_runtime", None,
         "Stop after N seconds, or 30m, 2h, 1d, with a checkpoint and exit "
-        "status 75; the same command continues. Each start makes at least one "
-        "step or one evaluation.")
+        "status 75; the same command resumes. Each start completes at least "
+        "one step or one evaluation.")
     flags.DEFINE_integer(
         "skip_nonfinite", 0,
-        "Maximum number of steps whose loss or gradient may be NaN or "
-        "infinite. They change no weight.")
+        "Maximum number of steps with a NaN or infinite loss or gradient to "
+        "skip. They change no weights.")
     flags.DEFINE_bool(
         "allow_older_checkpoint", False,
-        "Without --do_train: if the best, or newest, checkpoint is broken, use "
-        "the newest one that is whole.")
+        "Without --do_train: if the best (or newest) checkpoint is broken, use "
+        "the newest intact one.")
   with command_line.flag_group("Loss", flag_values):
     flags.DEFINE_enum(
-        "loss", "sigmoid", list(losses.LOSSES), "Loss of a label: "
-        "sigmoid cross entropy, the same with weighted positives, focal loss "
-        "(Lin et al. 2017), asymmetric loss (Ridnik et al. 2021), ZLPR of a "
-        "whole text (Su et al. 2022), cross entropy with labels weighted by "
-        "their effective number (Cui et al. 2019), distribution-balanced loss "
-        "(Wu et al. 2020).")
+        "loss", "sigmoid", list(losses.LOSSES),
+            "Loss: sigmoid cross entropy, the same with weighted positives, "
+            "focal loss (Lin et al. 2017), asymmetric loss (Ridnik et al. "
+            "2021), ZLPR (Su et al. 2022), class-balanced cross entropy (Cui "
+            "et al. 2019), or distribution-balanced loss (Wu et al. 2020).")
     flags.DEFINE_float(
         "label_smoothing", 0.0,
-        "Share (0 to 1) of each 0/1 label that is moved to one half.")
+        "Label smoothing (0 to 1): moves each 0/1 label this far towards 0.5.")
     flags.DEFINE_float(
         "pos_weight_cap", 10.0,
-        "weighted: maximum weight of a positive, which is negatives / "
+        "weighted: cap on the weight of positives, which is negatives / "
         "positives in train.")
-    flags.DEFINE_string("pos_weight_file", None, "weighted: file of weights, "
-                        "JSON {label: weight} or lines label<TAB>weight.")
+    flags.DEFINE_string("pos_weight_file", None,
+        "weighted: file of weights, as JSON {label: weight} or lines of "
+        "label<TAB>weight.")
     flags.DEFINE_float("focal_gamma", 2.0, "focal: focusing parameter.")
     flags.DEFINE_float("focal_alpha", None, "focal: weight of positives.")
     flags.DEFINE_float("asymmetric_gamma_pos", 0.0,
-                       "asymmetric: focusing of positives.")
+                       "asymmetric: focusing parameter of positives.")
     flags.DEFINE_float("asymmetric_gamma_neg", 4.0,
-                       "asymmetric: focusing of negatives.")
+                       "asymmetric: focusing parameter of negatives.")
     flags.DEFINE_float(
         "asymmetric_clip", 0.05,
         "asymmetric: subtracted from the probability of negatives.")
-    flags.DEFINE_float("class_balanced_beta", 0.999, "class_balanced: how many "
-                       "examples of a label count, 0 (one) to 1 (all).")
-    flags.DEFINE_float("distribution_balanced_mu", 0.3, "distribution_balanced:"
-                       " share of a text from which a label weighs more.")
+    flags.DEFINE_float("class_balanced_beta", 0.999,
+        "class_balanced: beta of the effective number of examples, from 0 (all "
+        "labels weigh the same) to 1 (inverse frequency).")
+    flags.DEFINE_float("distribution_balanced_mu", 0.3,
+        "distribution_balanced: mu, the midpoint of the smoothed rebalancing "
+        "weights.")
     flags.DEFINE_float("distribution_balanced_negative_scale", 5.0,
                        "distribution_balanced: scale of negatives' logits.")
     flags.DEFINE_float("distribution_balanced_kappa", 0.05,
-                       "distribution_balanced: prior taken off the logits.")
+                       "distribution_balanced: factor of the label prior that "
+                       "is subtracted from the logits.")
   with command_line.flag_group("Evaluation and labels", flag_values):
     flags.DEFINE_integer(
         "eval_steps", None,
@@ -327,14 +332,14 @@ def define_flags(flag_values=None):
         "default: once per epoch; 0: none.")
     flags.DEFINE_string(
         "metric_for_best", "micro_f1",
-        "Metric on dev that chooses the checkpoint to predict with: a name "
-        "from eval_results.txt, or map, lrap for short.")
+        "Dev metric that selects the best checkpoint: a name from "
+        "eval_results.txt, or map, lrap for short.")
     flags.DEFINE_integer(
         "early_stopping_patience", 0,
         "Stop after N evaluations without improvement; 0: never.")
     flags.DEFINE_integer(
         "eval_train_sample", 0,
-        "Also evaluate N training examples each time, to see over-fitting.")
+        "Also evaluate N training examples each time, to detect overfitting.")
     flags.DEFINE_string(
         "threshold", "0.5",
         "Minimum probability of a label: a number; tune: the one that "
@@ -351,18 +356,17 @@ def define_flags(flag_values=None):
         "tune, tune_per_label: minimum precision on dev (0 to 1).")
     flags.DEFINE_integer(
         "top_k", None,
-        "Maximum number of labels per text, the most probable ones; 0: no "
-        "limit.")
+        "Predict at most the N most probable labels per text; 0: no limit.")
     flags.DEFINE_bool(
         "always_one_label", False,
         "Give a text without any label its most probable one.")
     flags.DEFINE_bool(
         "shorten_texts", False,
-        "Cut texts in the prediction files to 200 characters.")
+        "Truncate texts in the prediction files to 200 characters.")
     flags.DEFINE_string(
         "probabilities", decisions.ALL,
-        decisions.HELP + " Only with all there are "
-        "test_results.tsv, test_predictions.csv and a report.")
+        decisions.HELP + " test_results.tsv, test_predictions.csv and the "
+                         "report need all.")
     flags.DEFINE_bool(
         "report", None, "Write report.html after --do_eval or --do_test; "
         "default: if matplotlib is installed.")

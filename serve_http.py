@@ -36,54 +36,60 @@ def define_flags():
                         "an ONNX export.")
     flags.DEFINE_string("model_name", "multilabel",
                         "NAME in /v1/models/NAME.")
-    flags.DEFINE_integer("version", None, "Its version; default: the "
-                         "checkpoint's step.")
+    flags.DEFINE_integer("version", None,
+        "Version of the model; default: the checkpoint's step.")
     flags.DEFINE_string("example", "Thank you, this is exactly what I was "
-                        "looking for.", "The text that the page starts with.")
-    flags.DEFINE_string("device", None, "Such as /gpu:0; default: "
-                        "TensorFlow's choice.")
-    flags.DEFINE_bool("allow_older_checkpoint", False, "Where the best, or "
-                      "newest, checkpoint is broken, serve the newest that is "
-                      "whole.")
+                        "looking for.", "Example text on the page.")
+    flags.DEFINE_string("device", None,
+        "Device, such as /gpu:0; default: TensorFlow's choice.")
+    flags.DEFINE_bool("allow_older_checkpoint", False,
+        "If the best (or newest) checkpoint is broken, serve the newest intact "
+        "one.")
   with command_line.flag_group("Network"):
-    flags.DEFINE_string("host", "127.0.0.1", "Address to listen at; 0.0.0.0 "
-                        "is every one of this machine.")
-    flags.DEFINE_integer("port", 8501, "Port to listen at; 0: any.")
-    flags.DEFINE_string("api_key_file", None, "File with keys, one per "
-                        "line; a request must bring one of them.")
-    flags.DEFINE_string("tls_certificate", None, "PEM file with the "
-                        "certificate, for https.")
+    flags.DEFINE_string("host", "127.0.0.1",
+        "Address to listen on; 0.0.0.0: all addresses of this machine.")
+    flags.DEFINE_integer("port", 8501, "Port to listen on; 0: any free port.")
+    flags.DEFINE_string("api_key_file", None,
+        "File with API keys, one per line; every request must have one of "
+        "them.")
+    flags.DEFINE_string("tls_certificate", None,
+        "PEM file with the certificate, for HTTPS.")
     flags.DEFINE_string("tls_key", None, "PEM file with its private key.")
-    flags.DEFINE_integer("workers", 1, "Processes, each with a model of its "
-                         "own and its share of the cores.")
+    flags.DEFINE_integer("workers", 1, "Number of processes, each with its own "
+                                       "model and its share of the cores.")
   with command_line.flag_group("Batches"):
-    flags.DEFINE_integer("max_batch_size", 32, "Texts a run of the model.")
-    flags.DEFINE_float("max_delay_ms", 2.0, "Longest wait for others to "
-                       "share a run, milliseconds.")
-    flags.DEFINE_integer("max_queue", 512, "Texts that may wait; beyond it "
-                         "the answer is 503.")
-    flags.DEFINE_integer("intra_op_threads", None, "Threads an operation; "
-                         "default: the cores, shared by --workers.")
-    flags.DEFINE_integer("inter_op_threads", None, "Operations at a time; "
-                         "default: TensorFlow's.")
+    flags.DEFINE_integer("max_batch_size", 32, "Maximum texts per batch.")
+    flags.DEFINE_float("max_delay_ms", 2.0,
+        "Maximum time to wait for more texts to fill a batch, in milliseconds.")
+    flags.DEFINE_integer("max_queue", 512,
+        "Maximum number of waiting texts; beyond it, requests get 503.")
+    flags.DEFINE_integer("intra_op_threads", None,
+        "Threads per operation; default: the cores divided by --workers.")
+    flags.DEFINE_integer("inter_op_threads", None,
+        "Parallel operations; default: TensorFlow's choice.")
   with command_line.flag_group("Limits"):
-    flags.DEFINE_integer("max_body_bytes", 4 << 20, "Bytes per request.")
-    flags.DEFINE_integer("max_texts", 128, "Texts per request.")
-    flags.DEFINE_integer("max_characters", 20000, "Characters per text.")
-    flags.DEFINE_integer("max_words", 60, "Words that are weighed when a text "
-                         "is explained, a run of the model for each.")
-    flags.DEFINE_integer("max_connections", 4096, "Connections at a time of "
-                         "each process; others wait.")
-    flags.DEFINE_float("head_timeout", 10, "Seconds for a request's head, and "
-                       "between two requests of a connection.")
-    flags.DEFINE_float("body_timeout", 30, "Seconds for a request's body.")
-    flags.DEFINE_float("request_timeout", 30, "Seconds for the answer.")
-    flags.DEFINE_float("grace_seconds", 20, "Seconds for what is in flight "
-                       "when the server is told to stop.")
+    flags.DEFINE_integer("max_body_bytes", 4 << 20,
+        "Maximum bytes per request.")
+    flags.DEFINE_integer("max_texts", 128, "Maximum texts per request.")
+    flags.DEFINE_integer("max_characters", 20000,
+        "Maximum characters per text.")
+    flags.DEFINE_integer("max_words", 60,
+        "Maximum words of a text to explain; each takes one run of the model.")
+    flags.DEFINE_integer("max_connections", 4096,
+        "Maximum concurrent connections per process; others wait.")
+    flags.DEFINE_float("head_timeout", 10,
+        "Timeout in seconds for the head of a request, and between requests on "
+        "a connection.")
+    flags.DEFINE_float("body_timeout", 30,
+        "Timeout in seconds for the body of a request.")
+    flags.DEFINE_float("request_timeout", 30,
+        "Timeout in seconds for the response.")
+    flags.DEFINE_float("grace_seconds", 20,
+        "Seconds to finish requests in flight when the server is stopped.")
   with command_line.flag_group("Log"):
-    flags.DEFINE_bool("log_requests", False, "One line per request, without "
-                      "what is in it.")
-    flags.DEFINE_bool("log_texts", False, "One line per text.")
+    flags.DEFINE_bool("log_requests", False,
+        "Log one line per request, without its contents.")
+    flags.DEFINE_bool("log_texts", False, "Log every text.")
 
 
 def read_keys(path):

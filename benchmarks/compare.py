@@ -37,16 +37,17 @@ SLOWER = 3
 def parse(argv):
   parser = argparse.ArgumentParser(
       description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("base", help="commit that is compared with")
-  parser.add_argument("head", help="commit that is looked at, or work")
+  parser.add_argument("base", help="commit to compare with")
+  parser.add_argument("head",
+      help="commit to measure, or work for the working tree")
   parser.add_argument("--only", default="a,b,c,d",
-                      help="letters of works (default: %(default)s)")
+                      help="letters of the workloads (default: %(default)s)")
   parser.add_argument("--rounds", type=int, default=11)
-  parser.add_argument("--allowed", type=float, default=0.02, help="how much "
-                      "slower is still no failure (default: %(default)s)")
+  parser.add_argument("--allowed", type=float, default=0.02,
+      help="relative slowdown that is not a failure (default: %(default)s)")
   parser.add_argument("--python_ours", default="", metavar="PATH",
-                      help="Python of both (default: that of the benchmark)")
-  parser.add_argument("--output_file", help="JSON of the results")
+                      help="Python for both (default: the benchmark's)")
+  parser.add_argument("--output_file", help="JSON file for the results")
   parser.add_argument("--quick", action="store_true")
   parser.add_argument("--tiny", action="store_true")
   parser.add_argument("--pooling", default="pooler",

@@ -66,10 +66,10 @@ SIZES = {
 def define_flags():
   """Defines this script's flags; called where the script starts."""
   with command_line.flag_group("Growth"):
-    flags.DEFINE_string("output_dir", None, "Folder of the results.")
-    flags.DEFINE_integer("rounds", 7, "Rounds, the sizes by turns.")
-    flags.DEFINE_integer("most_texts", 100000, "Largest number of texts; "
-                         "1000000 takes about half an hour.")
+    flags.DEFINE_string("output_dir", None, "Output folder.")
+    flags.DEFINE_integer("rounds", 7, "Rounds; the sizes are interleaved.")
+    flags.DEFINE_integer("most_texts", 100000,
+        "Maximum number of texts; 1000000 takes about half an hour.")
     flags.DEFINE_bool("quick", False, "Small sizes and 3 rounds.")
     flags.DEFINE_list("only", [], "Curves: %s." % ", ".join(sorted(SIZES)))
 

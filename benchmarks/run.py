@@ -36,30 +36,33 @@ def parse(argv):
   parser = argparse.ArgumentParser(
       description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--quick", action="store_true",
-                      help="few rounds of little work; not for publication")
+                      help="few rounds of small workloads; not for publication")
   parser.add_argument("--tiny", action="store_true",
-                      help="a model that is no work at all: tries all parts")
-  parser.add_argument("--only", default="", help="letters of works, as in a,c")
-  parser.add_argument("--peers", default="", help="names of peers, separated "
-                      "by semicolons; default: all but the compiled one")
+                      help="a tiny model, to try out all parts")
+  parser.add_argument("--only", default="",
+      help="letters of the workloads, as in a,c")
+  parser.add_argument("--peers", default="",
+      help="names of the peers, separated by semicolons; default: all except "
+           "the compiled one")
   parser.add_argument("--output_dir", default="demo_work/benchmark_results",
-                      help="folder of the results (default: %(default)s)")
+                      help="output folder (default: %(default)s)")
   parser.add_argument("--work_dir", default="demo_work/benchmark",
-                      help="folder of models and texts (default: %(default)s)")
+                      help="folder for models and texts (default: %(default)s)")
   parser.add_argument("--encoder_dir", default="demo_work/encoder",
-                      help="the demo's encoder; where it is missing, weights "
-                      "of that shape are drawn")
+                      help="the demo's encoder; if it is missing, random "
+                           "weights of the same shape")
   parser.add_argument("--data_dir", default="demo_work/data",
-                      help="the demo's data; where it is missing, it is drawn")
+                      help="the demo's data; if it is missing, random texts")
   parser.add_argument("--pooling", default="pooler",
                       choices=["pooler", "cls", "mean"])
-  parser.add_argument("--rounds", type=int, help="rounds that count")
-  parser.add_argument("--epochs", type=int, default=1, help="epochs of h")
-  parser.add_argument("--threads", type=int, help="threads, and cores, of each "
-                      "peer (default: all cores)")
+  parser.add_argument("--rounds", type=int, help="timed rounds")
+  parser.add_argument("--epochs", type=int, default=1,
+      help="epochs of workload h")
+  parser.add_argument("--threads", type=int,
+      help="threads and cores for each peer (default: all cores)")
   for name in environments.NAMES:
     parser.add_argument("--python_" + name, default="", metavar="PATH",
-                        help="Python of %s; none: without it" % name)
+                        help="Python for %s; none: skip it" % name)
   options = parser.parse_args(argv)
   options.threads = options.threads or os.cpu_count()
   options.sizes = (work_items.TINY if options.tiny else

@@ -270,13 +270,13 @@ def main(argv=None):
   parser.add_argument("--data_dir", required=True,
                       help="folder of the data, as for training")
   parser.add_argument("--task_name", default="jsonl",
-                      help="processor that reads it (default: %(default)s)")
+                      help="format of the data (default: %(default)s)")
   parser.add_argument("--output_dir",
-                      help="folder for the results (default: none are written)")
+                      help="folder for the results (default: do not write any)")
   parser.add_argument("--analyzer", default="word", choices=sorted(NGRAMS),
-                      help="what TF-IDF counts (default: %(default)s)")
+                      help="unit that TF-IDF counts (default: %(default)s)")
   parser.add_argument("--no_tuning", action="store_true",
-                      help="tune no thresholds, for data without a dev set")
+                      help="do not tune thresholds, for data without a dev set")
   options = parser.parse_args(argv)
   try:
     results = run(options.data_dir, options.task_name, options.output_dir,

@@ -37,17 +37,17 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 def define_flags():
   """Defines this program's flags; called where the script starts."""
   with command_line.flag_group("Vocabulary"):
-    flags.DEFINE_string("data_dir", None, "Directory of the data; train alone "
-                        "is read.")
-    flags.DEFINE_string("task_name", "jsonl", "Form of the data: %s." %
+    flags.DEFINE_string("data_dir", None,
+        "Folder of the data; only train is read.")
+    flags.DEFINE_string("task_name", "jsonl", "Format of the data: %s." %
                         ", ".join(sorted(processors.PROCESSORS)))
     flags.DEFINE_string("output_file", None, "The vocabulary to write.")
-    flags.DEFINE_integer("vocab_size", 8000, "Most pieces, [PAD] and its like "
-                         "included.")
-    flags.DEFINE_integer("min_frequency", 2, "Least times that a character and "
-                         "a piece are seen.")
-    flags.DEFINE_bool("do_lower_case", True, "Lower-case the texts, and take "
-                      "their accents off, as training will.")
+    flags.DEFINE_integer("vocab_size", 8000,
+        "Maximum number of pieces, including [PAD] and other special tokens.")
+    flags.DEFINE_integer("min_frequency", 2,
+        "Minimum number of occurrences of a character and a piece.")
+    flags.DEFINE_bool("do_lower_case", True,
+        "Lower-case the texts and strip accents, as training will.")
 
 
 def read_texts(data_dir, task_name):

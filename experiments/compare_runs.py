@@ -51,9 +51,11 @@ def define_flags():
   """Defines this program's flags; called where the script starts."""
   with command_line.flag_group("Comparison"):
     flags.DEFINE_integer("show_texts", 20,
-                         "Changed texts to show, the largest changes first.")
-    flags.DEFINE_integer("num_resamples", 1000, "Resamples of the bootstrap.")
-    flags.DEFINE_integer("bootstrap_seed", 0, "Seed of the resamples.")
+                         "Number of changed texts to show, largest changes "
+                         "first.")
+    flags.DEFINE_integer("num_resamples", 1000,
+        "Number of bootstrap resamples.")
+    flags.DEFINE_integer("bootstrap_seed", 0, "Seed of the bootstrap.")
 
 
 # --- Reading ----------------------------------------------------------------

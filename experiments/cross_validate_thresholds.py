@@ -47,13 +47,15 @@ def define_flags():
     flags.DEFINE_string("predictions", None, "File of predictions with true "
                         "labels, such as eval_predictions.jsonl.")
     flags.DEFINE_string("output", None,
-                        "File for the scores of every repeat, as JSON.")
+                        "JSON file for the scores of every repeat.")
   with command_line.flag_group("Cross-validation"):
-    flags.DEFINE_integer("folds", 10, "Parts into which the texts are dealt.")
-    flags.DEFINE_integer("repeats", 5, "How often they are dealt anew.")
-    flags.DEFINE_integer("seed", 0, "Seed of the dealing.")
-    flags.DEFINE_float("shrinkage", 10.0, "Positives of a label that the one "
-                       "threshold of all labels weighs in tune_per_label.")
+    flags.DEFINE_integer("folds", 10, "Number of folds.")
+    flags.DEFINE_integer("repeats", 5,
+        "Number of repeats, each with new random folds.")
+    flags.DEFINE_integer("seed", 0, "Seed of the random folds.")
+    flags.DEFINE_float("shrinkage", 10.0,
+        "tune_per_label: weight of the global threshold, as a number of "
+        "positives of a label.")
 
 
 def deal_folds(num_examples, folds, repeats, seed):

@@ -38,19 +38,22 @@ FLAGS = flags.FLAGS
 def define_flags():
   """Defines this program's flags; called where the script starts."""
   with command_line.flag_group("Distillation"):
-    flags.DEFINE_string("teacher_dir", None, "Trained directory, or export in "
-                        "ONNX, that labels the texts.")
-    flags.DEFINE_string("unlabelled", None, "File of texts: a text per line, "
-                        "JSON lines, or a table with a column text.")
-    flags.DEFINE_string("data_dir", None, "Labelled data of the same labels.")
-    flags.DEFINE_string("task_name", "jsonl", "Form of the labelled data: %s." %
+    flags.DEFINE_string("teacher_dir", None,
+        "Trained directory or ONNX export that labels the texts.")
+    flags.DEFINE_string("unlabelled", None,
+        "File of texts: one text per line, JSON lines, or a table with a "
+        "column `text`.")
+    flags.DEFINE_string("data_dir", None, "Labelled data with the same labels.")
+    flags.DEFINE_string("task_name", "jsonl",
+        "Format of the labelled data: %s." %
                         ", ".join(sorted(processors.PROCESSORS)))
-    flags.DEFINE_string("output_dir", None, "New folder for the data.")
-    flags.DEFINE_integer("samples", 1, "Draws of labels for each text.")
-    flags.DEFINE_bool("hard", False, "Take the labels that the teacher gives, "
-                      "instead of drawing them.")
-    flags.DEFINE_integer("batch_size", 32, "Texts a batch.")
-    flags.DEFINE_integer("random_seed", 12345, "Seed of the draws.")
+    flags.DEFINE_string("output_dir", None, "New folder for the created data.")
+    flags.DEFINE_integer("samples", 1,
+        "Number of times labels are sampled for each text.")
+    flags.DEFINE_bool("hard", False,
+        "Use the labels that the teacher predicts instead of sampling them.")
+    flags.DEFINE_integer("batch_size", 32, "Texts per batch.")
+    flags.DEFINE_integer("random_seed", 12345, "Seed of the sampling.")
 
 
 def draw(probabilities, samples, rng):

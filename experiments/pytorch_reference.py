@@ -56,29 +56,32 @@ _SETTINGS = (
 def define_flags():
   """Defines this program's flags; called where the script starts."""
   with command_line.flag_group("Data and model"):
-    flags.DEFINE_string("data_dir", None, "Directory of the data.")
-    flags.DEFINE_string("task_name", "jsonl", "Form of the data: %s." %
+    flags.DEFINE_string("data_dir", None, "Folder of the data.")
+    flags.DEFINE_string("task_name", "jsonl", "Format of the data: %s." %
                         ", ".join(sorted(processors.PROCESSORS)))
-    flags.DEFINE_string("hf_dir", None, "Hugging Face BERT directory.")
-    flags.DEFINE_string("output_dir", None, "Directory of the results.")
+    flags.DEFINE_string("hf_dir", None, "Hugging Face BERT folder.")
+    flags.DEFINE_string("output_dir", None, "Folder for the results.")
     flags.DEFINE_bool("do_lower_case", True, "Lower-case the text.")
-    flags.DEFINE_integer("max_seq_length", 128, "Most tokens of a text.")
+    flags.DEFINE_integer("max_seq_length", 128, "Maximum tokens per text.")
     flags.DEFINE_enum("pooling", "pooler", list(POOLINGS),
-                      "What stands for a text.")
+                      "Vector that represents a text.")
   with command_line.flag_group("Training"):
     flags.DEFINE_integer("max_train_examples", 0,
-                         "Train on the first so many; 0: on all.")
-    flags.DEFINE_integer("train_batch_size", 32, "Examples a step.")
+                         "Train on the first N examples; 0: on all.")
+    flags.DEFINE_integer("train_batch_size", 32, "Examples per step.")
     flags.DEFINE_float("learning_rate", 5e-5, "Peak learning rate.")
     flags.DEFINE_float("head_learning_rate", None,
-                       "That of the label head; default: --learning_rate.")
-    flags.DEFINE_bool("init_bias_from_prior", False, "Start the head's bias "
-                      "at the log-odds of each label in train.")
-    flags.DEFINE_float("num_train_epochs", 3.0, "Passes over train.")
-    flags.DEFINE_float("warmup_proportion", 0.1, "Share of warmup steps.")
-    flags.DEFINE_integer("random_seed", 42, "The first seed.")
-    flags.DEFINE_integer("seeds", 1, "Runs, each with a seed of its own.")
-    flags.DEFINE_integer("threads", 0, "Threads of PyTorch; 0: its choice.")
+                       "Peak learning rate of the label head; default: "
+                       "--learning_rate.")
+    flags.DEFINE_bool("init_bias_from_prior", False,
+        "Initialize the head's bias to the log-odds of each label in train.")
+    flags.DEFINE_float("num_train_epochs", 3.0,
+        "Passes over the training data.")
+    flags.DEFINE_float("warmup_proportion", 0.1,
+        "Fraction of the steps used for warmup.")
+    flags.DEFINE_integer("random_seed", 42, "First seed.")
+    flags.DEFINE_integer("seeds", 1, "Number of runs, with consecutive seeds.")
+    flags.DEFINE_integer("threads", 0, "PyTorch threads; 0: PyTorch's default.")
 
 
 def check_flags(flag_values):

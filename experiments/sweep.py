@@ -48,24 +48,27 @@ def define_flags():
   """Defines the flags of the sweep, and those of its runs."""
   with command_line.flag_group("Sweep (--output_dir is the sweep's folder)"):
     flags.DEFINE_multi_string(
-        "grid", [], "name=value,value,...: a flag of the runs to vary; the "
-        "value `default` leaves the flag out. With --random also "
-        "name=low..high, or low..high:log. May be given several times.")
+        "grid", [], "name=value,value,...: a flag to vary; the value `default` "
+                    "leaves the flag out. With --random also name=low..high, "
+                    "or low..high:log. May be repeated.")
     flags.DEFINE_integer(
-        "random", None, "Try so many settings drawn from --grid, not all.")
+        "random", None, "Try N random settings from --grid, not all.")
     flags.DEFINE_integer(
-        "halving", None, "Train all settings for few epochs, and one in so "
-        "many of them, the best on dev, for so many times the epochs, up to "
-        "--num_train_epochs.")
+        "halving", None, "Successive halving: train all settings for few "
+                         "epochs, keep the best 1/N on dev and train those for "
+                         "N times the epochs, and so on up to "
+                         "--num_train_epochs.")
     flags.DEFINE_integer(
-        "seeds", 1, "Runs a combination: --random_seed and those after it.")
+        "seeds", 1, "Runs per combination, with consecutive seeds from "
+                    "--random_seed on.")
     flags.DEFINE_string(
-        "metric", "micro_f1", "What sorts the table: a key of eval_results.txt "
-        "(dev), or test_ and a key of test_eval_results.txt.")
-    flags.DEFINE_integer("jobs", 1, "Runs at a time.")
+        "metric", "micro_f1", "Metric that sorts the table: a key of "
+                              "eval_results.txt (dev), or test_ and a key of "
+                              "test_eval_results.txt.")
+    flags.DEFINE_integer("jobs", 1, "Parallel runs.")
     flags.DEFINE_bool(
         "keep_checkpoints", True, "Keep the checkpoints and feature files of "
-        "finished runs; without them a run cannot predict any more.")
+                                  "finished runs; a run needs them to predict.")
   run_multilabel_classifier.define_flags()
 
 

@@ -411,9 +411,10 @@ def define_flags():
   """Defines this script's flags; called where the script starts."""
   with command_line.flag_group("Attacks"):
     flags.DEFINE_string("model_dir", "demo_work/output",
-                        "--output_dir of a training run; a small one will do.")
-    flags.DEFINE_float("scale", 1.0, "Share of the connections, requests and "
-                       "bytes of each attack.")
+                        "--output_dir of a training run; a small model is "
+                        "enough.")
+    flags.DEFINE_float("scale", 1.0,
+        "Fraction of the connections, requests and bytes of each attack.")
 
 
 def main(argv):

@@ -264,8 +264,8 @@ def define_flags():
   with command_line.flag_group("Fuzz"):
     flags.DEFINE_string("model_dir", "demo_work/output",
                         "--output_dir of a training run.")
-    flags.DEFINE_integer("requests", 20000, "Requests in all.")
-    flags.DEFINE_integer("seed", 0, "Of the requests.")
+    flags.DEFINE_integer("requests", 20000, "Total number of requests.")
+    flags.DEFINE_integer("seed", 0, "Seed of the requests.")
 
 
 def main(argv):

@@ -36,12 +36,13 @@ def define_flags():
     flags.DEFINE_string("model_dir", "demo_work/output",
                         "--output_dir of a training run.")
     flags.DEFINE_string("text", "All shadow copies are deleted before the "
-                        "files are encrypted.", "The short text.")
-    flags.DEFINE_integer("calls", 400, "Calls of one text, of each kind.")
-    flags.DEFINE_integer("clients", 16, "Connections at a time.")
-    flags.DEFINE_integer("texts", 1024, "Texts a round of throughput.")
-    flags.DEFINE_integer("rounds", 3, "Rounds of throughput, by turns.")
-    flags.DEFINE_list("serve_flags", [], "Flags of the server.")
+                        "files are encrypted.", "A short text.")
+    flags.DEFINE_integer("calls", 400,
+        "Calls with one text, for each interface.")
+    flags.DEFINE_integer("clients", 16, "Concurrent connections.")
+    flags.DEFINE_integer("texts", 1024, "Texts per throughput round.")
+    flags.DEFINE_integer("rounds", 3, "Throughput rounds, interleaved.")
+    flags.DEFINE_list("serve_flags", [], "Flags for the server.")
 
 
 def one_text(predictor, port, text, calls):

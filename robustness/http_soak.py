@@ -55,13 +55,13 @@ def define_flags():
   with command_line.flag_group("Soak"):
     flags.DEFINE_string("model_dir", "demo_work/output",
                         "--output_dir of a training run.")
-    flags.DEFINE_integer("requests", 100000, "Requests in all.")
-    flags.DEFINE_integer("clients", 16, "Connections at a time.")
-    flags.DEFINE_integer("texts", 500, "Different texts.")
-    flags.DEFINE_float("malformed", 0.05, "Share of malformed requests.")
-    flags.DEFINE_float("growth", 0.03, "Share by which the memory of the last "
-                       "half may exceed that of the first.")
-    flags.DEFINE_integer("seed", 1, "Of the texts and their order.")
+    flags.DEFINE_integer("requests", 100000, "Total number of requests.")
+    flags.DEFINE_integer("clients", 16, "Concurrent connections.")
+    flags.DEFINE_integer("texts", 500, "Number of different texts.")
+    flags.DEFINE_float("malformed", 0.05, "Fraction of malformed requests.")
+    flags.DEFINE_float("growth", 0.03, "Fraction by which memory in the second "
+                                       "half may exceed that in the first.")
+    flags.DEFINE_integer("seed", 1, "Seed of the texts and their order.")
 
 
 def make_texts(words, count, rng):

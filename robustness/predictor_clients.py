@@ -40,14 +40,15 @@ def define_flags():
     flags.DEFINE_string("model_dir", "demo_work/output",
                         "--output_dir of a training run.")
     flags.DEFINE_string("texts_file", "demo_work/data/test.jsonl",
-                        "JSON lines with a text each, which are asked for.")
-    flags.DEFINE_integer("most_words", 0, "Only texts of at most so many "
-                         "words; 0: all.")
-    flags.DEFINE_integer("clients", 16, "Clients at a time.")
-    flags.DEFINE_float("slice_seconds", 2.0, "Seconds a slice.")
-    flags.DEFINE_integer("rounds", 8, "Slices of each way.")
-    flags.DEFINE_integer("max_batch_size", 32, "Texts a shared run.")
-    flags.DEFINE_float("max_delay_ms", 2.0, "How long a run is held back.")
+                        "JSON lines with the texts to predict.")
+    flags.DEFINE_integer("most_words", 0,
+        "Use only texts of at most N words; 0: all.")
+    flags.DEFINE_integer("clients", 16, "Concurrent clients.")
+    flags.DEFINE_float("slice_seconds", 2.0, "Seconds per slice.")
+    flags.DEFINE_integer("rounds", 8, "Slices per method.")
+    flags.DEFINE_integer("max_batch_size", 32, "Texts per batch.")
+    flags.DEFINE_float("max_delay_ms", 2.0,
+        "Maximum time a batch waits for more texts, in milliseconds.")
 
 
 def read_texts(path, most_words):

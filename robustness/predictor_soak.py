@@ -36,11 +36,12 @@ def define_flags():
   with command_line.flag_group("Soak"):
     flags.DEFINE_string("model_dir", "demo_work/output",
                         "--output_dir of a training run.")
-    flags.DEFINE_integer("calls", 100000, "Calls of one predictor.")
-    flags.DEFINE_integer("opens", 200, "Predictors opened and closed.")
-    flags.DEFINE_integer("texts", 2000, "Different texts.")
-    flags.DEFINE_integer("warm_up_calls", 500, "Calls, and a hundredth of it "
-                         "opens, that are not counted.")
+    flags.DEFINE_integer("calls", 100000, "Number of calls of one predictor.")
+    flags.DEFINE_integer("opens", 200,
+        "Number of predictors to open and close.")
+    flags.DEFINE_integer("texts", 2000, "Number of different texts.")
+    flags.DEFINE_integer("warm_up_calls", 500,
+        "Warm-up calls that are not counted, and a hundredth as many opens.")
 
 
 def make_texts(vocab_file, max_seq_length, count, rng):

@@ -51,39 +51,43 @@ def define_flags():
   """Defines this script's flags; called where the script starts."""
   with command_line.flag_group("Model"):
     flags.DEFINE_string("model_dir", None, "--output_dir of a training run.")
-    flags.DEFINE_integer("batch_size", 32, "Texts a batch.")
+    flags.DEFINE_integer("batch_size", 32, "Texts per batch.")
     flags.DEFINE_integer(
-        "intra_op_threads", None, "Threads of one operation; 1 where there is "
-        "a worker per core; default: TensorFlow's number.")
+        "intra_op_threads", None,
+        "Threads per operation; use 1 with one worker per core; default: "
+        "TensorFlow's choice.")
     flags.DEFINE_bool(
-        "verify_checkpoint", True, "Make sure that the checkpoint is of this "
-        "run, as it was written, and that its weights are finite.")
+        "verify_checkpoint", True, "Check that the checkpoint belongs to this "
+                                   "run, is unchanged, and has finite weights.")
   with command_line.flag_group("Labels"):
     predict_files.define_decision_flags()
     flags.DEFINE_string("probabilities", decisions.ALL,
                         decisions.HELP)
   with command_line.flag_group("Files"):
     flags.DEFINE_list(
-        "input", None, "Patterns of the texts: lines, .csv, .tsv, .jsonl (also "
-        ".gz), .avro, .parquet, on any file system that Beam knows.")
+        "input", None, "File patterns of the texts: lines, .csv, .tsv, .jsonl "
+                       "(each also .gz), .avro, .parquet, on any file system "
+                       "that Beam supports.")
     flags.DEFINE_enum(
         "input_format", None,
         ["text", "csv", "tsv", "jsonl", "avro", "parquet"],
-        "Format of --input; default: by each file's ending, else lines.")
+        "Format of --input; default: from each file's extension, otherwise "
+        "lines.")
     flags.DEFINE_string("text_column", None, "Tables, Avro, Parquet: column of "
                         "the text; default: text, comment_text or sentence.")
     flags.DEFINE_string("text_pair_column", None,
-                        "The same of the second text of a pair.")
+                        "Likewise for the second text of a pair.")
     flags.DEFINE_string("id_column", None,
-                        "The same of the id; default: id.")
-    flags.DEFINE_string("delimiter", None, "Tables: between two cells.")
+                        "Likewise for the id; default: id.")
+    flags.DEFINE_string("delimiter", None,
+        "Tables: the character that separates cells.")
     flags.DEFINE_enum("quoting", table_reader.AUTO, list(table_reader.QUOTINGS),
                       table_reader.QUOTING_HELP)
     flags.DEFINE_string(
-        "output", None, "Where the labels go: DIR/NAME.jsonl, .avro or "
-        ".parquet, in shards DIR/NAME-00000-of-00004.jsonl.")
-    flags.DEFINE_integer("num_shards", 0, "Shards of --output; 0: as many as "
-                         "the runner makes without gathering the rows.")
+        "output", None, "Output: DIR/NAME.jsonl, .avro or .parquet, written as "
+                        "shards DIR/NAME-00000-of-00004.jsonl.")
+    flags.DEFINE_integer("num_shards", 0,
+        "Number of shards of --output; 0: the runner decides.")
 
 
 def check_flags(flag_values):

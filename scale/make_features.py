@@ -46,8 +46,9 @@ FLAGS = flags.FLAGS
 def define_flags():
   """Defines this script's flags; called where the script starts."""
   with command_line.flag_group("Shards"):
-    flags.DEFINE_integer("num_shards", 10, "Record files of each part; a "
-                         "worker holds one of them in memory to write it.")
+    flags.DEFINE_integer("num_shards", 10,
+        "Number of record files per split; a worker holds one of them in "
+        "memory.")
   run_multilabel_classifier.define_flags()
 
 

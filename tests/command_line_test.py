@@ -163,7 +163,7 @@ Else:
 
 Other:
   --[no]debug=false
-      Show the traceback of an error, and TensorFlow's log.
+      Show tracebacks of errors and TensorFlow's log.
   --flagfile=FILE
       Read flags from a file, one per line.
 """, "")

@@ -230,8 +230,8 @@ def main(argv=None):
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--tf", default=DEFAULT_TF, choices=list(TENSORFLOWS),
                       help="TensorFlow version (default: %(default)s)")
-  parser.add_argument("--extra", default="", help="extra of pyproject.toml, "
-                      "several with commas (default: none)")
+  parser.add_argument("--extra", default="",
+      help="extras of pyproject.toml, separated by commas (default: none)")
   options = parser.parse_args(argv)
   raise_on_sigterm()
   try:

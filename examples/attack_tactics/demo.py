@@ -449,10 +449,11 @@ def run(work_dir):
 
 def main(argv=None):
   parser = argparse.ArgumentParser(
-      description="Fine-tunes a multi-label BERT on real text, from nothing.")
+      description="Fine-tunes a multi-label BERT on real text, starting from "
+                  "scratch.")
   parser.add_argument("--work_dir", default=os.path.join(ROOT, "demo_work"),
-                      help="folder for all that it makes (default: demo_work "
-                      "in the repository)")
+                      help="folder for all output (default: demo_work in the "
+                           "repository)")
   parser.add_argument("--print_scores", action="store_true",
                       help=argparse.SUPPRESS)
   options = parser.parse_args(argv)

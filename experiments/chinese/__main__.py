@@ -155,8 +155,8 @@ def main(argv=None):
                       "labels.txt")
   parser.add_argument(
       "--work_dir", default=os.path.join(ROOT, "experiments_work", "chinese"),
-      help="folder for all that it makes (default: experiments_work/chinese "
-      "in the repository)")
+      help="folder for all output (default: experiments_work/chinese in the "
+           "repository)")
   options = parser.parse_args(argv)
   data = os.path.abspath(options.data_dir)
   work_dir = os.path.abspath(options.work_dir)

@@ -258,7 +258,7 @@ def run(main, define_flags, description):
   _forget_flags()
   define_flags()
   flags.DEFINE_bool("debug", False,
-                    "Show the traceback of an error, and TensorFlow's log.")
+                    "Show tracebacks of errors and TensorFlow's log.")
   FLAGS.set_gnu_getopt(True)
   # What follows a bare -- is no flag.
   own_arguments = itertools.takewhile(lambda arg: arg != "--", sys.argv[1:])

@@ -37,13 +37,15 @@ _INPUT_FLAGS = (("text_column", None), ("text_pair_column", None),
 
 def define_decision_flags():
   """Defines the flags of which labels a text gets."""
-  flags.DEFINE_float("threshold", None, "Least probability (0 to 1) of a "
-                     "label; default: the model's own.")
-  flags.DEFINE_integer("top_k", None, "Most labels of a text; default: the "
-                       "model's own, or no limit.")
-  flags.DEFINE_bool("always_one_label", None, "Give a text of which no label "
-                    "passes its most probable one; default: the model's own, "
-                    "or not.")
+  flags.DEFINE_float("threshold", None,
+      "Minimum probability of a label (0 to 1); default: the model's decision "
+      "rule.")
+  flags.DEFINE_integer("top_k", None,
+      "Maximum number of labels per text; default: the model's decision rule, "
+      "or no limit.")
+  flags.DEFINE_bool("always_one_label", None,
+      "Give a text without any label its most probable one; default: the "
+      "model's decision rule, or no.")
 
 
 def check_decision_flags(flag_values):
@@ -60,10 +62,12 @@ def define_flags():
   """Defines the flags of files; called where the script starts."""
   flags.DEFINE_string(
       "input_file", None, "Texts to label: lines, .jsonl, .ndjson, .json, .csv "
-      "or .tsv, also .gz, .parquet, .xlsx; - is standard input.")
+                          "or .tsv (each also .gz), .parquet, .xlsx; - reads "
+                          "standard input.")
   flags.DEFINE_enum(
       "input_format", None, list(unlabelled.FORMS),
-      "Format of --input_file; default: by its ending, else lines of text.")
+      "Format of --input_file; default: from its extension, otherwise lines of "
+      "text.")
   flags.DEFINE_string("text_column", None,
                       "Tables: column of the text; default: text, "
                       "comment_text or sentence.")
@@ -71,19 +75,21 @@ def define_flags():
                       "Tables: column of the second text of a pair.")
   flags.DEFINE_string("id_column", None,
                       "Tables: column of the id; default: id.")
-  flags.DEFINE_string("delimiter", None, "Tables: between two cells.")
+  flags.DEFINE_string("delimiter", None,
+      "Tables: the character that separates cells.")
   flags.DEFINE_enum("quoting", table_reader.AUTO, list(table_reader.QUOTINGS),
                     table_reader.QUOTING_HELP)
   flags.DEFINE_string("encoding", None, table_reader.ENCODING_HELP)
   flags.DEFINE_string(
-      "output_file", None, "Where the labels go: .jsonl, .csv or .parquet (id, "
-      "text, labels, a probability per label), .tsv (id and probabilities); "
-      "default: standard output, as JSON lines.")
+      "output_file", None, "Output file: .jsonl, .csv or .parquet (id, text, "
+                           "labels, one probability per label), .tsv (id and "
+                           "probabilities); default: JSON lines on standard "
+                           "output.")
   flags.DEFINE_string("probabilities", decisions.ALL,
                       decisions.HELP)
   flags.DEFINE_bool(
-      "spreadsheet_safe", False, "Write a ' before what a spreadsheet would "
-      "take for a formula in a .csv or .tsv.")
+      "spreadsheet_safe", False, "Put a ' in front of cells of a .csv or .tsv "
+                                 "that a spreadsheet would run as a formula.")
 
 
 def check_flags(flag_values, texts):

@@ -17,18 +17,20 @@ from multilabel.inference import predict_files
 def define_flags():
   """Defines the flags; called where the script starts."""
   with command_line.flag_group("Model"):
-    flags.DEFINE_string("model_dir", None, "--output_dir of a training run, or "
-                        "a folder of export_saved_model.py --format=onnx.")
-    flags.DEFINE_integer("batch_size", 32, "Texts a batch.")
+    flags.DEFINE_string("model_dir", None,
+        "--output_dir of a training run, or an ONNX folder "
+        "(export_saved_model.py --format=onnx).")
+    flags.DEFINE_integer("batch_size", 32, "Texts per batch.")
     flags.DEFINE_bool(
-        "allow_older_checkpoint", False, "Where the best, or newest, "
-        "checkpoint is broken, take the newest that is whole.")
+        "allow_older_checkpoint", False,
+        "If the best (or newest) checkpoint is broken, use the newest intact "
+        "one.")
     flags.DEFINE_bool(
-        "verify_checkpoint", True, "Make sure that the checkpoint is of this "
-        "run, as it was written, and that its weights are finite.")
+        "verify_checkpoint", True, "Check that the checkpoint belongs to this "
+                                   "run, is unchanged, and has finite weights.")
     flags.DEFINE_string(
-        "profile", None, "Folder for timelines of a few batches, to be opened "
-        "in a browser, and shares by kind of operation.")
+        "profile", None, "Folder for timelines of a few batches (for a "
+                         "browser) and a table of time per kind of operation.")
   with command_line.flag_group("Labels"):
     predict_files.define_decision_flags()
   with command_line.flag_group("Files"):

@@ -344,7 +344,8 @@ def main(argv=None):
       formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--corruptions", type=int, default=500,
                       help="default: %(default)s")
-  parser.add_argument("--only", type=int, help="one of them again, by number")
+  parser.add_argument("--only", type=int,
+      help="repeat only this one, by number")
   work_folder.add_flags(parser)
   options = parser.parse_args(argv)
   numbers = (range(options.corruptions) if options.only is None

@@ -23,20 +23,20 @@ def main(argv=None):
       prog="python -m robustness.faults.run", description=__doc__,
       formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--kills", type=int, default=100,
-                      help="SIGKILLs in all (default: %(default)s)")
+                      help="number of SIGKILLs (default: %(default)s)")
   parser.add_argument("--power_cuts", type=int, default=0,
-                      help="losses of power (default: %(default)s)")
+                      help="number of power failures (default: %(default)s)")
   parser.add_argument("--every_index", action="store_true",
-                      help="let each call that changes a file fail once, in "
-                      "each way that it can")
+                      help="make each call that changes a file fail once, in "
+                           "every way it can fail")
   parser.add_argument("--faults", type=int, default=0,
-                      help="so many of those, at random (default: "
-                      "%(default)s)")
+                      help="number of random faults of that kind (default: "
+                           "%(default)s)")
   parser.add_argument("--full_disks", type=int, default=20,
-                      help="disks that stay full from a call on (default: "
-                      "%(default)s)")
+                      help="number of disks that are full from some call on "
+                           "(default: %(default)s)")
   parser.add_argument("--only", metavar="KIND:NUMBER",
-                      help="one round again: kill:12, power:3")
+                      help="repeat one round, such as kill:12 or power:3")
   work_folder.add_flags(parser)
   options = parser.parse_args(argv)
   try:

@@ -126,12 +126,12 @@ def main(argv=None):
       prog="python -m robustness.faults.soak", description=__doc__,
       formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--steps", type=int, default=20000,
-                      help="of training (default: %(default)s)")
+                      help="training steps (default: %(default)s)")
   parser.add_argument("--calls", type=int, default=100000,
-                      help="of one predictor (default: %(default)s)")
+                      help="calls of one predictor (default: %(default)s)")
   parser.add_argument("--opens", type=int, default=50,
-                      help="predictors opened and closed (default: "
-                      "%(default)s)")
+                      help="number of predictors to open and close (default: "
+                           "%(default)s)")
   work_folder.add_flags(parser)
   options = parser.parse_args(argv)
   if options.steps < 200:

@@ -14,7 +14,7 @@ def add_flags(parser):
   parser.add_argument("--work_dir", help="an empty or new folder; default: a "
                       "temporary one")
   parser.add_argument("--keep", action="store_true",
-                      help="leave the work folder")
+                      help="keep the work folder")
 
 
 @contextlib.contextmanager

@@ -109,13 +109,13 @@ def main(argv=None):
   parser = argparse.ArgumentParser(
       description=__doc__.split("\n\n")[0], allow_abbrev=False)
   parser.add_argument("--workers", type=int, default=2,
-                      help="beside the chief, which works too")
+                      help="number of workers besides the chief")
   parser.add_argument("--ps", type=int, default=1)
   parser.add_argument("--restarts", type=int, default=5,
-                      help="how often one that died is started again")
-  parser.add_argument("--log_dir", help="folder for a log a process")
+                      help="how often to restart a process that died")
+  parser.add_argument("--log_dir", help="folder for the logs, one per process")
   parser.add_argument("flags", nargs="*",
-                      help="after --: flags of run_multilabel_classifier.py")
+                      help="flags of run_multilabel_classifier.py, after --")
   options = parser.parse_args(argv)
   if options.workers < 0 or options.ps < 1:
     parser.error("--workers must be 0 or more, --ps 1 or more.")
