@@ -22,6 +22,7 @@ from processors.attack_tactics import AttackTacticsProcessor
 from processors.base import DataProcessor
 from processors.base import FileProcessor
 from processors.base import InputExample
+from processors.base import MissingFileError
 from processors.base import check_example
 from processors.base import check_labels
 from processors.base import clean_labels

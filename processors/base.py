@@ -40,6 +40,10 @@ OPTION_DEFAULTS = {
 LABELS_FILE = "labels.txt"
 
 
+class MissingFileError(ValueError):
+  """The folder has no file of a part, so it cannot tell the labels either."""
+
+
 class InputExample(object):
   """One text, or pair of texts, with its labels."""
 
@@ -315,7 +319,7 @@ class FileProcessor(DataProcessor):
   def _require_file(self, data_dir, part):
     path = self.find_file(data_dir, part)
     if path is None:
-      raise ValueError("%s has none of %s (files there: %s)." % (
+      raise MissingFileError("%s has none of %s (files there: %s)." % (
           data_dir, ", ".join(self._file_names(part)), _list_folder(data_dir)))
     return path
 

@@ -257,6 +257,53 @@ def test_changed_data_are_read_anew(copy, tmp_path):
   assert right >= 14  # of 15
 
 
+@pytest.mark.parametrize("name, content, words", [
+    ("labels.txt", u"fruit\nfruit\n", "labels.txt:2: label 'fruit' is already"),
+    ("labels.txt", u"", "labels.txt is empty"),
+    ("labels.txt", None, "labels.txt"),  # a folder
+    ("labels.txt", u"fruit\nzebra\n", "another labels"),
+    ("train.jsonl", u'{"text": ', "train.jsonl:1: broken JSON"),
+])
+def test_broken_labels_are_not_those_of_the_model(copy, tmp_path, name,
+                                                  content, words):
+  folder = tiny_bert.make_data(tmp_path / "d", sizes=(2, 2, 2))
+  os.remove(os.path.join(folder, "labels.txt"))
+  path = os.path.join(folder, name)
+  if content is None:
+    os.mkdir(path)
+  else:
+    tiny_bert.write_text(path, content)
+  before = sorted(os.listdir(copy))
+  assert words in refused(again(copy, folder, do_predict=True))
+  assert sorted(os.listdir(copy)) == before
+
+
+LABELS_OF_TRAIN = u"""
+import processors
+
+class Own(processors.JsonlProcessor):
+  def get_labels(self, data_dir=None):
+    with open(data_dir + "/%s"):
+      raise KeyError("none")
+"""
+
+
+@pytest.mark.parametrize("name, status", [("train.jsonl", 2), ("gone", 0)])
+def test_labels_of_a_users_own_processor(copy, tmp_path, name, status):
+  # That there is no file is no mistake when nothing is trained; others are.
+  folder = tiny_bert.make_data(tmp_path / "d", sizes=(2, 2, 2))
+  tiny_bert.write_text(tmp_path / "own.py", LABELS_OF_TRAIN % name)
+  line = again(copy, folder, do_predict=True, task_name=None,
+               processor=str(tmp_path / "own.py") + ":Own")
+  if status:
+    assert "get_labels failed (KeyError: 'none')" in refused(line)
+  else:
+    ended, _, stderr, log = call(line)
+    assert (ended, stderr) == (0, "")
+    assert any("no list of labels: taking that of output_dir" in said
+               for said in log)
+
+
 # The report.
 
 

@@ -199,15 +199,24 @@ def processor_settings(settings):
 
 
 def choose_labels(processor, settings, trained=None):
-  """All labels in the order of the outputs: list of str."""
+  """All labels in the order of the outputs: list of str.
+
+  Without training, data that have neither a list of labels nor a train file
+  have those of `trained`.
+  """
   if settings.do_train:
     return processors.get_labels(processor, settings.data_dir)
   if isinstance(processor, processors.FileProcessor):
     processor.trained_labels = trained.labels
   try:
     return processors.get_labels(processor, settings.data_dir)
-  except ValueError:
-    # The data to evaluate need not come with a label list of their own.
+  except ValueError as error:
+    # A user's own code fails in its own way; a broken file is another matter.
+    reasons = (error, error.__cause__)
+    if not any(isinstance(reason, (processors.MissingFileError,
+                                   FileNotFoundError)) for reason in reasons):
+      raise
+    logging.info("The data have no list of labels: taking that of output_dir.")
     return trained.labels
 
 
