@@ -28,6 +28,7 @@ import difflib
 import functools
 import json
 import math
+import os
 import zlib
 
 from absl import logging
@@ -238,6 +239,9 @@ class BertConfig(object):
 
 def _read_config_file(json_file):
   """Returns the JSON object of a file that a stranger may have written."""
+  if os.path.exists(json_file) and not os.path.isfile(json_file):
+    # A pipe might wait for ever, a device have no end.
+    raise ValueError("bert_config_file %s is not a file." % json_file)
   try:
     with tf.io.gfile.GFile(json_file, "rb") as reader:
       data = reader.read(_MAX_CONFIG_BYTES + 1)

@@ -495,9 +495,11 @@ def write_report(output_dir, wanted=None):
   try:
     path = report.write(output_dir, [sys.executable] + sys.argv)
     logging.info("***** Report: %s *****", path)
-  except (report.ReportUnavailable, ValueError) as error:
+  except report.ReportUnavailable as error:
     logging.log(logging.WARNING if wanted else logging.INFO,
                 "No report.html: %s", error)
+  except ValueError as error:
+    logging.warning("No report.html: %s", error)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,10 @@ This module does not import tensorflow, unless a vocabulary's path has a scheme
 """
 
 import collections
+import errno
 import io
 import itertools
+import os
 import re
 import sys
 import unicodedata
@@ -246,6 +248,9 @@ def _open_vocab(vocab_file):
   No more than a vocabulary can have is ever read.
   """
   if "://" not in str(vocab_file):
+    if os.path.exists(vocab_file) and not os.path.isfile(vocab_file):
+      # A pipe might wait for ever, a device have no end.
+      raise OSError(errno.EINVAL, "it is no file")
     with open(vocab_file, "rb") as reader:
       return _within_limit(vocab_file, reader)
   import tensorflow as tf  # Late: only paths with a scheme need it.

@@ -494,6 +494,9 @@ def read_labels_file(path, encoding=None):
   Raises:
     ValueError: the file is empty or has a blank line or a duplicate.
   """
+  if os.path.lexists(path) and not os.path.isfile(path):
+    raise ValueError("%s is not a file%s." % (
+        path, " but a folder" if os.path.isdir(path) else ""))
   labels = []
   lines = {}
   for number, line in numbered_lines(path, encoding and (

@@ -4,6 +4,9 @@
 import contextlib
 import gzip
 import io
+import os
+import stat
+import threading
 import zlib
 
 
@@ -31,6 +34,7 @@ _STARTS = (
      "a pointer of Git LFS: fetch the file itself with git lfs pull"),
 )
 _START_SIZE = 512
+PIPE_SECONDS = 30
 _TAR = (257, b"ustar")
 
 
@@ -75,10 +79,7 @@ def open_bytes(path):
   """
   is_packed = path.endswith(".gz")
   with contextlib.ExitStack() as stack:
-    try:
-      raw = stack.enter_context(open(path, "rb"))
-    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-      raise ValueError("%s: cannot be read (%s)." % (path, error.strerror))
+    raw = stack.enter_context(open_raw(path))
     start = _read_start(raw)
     if is_packed:
       if not start.startswith(_GZIP):
@@ -96,6 +97,38 @@ def open_bytes(path):
           "gzip data again: unpack it once"
           if is_packed and start.startswith(_GZIP) else kind(start)))
     yield _Started(start, raw), start
+
+
+def open_raw(path):
+  """Opens a file, or a pipe that somebody writes into.
+
+  Args:
+    path: str.
+
+  Returns:
+    binary stream.
+
+  Raises:
+    ValueError: it cannot be opened, or is a pipe for which no writer came
+      within `PIPE_SECONDS`.
+  """
+  try:
+    if not stat.S_ISFIFO(os.stat(path).st_mode):
+      return open(path, "rb")
+    opened = []
+    # A pipe opens when its other end does, maybe never.
+    opener = threading.Thread(target=lambda: opened.append(open(path, "rb")),
+                              daemon=True)
+    opener.start()
+    opener.join(PIPE_SECONDS)
+    if not opened:
+      os.close(os.open(path, os.O_RDWR))  # lets the thread end
+      raise ValueError("%s: it is a pipe, and nobody has opened it to write "
+                       "for %d s." % (path, PIPE_SECONDS))
+    return opened[0]
+  except OSError as error:
+    raise ValueError("%s: cannot be read (%s)." % (
+        path, error.strerror or error))
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ openpyxl; both are imported when they are needed, no sooner.
 
 import datetime
 import json
+import os
 import zipfile
 
 from absl import logging
@@ -132,10 +133,12 @@ def _checked(path, row, cell):
 
 def _check_start(path, magic, kind):
   """Refuses a file that begins otherwise than its form does."""
+  if os.path.lexists(path) and not os.path.isfile(path):
+    raise ValueError("%s: it is no file, which %s has to be." % (path, kind))
   try:
     with open(path, "rb") as reader:
       start = reader.read(len(magic))
-  except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+  except OSError as error:
     raise ValueError("%s: cannot be read (%s)." % (path, error.strerror))
   if start == magic:
     return

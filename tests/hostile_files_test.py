@@ -161,12 +161,6 @@ def test_a_vocabulary_of_2_gb(tmp_path):
     assert "is longer than" in sentence_of(function, path)
 
 
-def test_a_vocabulary_without_end():
-  if not os.path.exists("/dev/zero"):
-    pytest.skip("no device to read from")
-  assert "is longer than" in sentence_of(tokenization.load_vocab, "/dev/zero")
-
-
 # Data.
 
 

@@ -19,6 +19,9 @@ import stat
 
 SEAL = "sha256"
 
+# Far more than the settings of a million labels take.
+_MAX_JSON_BYTES = 1 << 30
+
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp\Z", re.DOTALL)
 
 
@@ -154,7 +157,7 @@ def write_text(path, text):
 
 def copy_file(source, path):
   """Copies a file so that a kill leaves the old one or the new one."""
-  with open(source, "rb") as reader, replacing(path) as writer:
+  with open_regular(source) as reader, replacing(path) as writer:
     shutil.copyfileobj(reader, writer)
 
 
@@ -210,10 +213,30 @@ def unwritable_folder(path):
   return folder
 
 
+def open_regular(path):
+  """Opens a file to read bytes; a pipe would wait, a device might not end.
+
+  Args:
+    path: str.
+
+  Returns:
+    binary stream.
+
+  Raises:
+    EnvironmentError: there is no such file, or it cannot be read.
+    ValueError: it is no regular file, nor a link to one.
+  """
+  if os.path.lexists(path) and not os.path.isfile(path):
+    raise ValueError("%s is not a regular file%s." % (
+        path, " but a folder" if os.path.isdir(path) else
+        ", but a link to nothing" if not os.path.exists(path) else ""))
+  return open(path, "rb")
+
+
 def file_sha256(path):
-  """Hex sha256 of a file's bytes."""
+  """Hex sha256 of a file's bytes; raises as `open_regular` does."""
   digest = hashlib.sha256()
-  with open(path, "rb") as reader:
+  with open_regular(path) as reader:
     for block in iter(lambda: reader.read(1 << 20), b""):
       digest.update(block)
   return digest.hexdigest()
@@ -227,9 +250,12 @@ def to_json(value):
 
 def read_json(path):
   """Reads a JSON object; ValueError with one sentence when it is none."""
+  with open_regular(path) as reader:
+    data = reader.read(_MAX_JSON_BYTES + 1)
+  if len(data) > _MAX_JSON_BYTES:
+    raise ValueError("%s is longer than %d bytes." % (path, _MAX_JSON_BYTES))
   try:
-    with open(path, "rb") as reader:
-      value = json.loads(reader.read().decode("utf-8"))
+    value = json.loads(data.decode("utf-8"))
   except (ValueError, RecursionError) as error:
     raise ValueError("%s is not JSON: %s" % (
         path, " ".join(str(error).split())))

@@ -87,8 +87,8 @@ def in_markdown(text):
 def _read_results(path):
   """Returns {key: float} of a file with `key = value` lines; {} without it."""
   try:
-    with open(path, encoding="utf-8") as reader:
-      lines = reader.read().splitlines()
+    with atomic_files.open_regular(path) as reader:
+      lines = reader.read().decode("utf-8").splitlines()
   except (OSError, ValueError):
     return {}
   results = {}

@@ -184,6 +184,30 @@ def read_feature_stats(path, fingerprint):
     return None
 
 
+def load_index(path):
+  """Reads the numbers beside a record file.
+
+  Args:
+    path: str.
+
+  Returns:
+    int64 `[columns, records]`: offsets, lengths, texts, maybe checksums.
+
+  Raises:
+    ValueError: it is no such array; a sentence without the path.
+  """
+  with atomic_files.open_regular(path) as reader:
+    try:
+      index = np.load(reader, allow_pickle=False)
+    # A header that somebody spoilt ends in any of a dozen kinds of errors.
+    except Exception as error:  # pylint: disable=broad-except
+      raise ValueError(" ".join(str(error).split()) or type(error).__name__)
+  if not isinstance(index, np.ndarray) or index.ndim != 2 or (
+      index.dtype.kind != "i"):
+    raise ValueError("it holds no table of whole numbers")
+  return index
+
+
 def encode_chunk(settings, chunk):
   """Rows of `write_rows` of a list of (text_a, text_b, label numbers).
 
@@ -387,7 +411,8 @@ class RecordFile(object):
     self._path = path
     self._foreign_labels = None
     if not os.path.isfile(path):
-      raise ValueError("record file %s is missing." % path)
+      raise ValueError("record file %s is %s." % (
+          path, "not a file" if os.path.lexists(path) else "missing"))
     self._file = open(path, "rb")
     self._size = os.fstat(self._file.fileno()).st_size
     self._sums = None
@@ -425,13 +450,14 @@ class RecordFile(object):
               "index_sha256"):
         raise ValueError("its sha256 differs from the one in %s" %
                          manifest_file)
-      columns = np.load(index_file, allow_pickle=False)
-      if columns.ndim != 2 or len(columns) < 3:
+      columns = load_index(index_file)
+      if len(columns) < 3:
         raise ValueError("it has not 3 columns or more")
       return columns
-    except (ValueError, EOFError) as error:
+    except ValueError as error:
       raise ValueError("%s is broken (%s); remove it and its record file to "
-                       "have them made again." % (index_file, error))
+                       "have them made again." % (
+                           index_file, str(error).rstrip(".")))
 
   def _find_offsets(self):
     """Yields where each record begins, from the lengths that precede them."""
@@ -478,7 +504,11 @@ class RecordFile(object):
       raise ValueError("record file %s is broken at byte %d (a checksum "
                        "differs); it is made again at the next start." % (
                            self._path, offset))
-    feature = tf.train.Example.FromString(data).features.feature
+    try:
+      feature = tf.train.Example.FromString(data).features.feature
+    except Exception:  # DecodeError, whose module moves about
+      raise ValueError("record file %s is broken: what stands at byte %d is no "
+                       "tf.train.Example." % (self._path, offset))
     length = sum(feature["input_mask"].int64_list.value)
     values = {key: list(feature[key].int64_list.value) for key in (
         "input_ids", "input_mask", "segment_ids")}

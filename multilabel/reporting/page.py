@@ -8,6 +8,7 @@ import base64
 import hashlib
 import html
 import math
+import os
 import re
 
 
@@ -299,6 +300,20 @@ def details(summary_html, content_html, data_name=None):
       summary_html, content_html)
 
 
+_START = (
+    '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+    '<meta http-equiv="Content-Security-Policy" content="')
+
+
+def is_document(path):
+  """Whether `document` made a file, or it is empty; False for links."""
+  if os.path.islink(path) or not os.path.isfile(path):
+    return False
+  with open(path, "rb") as reader:
+    start = reader.read(len(_START))
+  return start in (b"", _START.encode("ascii"))
+
+
 def document(title, subtitle, sections):
   """Returns the whole page.
 
@@ -317,12 +332,12 @@ def document(title, subtitle, sections):
   links = "".join('<a href="#%s">%s</a>' % (name, escape(short))
                   for name, short, _ in sections)
   return (
-      '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-      '<meta http-equiv="Content-Security-Policy" content="%s">\n'
+      '%s%s">\n'
       '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
       '<meta name="referrer" content="no-referrer">\n'
       '<title>%s</title>\n<style>%s</style>\n</head>\n<body>\n<header>\n'
       '<h1>%s</h1>\n<div class="note">%s</div>\n</header>\n<nav>%s</nav>\n'
       '<main>\n%s\n</main>\n<script>%s</script>\n</body>\n</html>\n' % (
-          policy, escape(title), _STYLE, escape(title), escape(subtitle), links,
+          _START, policy, escape(title), _STYLE, escape(title),
+          escape(subtitle), links,
           "\n".join(body for _, _, body in sections), _SCRIPT))

@@ -50,11 +50,15 @@ def write(output_dir, command=None):
 
   Raises:
     ReportUnavailable: matplotlib is missing; one line how to install it.
-    ValueError: the directory holds nothing of a run, or a broken file.
+    ValueError: the directory holds nothing of a run, or a broken file, or a
+      report.html that is somebody's.
   """
+  path = os.path.join(output_dir, REPORT_FILE)
+  if os.path.lexists(path) and not page.is_document(path):
+    raise ValueError("%s is there and is no report of a run; move it away." %
+                     path)
   charts.require_matplotlib()
   run = scored.ScoredRun(run_files.read(output_dir))
-  path = os.path.join(output_dir, REPORT_FILE)
   atomic_files.write_text(path, render(run, command))
   return path
 

@@ -14,6 +14,7 @@ import os
 import numpy as np
 
 from multilabel.common import atomic_files
+from multilabel.features import record_file
 from multilabel.storage import event_files
 
 
@@ -248,8 +249,8 @@ def _read_lengths(folder):
     if not (os.path.isfile(index_file) and os.path.isfile(manifest_file)):
       continue
     try:
-      tokens = np.asarray(np.load(index_file, allow_pickle=False)[1], np.int64)
-    except (ValueError, IndexError, EOFError) as error:
+      tokens = np.asarray(record_file.load_index(index_file)[1], np.int64)
+    except (ValueError, IndexError) as error:
       raise ValueError("%s is broken: %s." % (
           index_file, " ".join(str(error).split()).rstrip(".")))
     if tokens.size:

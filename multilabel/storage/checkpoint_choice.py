@@ -228,7 +228,7 @@ def read_best(model_dir, run=None):
   try:
     best = atomic_files.read_sealed(path, run.needs_identity(0))
   except ValueError as error:
-    raise ValueError("%s; %s." % (error, way_out))
+    raise ValueError("%s; %s." % (str(error).rstrip("."), way_out))
   expected = {"checkpoint": str, "step": int, "metric": str,
               "value": (int, float, type(None)), "evaluations": list}
   for key in sorted(expected):

@@ -128,7 +128,7 @@ def read_state(model_dir):
   path = os.path.join(model_dir, STATE_FILE)
   if not os.path.exists(path):
     return None
-  with open(path, "rb") as reader:
+  with atomic_files.open_regular(path) as reader:
     match = re.search(
         br'^model_checkpoint_path: "(?:[^"\n]*/)?(model\.ckpt-\d+)"\r?$',
         reader.read(1 << 20), re.MULTILINE)

@@ -2,6 +2,7 @@
 """Checkpoints are checked against the graph before they are restored."""
 
 import collections
+import glob
 import os
 import re
 
@@ -42,6 +43,10 @@ def read_checkpoint_shapes(checkpoint):
 
 def _check_is_checkpoint(path):
   """Raises ValueError, with what to give instead, if nothing can be read."""
+  for name in glob.glob(glob.escape(path) + ".*"):
+    if re.search(r"\.(index|data-\d+-of-\d+)\Z", name) and not (
+        os.path.isfile(name)):
+      raise ValueError("%s is not a file; a checkpoint's are." % name)
   has_index = tf.io.gfile.exists(path + ".index")
   if not has_index and not tf.io.gfile.exists(path):
     hint = ""

@@ -76,7 +76,8 @@ class EventWriter(object):
 def event_paths(folder):
   """The event files of a folder in the order of their writing."""
   found = [(int(match.group(1)), match.group()) for match in
-           map(_EVENT_FILE.match, os.listdir(folder)) if match]
+           map(_EVENT_FILE.match, os.listdir(folder)) if match
+           and os.path.isfile(os.path.join(folder, match.group()))]
   return [os.path.join(folder, name) for _, name in sorted(found)]
 
 
@@ -87,6 +88,9 @@ def _read_events(path):
       yield event
   except tf.errors.DataLossError:
     logging.info("%s is cut off; what stands before is used.", path)
+  except Exception as error:  # DecodeError, whose module moves about
+    logging.warning("%s is broken (%s); what stands before is used.", path,
+                    " ".join(str(error).split())[:200])
 
 
 def _tags_at(folder, step):

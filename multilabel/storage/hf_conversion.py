@@ -233,7 +233,7 @@ def read_vocab(hf_dir, vocab_size):
 
 def _read_vocab_file(path):
   try:
-    with safetensors_reader.open_regular(path) as reader:
+    with atomic_files.open_regular(path) as reader:
       vocab = reader.read(_MAX_VOCAB_BYTES + 1)
   except OSError as error:
     raise ValueError(

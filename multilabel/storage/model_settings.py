@@ -26,6 +26,8 @@ import tokenization
 BERT_CONFIG_FILE = "bert_config.json"
 VOCAB_FILE = "vocab.txt"
 LABELS_FILE = "labels.txt"
+# More than any of the hashed files has.
+_MAX_BYTES = 1 << 28
 # 1 had one threshold and cut every long text at its end; 2 no sha256 of itself.
 FORMAT_VERSION = 3
 # What has a calibration says so to programs that know of none.
@@ -115,11 +117,15 @@ def read(folder, hint, read_config=read_sizes):
         os.path.join(folder, LABELS_FILE), len(labels), run_lock.SETTINGS_FILE,
         settings["num_labels"]))
   for key, name in HASHED_FILES:
-    if atomic_files.file_sha256(os.path.join(folder, name)) != settings[key]:
+    path = os.path.join(folder, name)
+    # A link that leads elsewhere is as good as what it leads to.
+    if os.path.getsize(path) > _MAX_BYTES or (
+        atomic_files.file_sha256(path) != settings[key]):
       raise ValueError(
-          "%s is not the file that the model was trained with (its sha256 "
+          "%s%s is not the file that the model was trained with (its sha256 "
           "differs from the one in %s); bring that one back." % (
-              os.path.join(folder, name), run_lock.SETTINGS_FILE))
+              path, ", a symbolic link to %s," % os.path.realpath(path)
+              if os.path.islink(path) else "", run_lock.SETTINGS_FILE))
   vocab_file = os.path.join(folder, VOCAB_FILE)
   bert_config = read_config(os.path.join(folder, BERT_CONFIG_FILE))
   if not 3 <= settings["max_seq_length"] <= bert_config.max_position_embeddings:
@@ -204,7 +210,7 @@ def _check_decision(settings):
 def read_labels(path):
   """Reads labels.txt of a trained directory: list of str."""
   try:
-    with open(path, "rb") as reader:
+    with atomic_files.open_regular(path) as reader:
       lines = reader.read().decode("utf-8").split("\n")
   except UnicodeDecodeError as error:
     raise ValueError("%s is not UTF-8: %s." % (path, error))

@@ -31,12 +31,14 @@ _LOCK_CONTENT = re.compile(r"pid \d+ on ")
 
 # The files that a run replaces; what another program writes into the directory
 # under a temporary name is not for a run to remove.
-_REPLACED_FILES = re.compile(
-    r"\.(bert_config\.json|vocab\.txt|labels\.txt|model_settings\.json|"
+_REPLACED = (
+    r"(bert_config\.json|vocab\.txt|labels\.txt|model_settings\.json|"
     r"best_checkpoint\.json|checkpoint|model\.ckpt-\d+\..*|"
     r"(train|dev|test)\.tf_record.*|(test_)?eval_results\.(txt|json)|"
     r"(eval|test)_predictions\.(jsonl|csv)|test_results\.tsv|report\.html|"
-    r"model_card\.md|cluster\.json)\.[0-9a-f]{12}\.tmp\Z")
+    r"model_card\.md|cluster\.json)")
+_REPLACED_FILES = re.compile(_REPLACED + r"\Z")
+_TEMPORARY_FILES = re.compile(r"\." + _REPLACED + r"\.[0-9a-f]{12}\.tmp\Z")
 
 
 def is_trained(output_dir):
@@ -68,6 +70,23 @@ def check_output_dir(output_dir):
   if folder:
     raise ValueError("output_dir %s cannot be written: no right to write into "
                      "%s." % (output_dir, folder))
+  _check_links(output_dir)
+
+
+def _check_links(output_dir):
+  """Raises ValueError if writing into a directory would write elsewhere, too.
+  """
+  home = os.path.join(os.path.realpath(output_dir), "")
+  for name in sorted(os.listdir(home) if os.path.isdir(home) else ()):
+    path = os.path.join(output_dir, name)
+    if not os.path.islink(path) or not (
+        name == LOCK_FILE or _REPLACED_FILES.match(name)):
+      continue
+    where = os.path.realpath(path)
+    if name == LOCK_FILE or not where.startswith(home):
+      raise ValueError(
+          "output_dir %s: %s is a symbolic link to %s, which a run would write "
+          "to; put the file itself there." % (output_dir, name, where))
 
 
 def _has_own_lock(output_dir):
@@ -104,7 +123,7 @@ def remove_temporary_files(output_dir):
   """
   for name in os.listdir(output_dir):
     path = os.path.join(output_dir, name)
-    if _REPLACED_FILES.match(name) and os.path.isfile(path) and (
+    if _TEMPORARY_FILES.match(name) and os.path.isfile(path) and (
         not os.path.islink(path)):
       os.remove(path)
 
@@ -126,6 +145,10 @@ def lock(output_dir):
   is_new = not os.path.isdir(output_dir)
   atomic_files.make_folder(output_dir)
   path = os.path.join(output_dir, LOCK_FILE)
+  if os.path.lexists(path) and (os.path.islink(path) or
+                                not os.path.isfile(path)):
+    raise ValueError("output_dir %s: %s is not a file; remove it." % (
+        output_dir, LOCK_FILE))
   with open(path, "a+") as holder:
     if fcntl is not None:
       try:

@@ -14,6 +14,7 @@ import struct
 
 import numpy as np
 
+from multilabel.common import atomic_files
 from processors import strict_json
 from processors.text_lines import shown
 
@@ -71,29 +72,11 @@ def load_json_object(path):
     ValueError: as `parse_json_object`, or the file cannot be read.
   """
   try:
-    with open_regular(path) as reader:
+    with atomic_files.open_regular(path) as reader:
       data = reader.read(MAX_JSON_BYTES + 1)
   except OSError as error:
     raise ValueError("%s cannot be read: %s." % (path, error.strerror))
   return parse_json_object(data, path)
-
-
-def open_regular(path):
-  """Opens a file for reading bytes; a pipe or device would hang or not end.
-
-  Args:
-    path: str.
-
-  Returns:
-    File object.
-
-  Raises:
-    OSError: there is no such file, or it cannot be read.
-    ValueError: it is not a regular file.
-  """
-  if os.path.exists(path) and not os.path.isfile(path):
-    raise ValueError("%s is not a regular file." % path)
-  return open(path, "rb")
 
 
 class SafetensorsFile(object):
@@ -116,7 +99,7 @@ class SafetensorsFile(object):
     """
     self.path = path
     try:
-      with open_regular(path) as reader:
+      with atomic_files.open_regular(path) as reader:
         header, self._data_start, data_length = self._read_header(reader)
     except OSError as error:
       raise ValueError("%s cannot be read: %s." % (path, error.strerror))
@@ -146,7 +129,7 @@ class SafetensorsFile(object):
           "tensor %s has the dtype %s; weights are read from F32, F16 and BF16",
           shown(name), dtype)
     try:
-      with open_regular(self.path) as reader:
+      with atomic_files.open_regular(self.path) as reader:
         reader.seek(self._data_start + begin)
         values = np.fromfile(reader, dtype=_READ_DTYPES[dtype],
                              count=(end - begin) // _ITEM_SIZES[dtype])

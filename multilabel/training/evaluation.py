@@ -353,6 +353,21 @@ def write_results(part, result, global_step, output_dir):
   logging.info("***** Evaluation on %s: %s *****", part, path)
 
 
+def written_files(settings):
+  """Names of the files that a run of these settings writes: list of str."""
+  names = []
+  for part, is_wanted in (("dev", settings.do_eval),
+                          ("test", settings.do_test)):
+    if is_wanted:
+      text = RESULT_FILES[part]
+      names += [text, os.path.splitext(text)[0] + ".json"]
+  if settings.do_eval:
+    names.append(PREDICTION_FILES["dev"])
+  if settings.do_predict:
+    names += [PREDICTION_FILES["test"], TEST_RESULTS_FILE, TEST_TABLE_FILE]
+  return names
+
+
 def _json_value(value):
   """A score as JSON can hold it."""
   if isinstance(value, (str, bool)):

@@ -34,6 +34,7 @@ from multilabel.storage import checkpoint_choice
 from multilabel.storage import checkpoint_files
 from multilabel.storage import checkpoint_restore
 from multilabel.storage import checkpoint_slim
+from multilabel.storage import own_results
 from multilabel.storage import run_lock
 from multilabel.storage import trained_model
 from multilabel.training import cluster_graph
@@ -152,6 +153,8 @@ class Finetuning(object):
                        "(--do_train)." % settings.output_dir)
     run_lock.check_output_dir(settings.output_dir)
     with run_lock.lock(settings.output_dir):
+      own_results.check(settings.output_dir,
+                        evaluation.written_files(settings))
       self.trained = run_claim.read_directory(settings)
       self.model = run_setup.choose_model(
           run_setup.as_begun(settings, self.trained),
