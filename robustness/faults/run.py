@@ -35,6 +35,9 @@ def main(argv=None):
   parser.add_argument("--full_disks", type=int, default=20,
                       help="number of disks that are full from some call on "
                            "(default: %(default)s)")
+  parser.add_argument("--flag", action="append", default=[],
+                      metavar="NAME=VALUE", help="flag of the training, such "
+                      "as ema_decay=0.9; may be given several times")
   parser.add_argument("--only", metavar="KIND:NUMBER",
                       help="repeat one round, such as kill:12 or power:3")
   work_folder.add_flags(parser)
@@ -47,8 +50,9 @@ def main(argv=None):
 
 
 def _run(options):
+  changes = dict(flag.partition("=")[::2] for flag in options.flag)
   with work_folder.open_folder(options) as work_dir, storm_module.Storm(
-      work_dir, options.seed, _say) as storm:
+      work_dir, options.seed, _say, changes) as storm:
     _say("Undisturbed: training %.1f s of processor time, %d calls that "
          "change files; export %.1f s, %d calls." % sum(
              [(storm.seconds[command], len(storm.operations[command]))

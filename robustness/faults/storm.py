@@ -108,17 +108,19 @@ class Storm(object):
     seconds: {TRAIN: float, ...}, processor time undisturbed.
   """
 
-  def __init__(self, work_dir, seed, say=None):
+  def __init__(self, work_dir, seed, say=None, changes=None):
     """Makes the data and runs the commands undisturbed.
 
     Args:
       work_dir: str, an existing empty folder.
       seed: int.
       say: function of a line, or None.
+      changes: {flag: value} of the training, beside or instead of the usual.
     """
     self.counts = Counts()
     self._seed = seed
     self._say = say or (lambda line: None)
+    self._changes = changes or {}
     self._root = os.path.join(work_dir, "run")
     self._trained = os.path.join(work_dir, "trained")
     self._world = tiny_world.make(os.path.join(work_dir, "world"))
@@ -157,7 +159,8 @@ class Storm(object):
   def _flags(self, command):
     output_dir = os.path.join(self._root, "out")
     if command == TRAIN:
-      return tiny_world.training_flags(self._world, output_dir)
+      return tiny_world.training_flags(self._world, output_dir,
+                                       **self._changes)
     return tiny_world.export_flags(
         output_dir, os.path.join(self._root, "exports")) + ["--version=1"]
 
