@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each part of a recipe does: one factor at a time, table and picture.
+"""What each part of a recipe does: one factor at a time.
 
   python -m experiments.attack_tactics.ablation --seeds=3 \\
       --flagfile=examples/attack_tactics/flags.txt --keep_checkpoints=false \\
@@ -11,14 +11,12 @@ correction of Adam. The product of all would be 768 settings; these are 14.
 Three seeds of the demo's recipe (4,000 texts, 2 epochs) are about two and a
 half hours on two cores.
 
-The folder gets what `experiments.sweep` leaves, which does the runs and goes on
-where it was stopped; results.txt is put in the order of the factors, with the
-difference to the recipe; and, with matplotlib (extra `report`), ablation.svg
-and ablation.png: a dot a seed, a line for the mean.
+The folder gets what `experiments.sweep` leaves, which does the runs and resumes
+where it was stopped. results.txt lists the runs in the order of the factors,
+with the difference to the recipe.
 """
 
 import collections
-import os
 
 from multilabel.common import command_line
 
@@ -28,12 +26,10 @@ if __name__ == "__main__":
 
 # pylint: disable=g-import-not-at-top
 from absl import flags
-from absl import logging
 
 from experiments import result_table
 from experiments import run_queue
 from experiments import sweep
-from multilabel.common import atomic_files
 
 
 FLAGS = flags.FLAGS
@@ -48,7 +44,7 @@ FACTORS = collections.OrderedDict([
     ("adam_bias_correction", ("true", "false")),
 ])
 
-# Panels of the picture, on test where it was scored.
+# Columns of the table, on test where it was scored.
 MEASURES = collections.OrderedDict([
     ("micro_f1", "micro-F1"), ("macro_f1", "macro-F1"),
     ("macro_average_precision", "mAP")])
@@ -121,75 +117,14 @@ def to_text(rows):
 
 
 def write_report(outcomes, variations, options):
-  """Writes the tables; returns (rows, lines of the text)."""
+  """Writes the tables; returns the lines of the text."""
   rows = ordered_rows(outcomes, options.metric, variations)
   lines = to_text(rows) + [""] + result_table.origin(outcomes)
   failed = result_table.failures(outcomes)
   if failed:
     lines += ["", "Failed:"] + failed
   result_table.write(options.output_dir, rows, lines)
-  return rows, lines
-
-
-def draw(rows, outcomes, output_dir):
-  """Writes ablation.svg and ablation.png.
-
-  Args:
-    rows: list of `result_table.Row`, the recipe first.
-    outcomes: list of `run_queue.Outcome`, for the single seeds.
-    output_dir: str.
-
-  Returns:
-    list of the paths; empty, with a warning, without matplotlib.
-  """
-  try:
-    import matplotlib
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-  except ImportError as error:
-    logging.warning("no picture: %s; python -m pip install matplotlib, and run "
-                    "this again", error)
-    return []
-  prefix = prefix_of(rows)
-  matplotlib.rcParams["svg.hashsalt"] = "ablation"  # the same file each time
-  figure, axes = pyplot.subplots(
-      1, len(MEASURES), sharey=True, figsize=(10, 1.2 + 0.3 * len(rows)))
-  for axis, (name, title) in zip(axes, MEASURES.items()):
-    _draw_panel(axis, rows, outcomes, prefix + name)
-    axis.set_title(title)
-  axes[0].set_yticks(range(len(rows)))
-  axes[0].set_yticklabels([row_title(row.settings) for row in rows])
-  axes[0].invert_yaxis()
-  figure.supxlabel("on %s; a dot a seed, a bar for the mean, dashed: the recipe"
-                   % ("test" if prefix else "dev"), fontsize=9)
-  figure.tight_layout()
-  paths = []
-  for suffix in ("svg", "png"):
-    path = os.path.join(output_dir, "ablation." + suffix)
-    with atomic_files.replacing(path) as writer:
-      figure.savefig(writer, format=suffix, dpi=150,
-                     metadata={"Date": None} if suffix == "svg" else None)
-    paths.append(path)
-  pyplot.close(figure)
-  return paths
-
-
-def _draw_panel(axis, rows, outcomes, metric):
-  by_name = {outcome.run.name: outcome.scores for outcome in outcomes
-             if outcome.failure is None}
-  for height, row in enumerate(rows):
-    color = "#555555" if not row.settings else "#0b6fa4"
-    values = [by_name[run.name][metric] for run in row.runs]
-    axis.plot(values, [height] * len(values), "o", color=color, alpha=0.55,
-              markersize=5)
-    axis.plot([row.scores[metric][0]] * 2, [height - 0.3, height + 0.3],
-              color=color, linewidth=2)
-  if not rows[0].settings:
-    axis.axvline(rows[0].scores[metric][0], color="#555555", linewidth=1,
-                 linestyle="--", zorder=0)
-  axis.grid(axis="x", color="#dddddd", linewidth=0.6)
-  for side in ("top", "right"):
-    axis.spines[side].set_visible(False)
+  return lines
 
 
 def main(argv):
@@ -200,11 +135,7 @@ def main(argv):
   outcomes = sweep.run_variations(
       FLAGS, variations, FLAGS,
       lambda outcomes: write_report(outcomes, variations, FLAGS))
-  rows, lines = write_report(outcomes, variations, FLAGS)
-  print("\n".join(lines))
-  if rows:
-    for path in draw(rows, outcomes, FLAGS.output_dir):
-      print("Picture: %s" % path)
+  print("\n".join(write_report(outcomes, variations, FLAGS)))
   sweep.raise_on_failures(outcomes, FLAGS.output_dir)
 
 
