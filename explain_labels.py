@@ -21,6 +21,7 @@ import sys
 
 from absl import flags
 
+from multilabel import decisions
 from multilabel.common import atomic_files
 from multilabel.common import command_line
 from multilabel.reporting import coloured_text
@@ -44,9 +45,7 @@ def define_flags():
         "label", None, "Label to explain; may be repeated; default: the "
                        "predicted labels, or the most probable one if there "
                        "are none.")
-    flags.DEFINE_float("threshold", None,
-        "Minimum probability of a label (0 to 1); default: the model's "
-        "decision rule.")
+    flags.DEFINE_string("threshold", None, decisions.THRESHOLD_HELP)
   with command_line.flag_group("Explanation"):
     flags.DEFINE_enum(
         "method", "integrated", list(occlusion.METHODS),
@@ -70,9 +69,7 @@ def check_flags(flag_values, texts):
     raise ValueError("--model_dir must be given.")
   if not texts:
     raise ValueError("give a text to explain.")
-  if flag_values.threshold is not None and not 0 <= flag_values.threshold <= 1:
-    raise ValueError("--threshold is %s; it must be from 0 to 1." %
-                     flag_values.threshold)
+  decisions.parse_threshold(flag_values.threshold)
   if flag_values.text_pair is not None and len(texts) != 1:
     raise ValueError("--text_pair needs one text beside it, not %d." %
                      len(texts))
@@ -162,7 +159,8 @@ def explain_all(flag_values, texts, is_colored, write):
           [text] if pair is None else [text, pair],
           explainer.explain(
               text if pair is None else (text, pair), flag_values.label,
-              flag_values.method, flag_values.threshold))
+              flag_values.method,
+              decisions.parse_threshold(flag_values.threshold)))
       write("\n" if explained_texts else "")
       explained_texts.append(explained)
       if is_colored:

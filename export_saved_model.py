@@ -446,11 +446,15 @@ def describe(result):
   if result.rounding is not None:
     differences.append("rounding to float16 changed them by up to %.2g" %
                        result.rounding)
-  return ("Wrote %s: %s (step %d); %s; long texts: %s.\n"
+  text = ("Wrote %s: %s (step %d); %s; long texts: %s.\n"
           "Signatures: %s. %s." % (
               result.path, os.path.basename(result.checkpoint), result.step,
               result.decision.describe(), form, ", ".join(result.signatures),
               "; ".join(differences)))
+  if result.decision.is_by_text:
+    text += (" They have no above_threshold: a SavedModel's graph does not "
+             "choose labels by expected F1, so its clients must.")
+  return text
 
 
 if __name__ == "__main__":

@@ -78,7 +78,8 @@ class MultiLabelClassifier(object):
 
   Attributes, after `fit` or `load`:
     classes_: numpy array of str, the labels in the order of the columns.
-    threshold_: float, or list of one per label: least probability of a label.
+    threshold_: float, or list of one per label: least probability of a label;
+      or "expected_f1".
     dev_results_: dict of scores on dev, with thresholds and 95% intervals, as
       in eval_results.txt; None without dev.
   """
@@ -186,7 +187,7 @@ class MultiLabelClassifier(object):
         column of lists of names.
       dev: (texts, labels) of these forms, or with `text` a table, to evaluate
         on while training, to choose the best checkpoint and, with
-        threshold="tune" or "tune_per_label", to find thresholds.
+        threshold="tune" and its like, to find thresholds.
       text, text_pair: str, columns of the text, and of the second one of a
         pair, in a table.
       label_names: list of str, the labels in the order of the columns.
@@ -324,7 +325,7 @@ class MultiLabelClassifier(object):
         self.predict_proba(texts))]
 
   def score(self, texts, labels=None) -> float:
-    """Returns micro-F1 at the model's thresholds: float."""
+    """Returns micro-F1 by the model's decision rule: float."""
     labels, probabilities = self._outputs(texts, labels)
     return metrics.threshold_metrics(
         labels, self._decide(probabilities))["micro_f1"]

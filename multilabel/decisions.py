@@ -22,7 +22,15 @@ import re
 
 import numpy as np
 
+from multilabel import expected_f1
 from multilabel import score_curves
+
+
+# Values of --threshold that find thresholds on dev.
+TUNED_THRESHOLDS = ("tune", "tune_macro", "tune_samples", "tune_per_label")
+
+# In place of thresholds: the labels of the highest expected F1 of each text.
+EXPECTED_F1 = "expected_f1"
 
 
 def _best_cuts(curve, lower, min_precision):
@@ -148,31 +156,50 @@ def find_macro_threshold(labels, probabilities, default=0.5):
   Raises:
     ValueError: invalid input.
   """
+  return _find_mean_threshold("macro_f1", score_curves.label_curves, 1, labels,
+                              probabilities, default)
+
+
+def find_samples_threshold(labels, probabilities, default=0.5):
+  """Finds the one threshold that maximises samples-F1, the mean F1 per text.
+
+  As `find_macro_threshold`, with texts in place of labels.
+
+  Returns:
+    OrderedDict: floats `threshold`, `samples_f1`; bool `fell_back`.
+  """
+  return _find_mean_threshold("samples_f1", score_curves.example_curves, 0,
+                              labels, probabilities, default)
+
+
+def _find_mean_threshold(name, make_curves, axis, labels, probabilities,
+                         default):
+  """The threshold of the best mean F1 over the rows of some curves."""
   labels, probabilities = score_curves.check_arrays(labels, probabilities)
   score_curves.check_thresholds(default, 1, np.float64)
   lowest, scores, changes = 0.0, [], []
-  for _, curve in score_curves.label_curves(labels, probabilities):
+  for _, curve in make_curves(labels, probabilities):
     f1 = 2 * curve.tp / (curve.predicted + curve.totals[curve.row])
     lowest += f1[curve.row_starts].sum()
-    # What a label's F1 becomes when the threshold passes a score of its.
+    # What a row's F1 becomes when the threshold passes a score of its.
     after = np.append(f1[1:], 0.0)
     after[curve.row_starts[1:] - 1] = 0.0
     scores.append(curve.score.astype(np.float64))
     changes.append(after - f1)
   score, place = np.unique(np.concatenate(scores), return_inverse=True)
   passed = np.cumsum(np.bincount(place.ravel(), np.concatenate(changes)))
-  macro_f1 = (lowest + np.append(0.0, passed[:-1])) / labels.shape[1]
+  mean_f1 = (lowest + np.append(0.0, passed[:-1])) / labels.shape[axis]
   lower = np.append(-1.0, score[:-1])
-  macro_f1 = np.where(_round_down(score) > lower, macro_f1, -1)
+  mean_f1 = np.where(_round_down(score) > lower, mean_f1, -1)
   if not labels.any():
     return collections.OrderedDict([
-        ("threshold", float(np.float32(default))), ("macro_f1", 0.),
+        ("threshold", float(np.float32(default))), (name, 0.),
         ("fell_back", True)])
   # Sums of the same numbers in another order differ in their last digits.
-  best = np.flatnonzero(macro_f1 >= macro_f1.max() - 1e-12)[-1]
+  best = np.flatnonzero(mean_f1 >= mean_f1.max() - 1e-12)[-1]
   return collections.OrderedDict([
       ("threshold", float(_threshold_between(lower[best], score[best]))),
-      ("macro_f1", float(macro_f1[best])), ("fell_back", False)])
+      (name, float(mean_f1[best])), ("fell_back", False)])
 
 
 def _precision_at(labels, probabilities, thresholds):
@@ -285,7 +312,10 @@ def apply_thresholds(probabilities, thresholds, top_k=None,
 
 class DecisionRule(collections.namedtuple(
     "DecisionRule", ["thresholds", "top_k", "always_one_label"])):
-  """How probabilities become labels: the arguments of `apply_thresholds`."""
+  """How probabilities become labels: the arguments of `apply_thresholds`.
+
+  `thresholds` may also be `EXPECTED_F1`; see `expected_f1.choose`.
+  """
 
   __slots__ = ()
 
@@ -295,15 +325,32 @@ class DecisionRule(collections.namedtuple(
 
   def apply(self, probabilities):
     """Returns bool [N, L]: which labels each example has."""
+    if self.is_by_text:
+      return expected_f1.choose(probabilities, self.top_k,
+                                self.always_one_label)
     return apply_thresholds(probabilities, self.thresholds, self.top_k,
                             self.always_one_label)
 
+  @property
+  def is_by_text(self):
+    """Whether each text's labels are chosen together, without thresholds."""
+    return isinstance(self.thresholds, str)
+
+  def threshold_of_each(self, num_labels):
+    """float64 [L], the threshold of each label; NaN if there are none."""
+    return np.broadcast_to(
+        np.asarray(np.nan if self.is_by_text else self.thresholds, np.float64),
+        (num_labels,))
+
   def describe(self):
     """Returns the rule in words, for one line of output."""
-    values = np.atleast_1d(np.asarray(self.thresholds, np.float64))
-    words = ("threshold %.4g" % values[0] if np.ndim(self.thresholds) == 0 else
-             "thresholds per label, %.4g to %.4g" % (
-                 values.min(), values.max()))
+    if self.is_by_text:
+      words = "the highest expected F1 of each text"
+    elif np.ndim(self.thresholds) == 0:
+      words = "threshold %.4g" % self.thresholds
+    else:
+      words = "thresholds per label, %.4g to %.4g" % (
+          min(self.thresholds), max(self.thresholds))
     if self.top_k is not None:
       words += ", at most %d labels" % self.top_k
     if self.always_one_label:
@@ -312,6 +359,29 @@ class DecisionRule(collections.namedtuple(
 
 
 ORIGINAL_RULE = DecisionRule(0.5)
+
+
+THRESHOLD_HELP = ("Minimum probability of a label (0 to 1), or expected_f1: "
+                  "the labels with the highest expected F1 for each text; "
+                  "default: the model's decision rule.")
+
+
+def parse_threshold(text):
+  """A float in 0..1, `EXPECTED_F1`, or None of None, of --threshold.
+
+  Raises:
+    ValueError: it is neither.
+  """
+  if text is None or text == EXPECTED_F1:
+    return text
+  try:
+    value = float(text)
+  except ValueError:
+    value = -1.0
+  if not 0 <= value <= 1:
+    raise ValueError("--threshold is %s; it must be from 0 to 1, or %s." % (
+        text, EXPECTED_F1))
+  return value
 
 
 ALL = "all"

@@ -208,8 +208,8 @@ def main(argv):
       "text_column", "text_pair_column", "id_column", "delimiter", "quoting")}
   handler = beam_predict_module.SessionModelHandler(
       FLAGS.model_dir, FLAGS.batch_size,
-      {name: FLAGS[name].value
-       for name in ("threshold", "top_k", "always_one_label")},
+      {"threshold": decisions.parse_threshold(FLAGS.threshold),
+       "top_k": FLAGS.top_k, "always_one_label": FLAGS.always_one_label},
       FLAGS.intra_op_threads, FLAGS.verify_checkpoint,
       decisions.parse(FLAGS.probabilities), rows_together)
   start = time.time()

@@ -292,7 +292,7 @@ def test_what_a_threshold_too_high_is_told(bert, data, tmp_path):
   rows = read_best(tmp_path / "o")["evaluations"]
   assert [row["micro_f1"] for row in rows] == [0, 0]
   lines = [line for line in log
-           if "No probability on dev reaches its threshold" in line]
+           if "No probability on dev is high enough" in line]
   assert len(lines) == 2  # once on the way, and once at the end
   assert all("--threshold=tune" in line for line in lines)
 

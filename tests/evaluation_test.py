@@ -142,8 +142,12 @@ def test_results_of_other_rules():
   assert found["micro_f1"] == pytest.approx(
       f1(outputs.labels, one & (outputs.probabilities >= 0.5)))
   assert found["top_k"] == 1 and "always_one_label" not in found
-  # An interval of other decisions would not be that of this F1.
-  assert "micro_f1_low" not in found and "macro_f1_high" not in found
+  # The interval is that of these decisions, as of any 0 and 1.
+  expected = bootstrap.bootstrap_intervals(
+      outputs.labels, (one & (outputs.probabilities >= 0.5)).astype(np.float32))
+  for key in ("micro_f1", "macro_f1"):
+    assert found[key + "_low"] == expected[key]["low"] < found[key]
+    assert found[key + "_high"] == expected[key]["high"] > found[key]
   assert found["macro_average_precision_low"] < (
       found["macro_average_precision"])
   assert found["micro_f1_at_0.5"] == pytest.approx(

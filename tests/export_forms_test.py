@@ -89,6 +89,15 @@ def test_decision_rule(kind, always_one_label, top_k):
       outputs["above_threshold"], np.take_along_axis(want, columns, axis=1))
 
 
+def test_labels_by_expected_f1_are_left_to_the_client():
+  builder = signatures.SignatureBuilder(
+      FakeTrained([u"a", u"b"], decisions.DecisionRule("expected_f1")),
+      signatures.Weights(), IDS)
+  with tf.Graph().as_default():
+    outputs = dict(builder._named(tf.zeros([1, 2])))
+  assert sorted(outputs) == ["labels", "probabilities", "scores"]
+
+
 class FakeTrained(object):
   """What `SignatureBuilder` reads of a `TrainedModel`."""
 

@@ -25,6 +25,7 @@ import time
 import numpy as np
 
 from multilabel import decisions
+from multilabel.inference import predictor
 
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -40,8 +41,6 @@ _SLEEP = 900  # id of a row that takes as many milliseconds as the next id / 10
 _FAIL = 901
 
 Described = collections.namedtuple("Described", ["labels", "probabilities"])
-Decision = collections.namedtuple(
-    "Decision", ["thresholds", "top_k", "always_one_label"])
 
 
 def encode(text):
@@ -75,7 +74,7 @@ class Predictor(object):
 
   def __init__(self, step=7):
     self.labels = list(LABELS)
-    self.decision = Decision(THRESHOLDS, None, False)
+    self.decision = decisions.DecisionRule(THRESHOLDS)
     self.max_seq_length = MAX_SEQ_LENGTH
     self.vocab_size = VOCAB_SIZE
     self.type_vocab_size = 2
@@ -95,6 +94,8 @@ class Predictor(object):
 
   def check_features(self, features):
     return [[row] for row in features]
+
+  decision_for = predictor.Predictor.decision_for
 
   def describe(self, rows, threshold=None, top_k=None, always_one_label=None,
                which=decisions.ALL):

@@ -15,6 +15,7 @@ pytest.importorskip("granian")
 import fake_server
 
 from multilabel import decisions
+from multilabel.inference import predictor
 from multilabel.serving import http_answers
 from multilabel.serving import http_app
 from multilabel.serving import http_requests
@@ -394,3 +395,15 @@ def test_above_threshold_is_the_whole_decision():
       ["a", "b", "c"], ["b", "c", "a"]]
   assert [row["above_threshold"] for row in answer["predictions"]] == [
       [True, True, False], [True, False, False]]
+
+
+def test_labels_by_expected_f1():
+  asked = types.SimpleNamespace(signature="predict_labels", rows=True)
+  rows = np.array([[.4, .4, .3], [.1, .01, .02]], np.float32)
+  decision = decisions.DecisionRule(decisions.EXPECTED_F1)
+  answer = http_answers.predict(asked, rows, ["a", "b", "c"], decision)
+  assert [row["above_threshold"] for row in answer["predictions"]] == [
+      [True, True, True], [False, False, False]]
+  answer = http_answers.label("m", "1", [predictor.Described(
+      [("a", .4)], {"a": .4})], ["a", "b", "c"], decision)
+  assert answer.thresholds == {} and answer.results[0].labels == ["a"]

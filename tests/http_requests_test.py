@@ -343,6 +343,8 @@ def test_label():
       b'{"text": "0123456789", "threshold": null}'
   ) == http_requests.LabelRequest(["0123456789"], None, None, None, None)
   assert REQUESTS.parse_label(b'{"text": ["a", "b"]}').texts == [("a", "b")]
+  assert REQUESTS.parse_label(
+      b'{"text": "a", "threshold": "expected_f1"}').threshold == "expected_f1"
 
 
 @pytest.mark.parametrize("which", ["all", "labels", 1, 2 ** 31 - 1, None])
@@ -364,9 +366,9 @@ def test_label_with_probabilities(which):
      "the body has a string with half of a surrogate pair."),
     ({"texts": ["a" * 11]}, "texts[0]: expected str of length <= 10."),
     ({"texts": ["a"], "threshold": "0.5"},
-     "threshold: expected float | null, got str."),
+     "threshold: expected str matching regex '^expected_f1$'."),
     ({"texts": ["a"], "threshold": True},
-     "threshold: expected float | null, got bool."),
+     "threshold: expected float | str | null, got bool."),
     ({"texts": ["a"], "threshold": 1.01}, "threshold: expected float <= 1.0."),
     (b'{"texts": ["a"], "threshold": 1e999}',
      "threshold: expected float <= 1.0."),

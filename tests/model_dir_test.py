@@ -141,7 +141,7 @@ def test_no_directory(tmp_path):
     ({"threshold": "0.5"}, 'threshold is "0.5"'),
     ({"pooling": 3}, "pooling is 3"),
     ({"vocab_sha256": "absent"}, "vocab_sha256 is null"),
-    ({"format_version": 5}, "format 5, written by a newer version"),
+    ({"format_version": 6}, "format 6, written by a newer version"),
     ({"format_version": "2"}, 'format_version is "2"'),
     ({"threshold": True}, "threshold is true"),
     ({"threshold": 1.5}, "threshold is 1.5; it must be from 0 to 1"),

@@ -91,6 +91,21 @@ def test_macro_threshold_equals_brute_force(case, blocks):
       probabilities, result["threshold"]), probabilities >= cut)
 
 
+def test_samples_threshold_equals_brute_force(case, blocks):
+  labels, probabilities = case
+  scores = []
+  for cut in np.unique(probabilities):
+    decided = probabilities >= cut
+    total = decided.sum(axis=1) + labels.sum(axis=1)
+    found = 2.0 * (decided & (labels != 0)).sum(axis=1) / np.maximum(total, 1)
+    scores.append((round(found.mean(), 12), cut))
+  best, cut = max(scores)  # of equal ones the highest
+  result = decisions.find_samples_threshold(labels, probabilities)
+  assert result["samples_f1"] == pytest.approx(best, abs=1e-12)
+  np.testing.assert_array_equal(decisions.apply_thresholds(
+      probabilities, result["threshold"]), probabilities >= cut)
+
+
 def test_macro_threshold_by_hand():
   """Micro-F1 is best at 0.6, macro-F1 at 0.3, where the rare label comes in."""
   labels = np.array([[1, 0], [1, 0], [1, 0], [0, 1], [0, 0], [0, 0]])

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of thresholds and of --do_test, as the program does them."""
 
+import importlib.util
+import itertools
 import json
 import os
 import shutil
@@ -10,6 +12,7 @@ import pytest
 import tiny_bert
 
 from multilabel import decisions
+from multilabel.export import model_card
 import predict_session
 import run_multilabel_classifier
 
@@ -304,17 +307,92 @@ def test_an_unlabelled_test_file_is_refused(copy, data, tmp_path):
   assert not [row for row in found if "true_labels" in row]
 
 
-def test_macro_threshold_is_found_and_kept(copy, data):
-  """Of all cuts between dev's scores none has a higher macro-F1."""
+@pytest.mark.parametrize("average", ["macro", "samples"])
+def test_a_threshold_for_another_mean_is_found_and_kept(copy, data, average):
+  """Of all cuts between dev's scores none has a higher F1."""
   metrics = pytest.importorskip("sklearn.metrics")
-  run(data, copy, do_eval=True, threshold="tune_macro")
+  run(data, copy, do_eval=True, threshold="tune_" + average)
   threshold, kind, _, _ = read_settings(copy)
-  assert kind == "tune_macro"
+  assert kind == "tune_" + average
   truth, scores, chosen = read_predictions(copy, "dev")
-  best = max(metrics.f1_score(truth, scores >= cut, average="macro",
+  best = max(metrics.f1_score(truth, scores >= cut, average=average,
                               zero_division=0) for cut in np.unique(scores))
-  assert float(read_results(copy, "dev")["macro_f1"]) == pytest.approx(best)
+  assert float(read_results(copy, "dev")[average + "_f1"]) == (
+      pytest.approx(best))
   assert np.array_equal(chosen, above(threshold)(scores))
-  status, _, stderr, _ = call(data, copy, do_eval=True, threshold="tune_macro",
-                              min_precision=0.5)
+  status, _, stderr, _ = call(data, copy, do_eval=True,
+                              threshold="tune_" + average, min_precision=0.5)
   assert status == 2 and "--min_precision needs --threshold=tune or" in stderr
+
+
+def best_sets(scores):
+  """The set of the highest expected F1 of each row, of those not empty."""
+  sets = np.array(list(itertools.product([0, 1], repeat=scores.shape[1])))
+  total = sets.sum(axis=1)[:, np.newaxis] + sets.sum(axis=1)
+  f1_of = np.where(total, 2.0 * sets.dot(sets.T) / np.maximum(total, 1), 1.0)
+  chance = np.where(sets, scores[:, np.newaxis], 1 - scores[:, np.newaxis])
+  expected = chance.prod(axis=-1).dot(f1_of)
+  return sets[1 + expected[:, 1:].argmax(axis=1)].astype(bool)
+
+
+def test_expected_f1_is_the_rule_of_everything(copy, data):
+  """Evaluation, predictions, predictor, card and report, with no --do_eval."""
+  log = run(data, copy, do_predict=True, threshold="expected_f1",
+            always_one_label=True)
+  assert read_settings(copy) == ("expected_f1", "fixed", None, True)
+  assert any(line.endswith(", the highest expected F1 of each text, at least "
+                           "one label *****") for line in log)
+  run(data, copy, do_eval=True, do_test=True,
+      report=importlib.util.find_spec("matplotlib") is not None)
+  for part in ("dev", "test"):
+    check(copy, part, best_sets)
+    results = read_results(copy, part)
+    assert results["threshold"] == "expected_f1"
+    assert (float(results["micro_f1_low"]) < float(results["micro_f1"]) <
+            float(results["micro_f1_high"]))
+  _, scores, chosen = read_predictions(copy, "test")
+  assert not np.array_equal(chosen, scores >= 0.5)
+  with predict_session.SessionPredictor(copy) as predictor:
+    assert predictor.threshold == "expected_f1"
+    described = predictor.describe(scores)
+    half = predictor.describe(scores, 0.5, always_one_label=False)
+  for found, wanted in ((described, chosen), (half, scores >= 0.5)):
+    assert [{name for name, _ in one.labels} for one in found] == [
+        {label for label, is_on in zip(tiny_bert.LABELS, row) if is_on}
+        for row in wanted]
+  card = tiny_bert.read_text(os.path.join(copy, model_card.CARD_FILE))
+  assert "Labels are given by the highest expected F1 of each text, at " in card
+  assert "| label | F1 on" in card
+  page = os.path.join(copy, "report.html")
+  if os.path.exists(page):
+    assert "gives each text the labels of the highest" in tiny_bert.read_text(
+        page)
+  # What it needs is no threshold, so a calibration leaves it in force.
+  run(data, copy, do_eval=True, calibrate="temperature")
+  assert read_settings(copy)[0] == "expected_f1"
+  check(copy, "dev", best_sets)
+
+
+def test_expected_f1_while_training(data, tmp_path):
+  bert = tiny_bert.make_bert(tmp_path / "bert", num_hidden_layers=1)
+  status, stdout, stderr, _ = tiny_bert.call(
+      run_multilabel_classifier, tiny_bert.arguments(
+          bert, data, str(tmp_path / "o"), do_eval=True, eval_steps=5,
+          threshold="expected_f1", metric_for_best="samples_f1",
+          always_one_label=True, num_train_epochs=2))
+  assert (status, stdout, stderr) == (0, "", "")
+  best = json.loads(tiny_bert.read_text(
+      str(tmp_path / "o" / "best_checkpoint.json")))
+  assert best["rule"]["threshold"] == "expected_f1"
+  assert best["value"] == pytest.approx(
+      float(read_results(str(tmp_path / "o"), "dev")["samples_f1"]))
+  _, _, chosen = read_predictions(str(tmp_path / "o"), "dev")
+  assert chosen.any(axis=1).all()
+
+
+def test_a_program_that_knows_no_such_rule_refuses_the_directory(copy, data):
+  run(data, copy, do_predict=True, threshold="expected_f1")
+  path = os.path.join(copy, "model_settings.json")
+  assert json.loads(tiny_bert.read_text(path))["format_version"] == 5
+  run(data, copy, do_predict=True, threshold=0.5)
+  assert json.loads(tiny_bert.read_text(path))["format_version"] == 3

@@ -103,27 +103,30 @@ def _read_results(path):
 
 def _labels_section(trained, results):
   """Names, thresholds and F1 of each label."""
-  thresholds = trained.settings["threshold"]
-  if not isinstance(thresholds, list):
-    thresholds = [thresholds] * len(trained.labels)
+  decision = trained.decision
+  head = ["label"] if decision.is_by_text else ["label", "threshold"]
+  each = decision.threshold_of_each(len(trained.labels))
   parts = [part for part, _ in _RESULTS if any(
       key.startswith("f1/") for key in results[part])]
   rows = []
-  for label, threshold in zip(trained.labels[:_MOST_LABELS], thresholds):
-    rows.append([in_markdown(label), "%.4g" % threshold] + [
+  for label, threshold in zip(trained.labels[:_MOST_LABELS], each):
+    cells = [] if decision.is_by_text else ["%.4g" % threshold]
+    rows.append([in_markdown(label)] + cells + [
         _number(results[part].get("f1/" + label)) for part in parts])
   text = "## Labels\n\n" + _table(
-      ["label", "threshold"] + ["F1 on %s" % part for part in parts], rows)
+      head + ["F1 on %s" % part for part in parts], rows)
   if len(trained.labels) > _MOST_LABELS:
     text += "\n\nand %d more." % (len(trained.labels) - _MOST_LABELS)
+  if decision.is_by_text:
+    return "%s\n\nLabels are given by %s." % (text, decision.describe())
   rule = "\n\nA label is given where its probability is at least its threshold"
-  decision = trained.decision
   if decision.top_k:
     rule += ", to at most %d labels" % decision.top_k
   if decision.always_one_label:
     rule += "; a text without any gets the most probable one"
   kind = {"tune": "one that maximises micro-F1 on dev",
           "tune_macro": "one that maximises macro-F1 on dev",
+          "tune_samples": "one that maximises the mean F1 per text on dev",
           "tune_per_label": "tuned on dev, each label by itself"}.get(
               trained.settings["threshold_kind"], "fixed")
   return "%s%s. Thresholds: %s." % (text, rule, kind)

@@ -6,7 +6,8 @@
   classify         serialized tf.Examples -> classes, scores
   predict_labels   as serving_default -> probabilities, and label names sorted
                    by score, and whether the trained directory's decision rule
-                   gives the text each
+                   gives the text each; the last is left out where the rule
+                   has no thresholds
   text             strings -> as predict_labels (with a `GraphTokenizer`)
 
 Each is the model of `head.create_model` over inputs of its own;
@@ -183,6 +184,12 @@ class SignatureBuilder(object):
     num_labels = len(self._labels)
     # Of equal scores the first label comes first, as in the predictor.
     scores, order = tf.nn.top_k(probabilities, num_labels)
+    named = [
+        ("probabilities", probabilities),
+        ("labels", tf.gather(tf.constant(self._label_bytes()), order)),
+        ("scores", scores)]
+    if self._decision.is_by_text:
+      return named
     thresholds = tf.constant(score_curves.check_thresholds(
         self._decision.thresholds, num_labels, "float32"))
     above = scores >= tf.gather(thresholds, order)
@@ -192,11 +199,7 @@ class SignatureBuilder(object):
     if self._decision.always_one_label:
       none = ~tf.reduce_any(above, axis=1, keepdims=True)
       above |= none & (tf.range(num_labels) < 1)
-    return [
-        ("probabilities", probabilities),
-        ("labels", tf.gather(tf.constant(self._label_bytes()), order)),
-        ("scores", scores),
-        ("above_threshold", above)]
+    return named + [("above_threshold", above)]
 
   def _label_bytes(self):
     return [label.encode("utf-8") for label in self._labels]

@@ -37,9 +37,7 @@ _INPUT_FLAGS = (("text_column", None), ("text_pair_column", None),
 
 def define_decision_flags():
   """Defines the flags of which labels a text gets."""
-  flags.DEFINE_float("threshold", None,
-      "Minimum probability of a label (0 to 1); default: the model's decision "
-      "rule.")
+  flags.DEFINE_string("threshold", None, decisions.THRESHOLD_HELP)
   flags.DEFINE_integer("top_k", None,
       "Maximum number of labels per text; default: the model's decision rule, "
       "or no limit.")
@@ -50,9 +48,7 @@ def define_decision_flags():
 
 def check_decision_flags(flag_values):
   """Raises ValueError for a threshold or a top_k that cannot be."""
-  if flag_values.threshold is not None and not 0 <= flag_values.threshold <= 1:
-    raise ValueError("--threshold is %s; it must be from 0 to 1." %
-                     flag_values.threshold)
+  decisions.parse_threshold(flag_values.threshold)
   if flag_values.top_k is not None and flag_values.top_k < 1:
     raise ValueError("--top_k is %d; it must be 1 or more." %
                      flag_values.top_k)
@@ -202,11 +198,13 @@ def print_labels(predictor, text, decision):
   lines = [shown] + ["  %.3f  %s" % (probability, label)
                      for label, probability in described.labels]
   if not described.labels:
-    # With a threshold per label, the highest probability need not be nearest.
-    short = np.array(list(described.probabilities.values())) - np.asarray(
-        decision.thresholds)
+    short = np.array(list(described.probabilities.values()))
+    if not decision.is_by_text:
+      # With a threshold per label, the highest probability need not be nearest.
+      short -= np.asarray(decision.thresholds)
     label = predictor.labels[int(short.argmax())]
-    lines.append("  no label reaches the threshold (nearest: %.3f  %s)" % (
+    lines.append("  no label %s (nearest: %.3f  %s)" % (
+        "is likely enough" if decision.is_by_text else "reaches the threshold",
         described.probabilities[label], label))
   sys.stdout.buffer.write("\n".join(lines + [""]).encode("utf-8", "replace"))
   sys.stdout.flush()

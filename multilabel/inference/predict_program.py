@@ -69,7 +69,8 @@ def predict(flag_values, texts, open_predictor):
       verify_checkpoint=flag_values.verify_checkpoint,
       profile_dir=flag_values.profile) as predictor:
     decision = predictor.decision_for(
-        flag_values.threshold, flag_values.top_k, flag_values.always_one_label)
+        decisions.parse_threshold(flag_values.threshold), flag_values.top_k,
+        flag_values.always_one_label)
     if not (flag_values.output_file or "").endswith(".tsv"):
       show_decision(decision)  # A table of probabilities needs none.
     if flag_values.input_file:

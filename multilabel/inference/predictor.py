@@ -164,7 +164,8 @@ class Predictor(object):
   Attributes:
     labels: list of str, the order of the probabilities.
     decision: `decisions.DecisionRule`, from probabilities to labels.
-    threshold: its thresholds: a float, or a list of one per label.
+    threshold: its thresholds: a float, a list of one per label, or
+      "expected_f1" for none.
     max_seq_length: int, tokens that a text is cut to, or a window of it.
     vocab_size: int, ids are below it.
     type_vocab_size: int, segments are below it.
@@ -348,8 +349,9 @@ class Predictor(object):
 
     Args:
       texts: as for `predict`.
-      threshold: float, least probability of a label, or a list of them, one a
-        label; default: the trained model's.
+      threshold: float, least probability of a label; a list of them, one per
+        label; or "expected_f1", see `expected_f1.choose`; default: the trained
+        model's.
 
     Returns:
       list, one per text, of lists of (label, probability), most probable first.

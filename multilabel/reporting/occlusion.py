@@ -82,8 +82,8 @@ class WordExplainer(object):
         decision rule gives to the text, most probable first, or else the most
         probable one.
       method: one of `methods`; None: the first of them.
-      threshold: float, list of float or None; in place of the trained
-        model's.
+      threshold: float, list of float, "expected_f1" or None; in place of the
+        trained model's.
 
     Returns:
       list of `LabelExplanation`, whose weights are float, or None for words

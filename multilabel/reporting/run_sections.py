@@ -8,6 +8,7 @@ import shlex
 
 import numpy as np
 
+from multilabel import decisions
 from multilabel.reporting import charts
 from multilabel.reporting import page
 
@@ -153,6 +154,15 @@ def _smooth(values):
   return smoothed
 
 
+def _rule_of_evaluations(best):
+  """How evaluations while training gave labels: a sentence."""
+  threshold = (best.get("rule") or {}).get("threshold", 0.5)
+  if threshold in decisions.TUNED_THRESHOLDS:
+    return "Thresholds: found on dev at each evaluation (%s)." % threshold
+  return "Labels are given by %s." % (
+      decisions.DecisionRule(threshold).describe())
+
+
 def _dev_figure(run, evaluations):
   """Scores on dev while training, with the best step; "" without any."""
   best = run.files.best or {}
@@ -172,7 +182,7 @@ def _dev_figure(run, evaluations):
       legend.append((name + ", sample of train", color, "dashed"))
   if not lines:
     return ""
-  caption = "All at threshold 0.5."
+  caption = _rule_of_evaluations(best)
   if _number(best.get("step")) is not None:
     legend.append(("best step", "c4", "solid"))
     caption += " Best on dev by %s: %s at step %d, %s." % (

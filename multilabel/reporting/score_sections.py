@@ -3,6 +3,7 @@
 
 import numpy as np
 
+from multilabel import decisions as decision_rules
 from multilabel import metrics
 from multilabel.reporting import analysis
 from multilabel.reporting import charts
@@ -238,9 +239,11 @@ def _draw_cut(run, lines, legend):
   marks = [charts.Mark(0.5, "muted", ":")]
   if not run.is_known:
     return marks, "Which cut the run chose is not known."
-  kind = {"tune": "tuned on dev", "tune_macro": "tuned on dev",
-          "tune_per_label": "tuned on dev"}.get(
-      run.files.settings.get("threshold_kind"), "fixed")
+  if run.rule.is_by_text:
+    return marks, ("Curves: one threshold for all labels. The run has none: it "
+                   "gives each text the labels of the highest expected F1.")
+  kind = ("tuned on dev" if run.files.settings.get("threshold_kind") in
+          decision_rules.TUNED_THRESHOLDS else "fixed")
   values = np.atleast_1d(np.asarray(run.rule.thresholds, np.float64))
   if not np.ndim(run.rule.thresholds):
     marks.append(charts.Mark(values[0], "c4", "-"))

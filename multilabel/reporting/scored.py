@@ -59,13 +59,14 @@ class ScoredRun(object):
 
   def thresholds(self):
     """The rule's thresholds, float64 [L]; nan where they are not known."""
-    known = np.asarray(self.rule.thresholds if self.is_known else np.nan,
-                       np.float64)
-    return np.broadcast_to(known, (len(self.labels),))
+    if not self.is_known:
+      return np.full(len(self.labels), np.nan)
+    return self.rule.threshold_of_each(len(self.labels))
 
   def _score(self, name, predictions):
-    score_curves.check_thresholds(
-        self.rule.thresholds, len(predictions.labels), np.float32)
+    if not self.rule.is_by_text:
+      score_curves.check_thresholds(
+          self.rule.thresholds, len(predictions.labels), np.float32)
     true, probabilities = predictions.true, predictions.probabilities
     # Decisions as probabilities, so that any rule can be scored.
     decided = predictions.decided.astype(np.float32)

@@ -14,7 +14,6 @@ from typing import Tuple
 import msgspec
 import numpy as np
 
-from multilabel import decisions
 from multilabel.serving import http_requests
 
 
@@ -88,9 +87,7 @@ def predict(request, probabilities, labels, decision):
     dict with `predictions` or `outputs`.
   """
   if request.signature in (http_requests.PREDICT_LABELS, http_requests.TEXT):
-    above = decisions.apply_thresholds(
-        probabilities, decision.thresholds, decision.top_k,
-        decision.always_one_label)
+    above = decision.apply(probabilities)
     rows = [_named(row, labels, chosen)
             for row, chosen in zip(probabilities, above)]
     if request.rows:
@@ -118,7 +115,7 @@ def classify(probabilities, labels):
                          for row in probabilities])
 
 
-def label(name, version, described, labels, thresholds):
+def label(name, version, described, labels, decision):
   """Returns the answer to a `/v1/label`.
 
   Args:
@@ -126,15 +123,16 @@ def label(name, version, described, labels, thresholds):
     version: str.
     described: list of `predictor.Described`.
     labels: list of str.
-    thresholds: float or list of float, as they were used.
+    decision: `decisions.DecisionRule`, as it was used.
 
   Returns:
     `LabelAnswer`. A result has the form of a line that predict_session.py
-    writes; `thresholds` has the labels that are named in a result.
+    writes; `thresholds` has the labels that are named in a result, or none
+    where the rule has no thresholds.
   """
-  each = np.broadcast_to(np.asarray(thresholds, np.float64), [len(labels)])
+  each = decision.threshold_of_each(len(labels))
   named = set()
-  for one in described:
+  for one in described if not decision.is_by_text else ():
     named.update(one.probabilities)
     named.update(chosen for chosen, _ in one.labels)
   return LabelAnswer(

@@ -238,12 +238,11 @@ class Application(object):
     predictor = served.predictor
     which = asked.probabilities or decisions.default_answer(
         len(predictor.labels))
-    described = predictor.describe(probabilities, asked.threshold, asked.top_k,
-                                   asked.always_one_label, which=which)
-    threshold = (predictor.decision.thresholds if asked.threshold is None
-                 else asked.threshold)
+    decision = predictor.decision_for(asked.threshold, asked.top_k,
+                                      asked.always_one_label)
+    described = predictor.describe(probabilities, *decision, which=which)
     return http_answers.label(self._settings.name, served.version, described,
-                              predictor.labels, threshold)
+                              predictor.labels, decision)
 
   async def _explain_text(self, request):
     body = await self._bodies.read(request)

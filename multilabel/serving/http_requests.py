@@ -91,11 +91,15 @@ class Requests(object):
     which = Annotated[str, msgspec.Meta(pattern="^(%s|%s)$" % (
         decisions.ALL, decisions.LABELS))]
 
+    share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+    no_threshold = Annotated[str, msgspec.Meta(
+        pattern="^%s$" % decisions.EXPECTED_F1)]
+
     class LabelBody(_Strict):
       """Give `texts`, or one `text`."""
       texts: Union[self._many(Union[string, pair]), msgspec.UnsetType] = UNSET
       text: Union[string, pair, msgspec.UnsetType] = UNSET
-      threshold: Optional[Annotated[float, msgspec.Meta(ge=0, le=1)]] = None
+      threshold: Union[share, no_threshold, None] = None
       top_k: Optional[count] = None
       always_one_label: Optional[bool] = None
       probabilities: Union[count, which, None] = None

@@ -30,15 +30,17 @@ LABELS_FILE = "labels.txt"
 _MAX_BYTES = 1 << 28
 # 1 had one threshold and cut every long text at its end; 2 no sha256 of itself.
 FORMAT_VERSION = 3
-# What has a calibration says so to programs that know of none.
+# What has a calibration, or labels chosen by text, says so to programs that
+# know of none.
 CALIBRATED_VERSION = 4
+BY_TEXT_VERSION = 5
 
 # What version 1 left out, and its meaning there.
 VERSION_1 = {"threshold_kind": "fixed", "top_k": None,
               "always_one_label": False, "long_text": "truncate_head",
               "stride": 0, "window_pooling": "max"}
 
-THRESHOLD_KINDS = ("fixed", "tune", "tune_macro", "tune_per_label")
+THRESHOLD_KINDS = ("fixed",) + decisions.TUNED_THRESHOLDS
 
 # Keys of model_settings.json that hold the sha256 of the files beside it.
 HASHED_FILES = (("bert_config_sha256", BERT_CONFIG_FILE),
@@ -143,13 +145,13 @@ def read_settings(path):
   """Reads and checks model_settings.json."""
   settings = atomic_files.read_json(path)
   version = settings.get("format_version")
-  if is_of(version, int) and version > CALIBRATED_VERSION:
+  if is_of(version, int) and version > BY_TEXT_VERSION:
     raise ValueError("%s is of format %d, written by a newer version of this "
                      "program (this one reads up to %d)." % (
-                         path, version, CALIBRATED_VERSION))
+                         path, version, BY_TEXT_VERSION))
   try:
     settings = atomic_files.read_sealed(
-        path, version in (FORMAT_VERSION, CALIBRATED_VERSION))
+        path, is_of(version, int) and version >= FORMAT_VERSION)
   except ValueError as error:
     raise ValueError("%s; bring back what was written. Thresholds are changed "
                      "by --threshold, not in the file." % error)
@@ -161,7 +163,7 @@ def read_settings(path):
   expected = {"do_lower_case": bool, "max_seq_length": int, "pooling": str,
               "loss": str, "num_labels": int, "vocab_sha256": str,
               "labels_sha256": str, "bert_config_sha256": str,
-              "threshold": (int, float, list), "format_version": int,
+              "threshold": (int, float, list, str), "format_version": int,
               "threshold_kind": str, "top_k": (int, type(None)),
               "always_one_label": bool, "long_text": str, "stride": int,
               "window_pooling": str, "fingerprint": (str, type(None)),
@@ -197,7 +199,8 @@ def _check_decision(settings):
     raise ValueError("threshold has %d numbers for %d labels." % (
         len(values), settings["num_labels"]))
   for value in values:
-    if not is_of(value, (int, float)) or not 0 <= value <= 1:
+    if threshold != decisions.EXPECTED_F1 and not (
+        is_of(value, (int, float)) and 0 <= value <= 1):
       raise ValueError("threshold is %s; it must be from 0 to 1." %
                        json.dumps(value))
   if settings["threshold_kind"] not in THRESHOLD_KINDS:

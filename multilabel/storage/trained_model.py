@@ -105,6 +105,8 @@ def _fingerprint(settings):
 
 
 def _version(settings):
+  if isinstance(settings["threshold"], str):
+    return model_settings.BY_TEXT_VERSION
   return (model_settings.CALIBRATED_VERSION if settings.get("calibration")
           else model_settings.FORMAT_VERSION)
 
@@ -148,16 +150,17 @@ def update_decision(trained, kind, decision, calibration=KEPT):
   """
   settings = trained.settings
   threshold = decision.thresholds
+  if not decision.is_by_text:
+    threshold = (float(threshold) if isinstance(threshold, (int, float)) else
+                 [float(value) for value in threshold])
   changed = dict(settings)
   if calibration is not KEPT:
     changed.pop("calibration", None)
     if calibration is not None:
       changed["calibration"] = calibration.to_json()
-  changed.update(
-      format_version=_version(changed), threshold_kind=kind,
-      threshold=float(threshold) if isinstance(threshold, (int, float)) else
-      [float(value) for value in threshold],
-      top_k=decision.top_k, always_one_label=decision.always_one_label)
+  changed.update(threshold_kind=kind, threshold=threshold, top_k=decision.top_k,
+                 always_one_label=decision.always_one_label)
+  changed["format_version"] = _version(changed)
   if changed != settings:
     write_settings(trained.path, changed)
   return trained._replace(settings=changed)

@@ -203,21 +203,25 @@ def decide(outputs, rule, label_list):
   """
   decision = decisions.DecisionRule(
       0.5, rule["top_k"], rule["always_one_label"])
-  if isinstance(rule["threshold"], str):
+  if rule["threshold"] in decisions.TUNED_THRESHOLDS:
     return tune(outputs, decision, rule["threshold"], label_list,
                 rule["min_precision"], is_quiet=True)
   return decision._replace(thresholds=rule["threshold"])
 
 
 def is_silent(outputs, decision):
-  """Whether no label is given, as no probability reaches its threshold."""
-  return not decision.always_one_label and bool(np.all(
+  """Whether no label is given, as no probability is high enough."""
+  if decision.always_one_label:
+    return False
+  if decision.is_by_text:
+    return not decision.apply(outputs.probabilities).any()
+  return bool(np.all(
       outputs.probabilities.max(axis=0) <
       np.asarray(decision.thresholds, outputs.probabilities.dtype)))
 
 
 def warn_if_silent(part, outputs, decision):
-  """Says that F1 is 0 for want of a probability that reaches the threshold.
+  """Says that F1 is 0 for want of a probability that is high enough.
 
   Returns:
     bool, whether that is so.
@@ -225,7 +229,7 @@ def warn_if_silent(part, outputs, decision):
   silent = is_silent(outputs, decision)
   if silent:
     logging.warning(
-        "No probability on %s reaches its threshold (%s; the highest "
+        "No probability on %s is high enough for a label (%s; the highest "
         "probability is %.4g), so no label is predicted and F1 is 0; "
         "--threshold=tune finds a threshold on dev.", part,
         decision.describe(), outputs.probabilities.max())
@@ -239,9 +243,10 @@ def tune(outputs, decision, kind, label_list, min_precision=None,
   Args:
     outputs: `Outputs` of dev.
     decision: `DecisionRule`, whose other parts are kept.
-    kind: "tune", one threshold that maximises micro-F1; "tune_macro", one
-      that maximises macro-F1; or "tune_per_label", one per label that maximises
-      its F1, drawn to the global one where the label has few positives.
+    kind: one of `decisions.TUNED_THRESHOLDS`. "tune": one threshold that
+      maximises micro-F1; "tune_macro": macro-F1; "tune_samples": the mean F1
+      per text; "tune_per_label": one per label that maximises its F1, drawn
+      to the global one where the label has few positives.
     label_list: list of str.
     min_precision: float or None, least precision on dev: micro, or a label's.
     is_quiet: bool, whether nothing is logged.
@@ -261,9 +266,10 @@ def tune(outputs, decision, kind, label_list, min_precision=None,
       warn("no threshold reaches --min_precision=%s on dev; %.4g comes "
            "nearest", min_precision, threshold)
     return decision._replace(thresholds=threshold)
-  if kind == "tune_macro":
-    found = decisions.find_macro_threshold(outputs.labels,
-                                           outputs.probabilities)
+  if kind in ("tune_macro", "tune_samples"):
+    find = (decisions.find_macro_threshold if kind == "tune_macro" else
+            decisions.find_samples_threshold)
+    found = find(outputs.labels, outputs.probabilities)
     if found["fell_back"]:
       warn("dev has no label at all: the threshold stays %.4g",
                       found["threshold"])
@@ -322,11 +328,18 @@ def results(outputs, decision, label_list, calibration=None):
 
 def _intervals(outputs, decision):
   """Keys `<score>_low` and `<score>_high`: 95% bootstrap intervals."""
+  is_cut = not (decision.is_by_text or decision.top_k is not None or
+                decision.always_one_label)
   found = bootstrap.bootstrap_intervals(
-      outputs.labels, outputs.probabilities, decision.thresholds)
-  if decision.top_k is not None or decision.always_one_label:
-    # The F1 would be that of other decisions.
-    found = {"macro_average_precision": found["macro_average_precision"]}
+      outputs.labels, outputs.probabilities,
+      decision.thresholds if is_cut else 0.5)
+  if not is_cut:
+    # Labels given as probabilities 1: so any rule's F1 has an interval.
+    found.update((key, interval) for key, interval in
+                 bootstrap.bootstrap_intervals(
+                     outputs.labels, decision.apply(outputs.probabilities)
+                     .astype(np.float32)).items()
+                 if key != "macro_average_precision")
   for name, interval in found.items():
     yield name + "_low", interval["low"]
     yield name + "_high", interval["high"]

@@ -262,7 +262,7 @@ class Finetuning(object):
     if is_fitting:
       self.calibration = evaluation.calibrate(outputs, settings.calibrate)
     outputs = evaluation.calibrated(self.run, outputs, self.calibration)
-    if name == "dev" and settings.threshold in run_setup.TUNED_THRESHOLDS:
+    if name == "dev" and settings.threshold in decisions.TUNED_THRESHOLDS:
       self.decision = evaluation.tune(
           outputs, self.decision, settings.threshold, self.labels,
           settings.min_precision)

@@ -183,23 +183,21 @@ def check_evaluation_flags(settings):
   if settings.report and which != decisions.ALL:
     raise ValueError("--report needs --probabilities=all.")
   threshold = settings.threshold
-  if threshold in run_setup.TUNED_THRESHOLDS:
-    if not settings.do_eval:
-      raise ValueError("--threshold=%s needs --do_eval: thresholds are found "
-                       "on the dev set." % threshold)
+  if threshold in decisions.TUNED_THRESHOLDS and not settings.do_eval:
+    raise ValueError("--threshold=%s needs --do_eval: thresholds are found "
+                     "on the dev set." % threshold)
   if settings.min_precision is not None and threshold not in (
       "tune", "tune_per_label"):
     raise ValueError("--min_precision needs --threshold=tune or "
                      "tune_per_label.")
-  if threshold not in run_setup.TUNED_THRESHOLDS:
+  if threshold not in decisions.TUNED_THRESHOLDS:
     try:
-      is_share = 0 <= float(threshold) <= 1
+      decisions.parse_threshold(threshold)
     except ValueError:
-      is_share = False
-    if not is_share:
       raise ValueError("--threshold is %s; it must be a number from 0 to 1, "
-                       "or one of %s." % (
-                           threshold, ", ".join(run_setup.TUNED_THRESHOLDS)))
+                       "or one of %s." % (threshold, ", ".join(
+                           decisions.TUNED_THRESHOLDS +
+                           (decisions.EXPECTED_F1,))))
   if settings.calibrate != run_setup.NOT_CALIBRATED and not settings.do_eval:
     raise ValueError("--calibrate=%s needs --do_eval: it is found on the dev "
                      "set." % settings.calibrate)

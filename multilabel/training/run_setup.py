@@ -13,6 +13,7 @@ from absl import logging
 import tensorflow.compat.v1 as tf
 
 import modeling
+from multilabel import decisions
 from multilabel import head
 from multilabel import losses
 from multilabel.features import encoding
@@ -41,8 +42,6 @@ LOSS_FLAGS = {
 }
 
 NOT_CALIBRATED = "none"
-
-TUNED_THRESHOLDS = ("tune", "tune_macro", "tune_per_label")
 
 Model = collections.namedtuple(
     "Model", ["bert_config", "vocab_file", "do_lower_case", "max_seq_length",
@@ -224,13 +223,14 @@ def choose_decision(settings, trained):
   """How probabilities become labels: what settings say, else the directory.
 
   Returns:
-    `decisions.DecisionRule`; with one of `TUNED_THRESHOLDS` its
+    `decisions.DecisionRule`; with one of `decisions.TUNED_THRESHOLDS` its
     thresholds are those of before.
   """
   decision = trained.decision
   if settings.is_given("threshold") and (
-      settings.threshold not in TUNED_THRESHOLDS):
-    decision = decision._replace(thresholds=float(settings.threshold))
+      settings.threshold not in decisions.TUNED_THRESHOLDS):
+    decision = decision._replace(
+        thresholds=decisions.parse_threshold(settings.threshold))
   if settings.is_given("top_k"):
     decision = decision._replace(top_k=settings.top_k or None)
   if settings.is_given("always_one_label"):
@@ -246,11 +246,11 @@ def evaluation_rule(settings, decision):
     decision: `decisions.DecisionRule` of `choose_decision`.
 
   Returns:
-    dict that JSON can hold: `threshold` (float, list of float per label, or
-    one of `TUNED_THRESHOLDS`: found on dev at each evaluation), `top_k`,
+    dict that JSON can hold: `threshold` (of a `DecisionRule`, or one of
+    `decisions.TUNED_THRESHOLDS`: found on dev at each evaluation), `top_k`,
     `always_one_label`, `min_precision`.
   """
-  is_tuned = settings.threshold in TUNED_THRESHOLDS
+  is_tuned = settings.threshold in decisions.TUNED_THRESHOLDS
   return {"threshold": settings.threshold if is_tuned else
                        decision.thresholds,
           "top_k": decision.top_k,
@@ -285,8 +285,8 @@ def threshold_kind(settings, trained):
   """How the thresholds were found, one of `model_settings.THRESHOLD_KINDS`."""
   if not settings.is_given("threshold"):
     return trained.settings["threshold_kind"]
-  return (settings.threshold if settings.threshold in TUNED_THRESHOLDS else
-          "fixed")
+  return (settings.threshold
+          if settings.threshold in decisions.TUNED_THRESHOLDS else "fixed")
 
 
 def loss_parameters(scan, label_list, settings):

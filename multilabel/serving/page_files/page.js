@@ -6,6 +6,8 @@ const TEXTS = {
     submit: "Label it", hint: "or Ctrl + Enter", labels: "Labels",
     labelsNote: "The line is the threshold; labels at or above it are chosen. "
         + "Pick one to see which words speak for it.",
+    labelsNoteByText: "The labels chosen have the highest expected F1 for this "
+        + "text. Pick one to see which words speak for it.",
     words: label => "Why “" + label + "”",
     for: "speaks for it", against: "against it",
     wordsNote: "— how the label’s odds change without the word.",
@@ -14,7 +16,8 @@ const TEXTS = {
     done: (count, milliseconds) => count + (count === 1 ? " label" : " labels")
         + " chosen (" + milliseconds + " ms)",
     row: (label, percent, threshold, isChosen) => label + ", " + percent
-        + ", threshold " + threshold + (isChosen ? ", chosen" : ""),
+        + (threshold ? ", threshold " + threshold : "")
+        + (isChosen ? ", chosen" : ""),
     more: count => "Show all " + count, needsKey: "This server needs an API key.",
     unreachable: "The server does not answer.",
     most: (good, bad) => (good ? "Most for it: " + good + ". " : "")
@@ -28,6 +31,7 @@ const TEXTS = {
     title: "文本的标签", text: "文本", key: "API 密钥",
     submit: "打标签", hint: "或按 Ctrl + Enter", labels: "标签",
     labelsNote: "竖线是阈值，达到阈值的标签会被选中。选择一个标签，查看哪些词支持它。",
+    labelsNoteByText: "选中的标签使这段文本的期望 F1 最大。选择一个标签，查看哪些词支持它。",
     words: label => "为什么是“" + label + "”",
     for: "支持", against: "反对",
     wordsNote: "— 去掉这个词后，该标签的几率如何变化。",
@@ -36,7 +40,8 @@ const TEXTS = {
     done: (count, milliseconds) =>
         "选中 " + count + " 个标签（" + milliseconds + " 毫秒）",
     row: (label, percent, threshold, isChosen) => label + "，" + percent
-        + "，阈值 " + threshold + (isChosen ? "，已选中" : ""),
+        + (threshold ? "，阈值 " + threshold : "")
+        + (isChosen ? "，已选中" : ""),
     more: count => "显示全部 " + count + " 个",
     needsKey: "此服务器需要 API 密钥。", unreachable: "服务器没有响应。",
     most: (good, bad) => (good ? "最支持：" + good + "。" : "")
@@ -166,6 +171,11 @@ function showAnswer() {
   element("answer").hidden = !answer;
   if (!answer) return;
   const all = ranked();
+  const note = element("labels-note");
+  // No thresholds where each text's labels are chosen together.
+  note.dataset.text = Object.keys(answer.thresholds).length
+      ? "labelsNote" : "labelsNoteByText";
+  note.textContent = say()[note.dataset.text];
   const chosen = new Set(answer.results[0].labels);
   const focused = document.activeElement && document.activeElement.dataset.label;
   element("labels").replaceChildren(
@@ -191,11 +201,15 @@ function labelRow(label, probability, threshold, isChosen) {
   const fill = make("div", "fill");
   const mark = make("span", "mark");
   fill.style.width = 100 * probability + "%";
-  mark.style.left = 100 * threshold + "%";
-  track.append(fill, mark);
+  track.append(fill);
+  if (threshold !== undefined) {
+    mark.style.left = 100 * threshold + "%";
+    track.append(mark);
+  }
   const percent = share => (100 * share).toFixed(1) + "%";
   row.setAttribute("aria-label", say().row(
-      label, percent(probability), percent(threshold), isChosen));
+      label, percent(probability),
+      threshold === undefined ? null : percent(threshold), isChosen));
   row.append(make("span", "name", label), track,
              make("span", "number", percent(probability)));
   row.addEventListener("click", () => run(() => explain(label)));
