@@ -15,10 +15,15 @@ import pytest
 import tensorflow.compat.v1 as tf
 import tiny_bert
 
+import explain_labels
+from multilabel import head
+from multilabel.common import atomic_files
 from multilabel.features import record_file
 from multilabel.storage import encoders
 from multilabel.storage import event_files
+from multilabel.storage import model_settings
 from multilabel.storage import own_results
+from multilabel.storage import trained_model
 import predict_session
 from processors import file_bytes
 from processors import unlabelled
@@ -246,6 +251,37 @@ def test_a_report_of_somebody_s_stays(copy, data):
     status, _, stderr, log = tiny_bert.call(
         run_multilabel_classifier, again(copy, data, do_eval=True))
     assert any(line.startswith("***** Report: ") for line in log)
+
+
+# A configuration that claims more than the weights have.
+
+
+@pytest.mark.parametrize("changes, words", [
+    ({"num_hidden_layers": 1000}, "it lacks bert/encoder/layer_1/"),
+    ({"hidden_size": 32}, "has shape [3, 16] there and [3, 32] here"),
+    ({"vocab_size": 4000}, "word_embeddings has shape [32, 16] there"),
+    ({"intermediate_size": 64}, "has shape [16, 32] there and [16, 64] here"),
+])
+def test_sizes_that_the_checkpoint_has_not(copy, data, monkeypatch, changes,
+                                           words):
+  path = os.path.join(copy, "bert_config.json")
+  config = dict(atomic_files.read_json(path), **changes)
+  vocab = os.path.join(copy, "vocab.txt")
+  tiny_bert.write_text(vocab, tiny_bert.read_text(vocab) + "".join(
+      u"[unused%d]\n" % number for number in range(config["vocab_size"] - 32)))
+  atomic_files.write_text(path, atomic_files.to_json(config))
+  settings = model_settings.read_settings(
+      os.path.join(copy, "model_settings.json"))
+  for key, name in (("bert_config_sha256", path), ("vocab_sha256", vocab)):
+    settings[key] = atomic_files.file_sha256(name)
+  trained_model.write_settings(copy, settings)
+  monkeypatch.setattr(head, "create_inference_graph", None)  # too late then
+  for module, line in (
+      (predict_session, ["--model_dir=" + copy, "the apple"]),
+      (explain_labels, ["--model_dir=" + copy, "the apple"]),
+      (run_multilabel_classifier, again(copy, data, do_eval=True))):
+    message = refused(module, line)
+    assert words in message and "bert_config.json" in message
 
 
 # Numbers and records that somebody spoilt.

@@ -20,7 +20,6 @@ from multilabel.inference import predictor
 from multilabel.storage import checkpoint_choice
 from multilabel.storage import checkpoint_restore
 from multilabel.storage import half_weights
-from multilabel.storage import model_settings
 from multilabel.storage import trained_model
 
 
@@ -108,9 +107,8 @@ class InferenceModel(object):
   def _restore(self, session, checkpoint, check_weights):
     """Fills the variables of a session, and looks at every number."""
     checkpoint_restore.restore_checkpoint(
-        session, self._saver, self._variables, checkpoint, "%s and %s of the "
-        "directory must be those that it was trained with" % (
-            model_settings.BERT_CONFIG_FILE, model_settings.LABELS_FILE))
+        session, self._saver, self._variables, checkpoint,
+        checkpoint_restore.OWN_FILES)
     if not check_weights:
       return
     try:
@@ -205,6 +203,9 @@ class SessionEngine(predictor.Engine):
     return trained_model.read(self.folder)
 
   def prepare(self, trained):
+    checkpoint_restore.check_sizes(
+        self.find(), trained.bert_config, len(trained.labels),
+        checkpoint_restore.OWN_FILES)
     self.model = InferenceModel(trained, *self._graph_arguments)
 
   def find(self):

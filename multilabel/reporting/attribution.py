@@ -73,6 +73,9 @@ class Explainer(occlusion.WordExplainer):
     if checkpoint is None:
       raise ValueError("model_dir %s has no checkpoint: training has not got "
                        "to its first one." % model_dir)
+    checkpoint_restore.check_sizes(checkpoint, trained.bert_config,
+                                   len(trained.labels),
+                                   checkpoint_restore.OWN_FILES)
     with tf.Graph().as_default() as graph:
       self._inference = head.create_inference_graph(
           trained.bert_config, len(trained.labels),

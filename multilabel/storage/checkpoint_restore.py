@@ -11,7 +11,9 @@ import six
 import tensorflow.compat.v1 as tf
 
 import modeling
+from multilabel import head
 from multilabel.storage import checkpoint_names
+from multilabel.storage import model_settings
 
 
 CheckpointReport = collections.namedtuple(
@@ -69,6 +71,12 @@ def _check_is_checkpoint(path):
     raise ValueError(
         "%s has %s, not a TensorFlow checkpoint; give the Hugging Face folder "
         "with model.safetensors: --encoder=FOLDER." % (path, kind))
+
+
+# What the files beside a trained checkpoint have to be.
+OWN_FILES = ("%s and %s of the directory must be those that it was trained "
+             "with" % (model_settings.BERT_CONFIG_FILE,
+                       model_settings.LABELS_FILE))
 
 
 def check_checkpoint(checkpoint, variables, hint=""):
@@ -224,6 +232,34 @@ def _check_complete(init_checkpoint, shapes, variables, needed, names):
       "are not in it)%s." % (
           init_checkpoint, missing[0],
           variables[missing[0]][0], len(missing), len(variables), hint))
+
+
+def check_sizes(checkpoint, bert_config, num_labels, hint):
+  """Compares a trained checkpoint with a configuration, without any graph.
+
+  A graph of a thousand layers takes half a minute to be refused.
+
+  Args:
+    checkpoint: str, checkpoint prefix.
+    bert_config: `modeling.BertConfig`.
+    num_labels: int.
+    hint: see `check_checkpoint`.
+
+  Raises:
+    ValueError: the checkpoint cannot be read, lacks a layer, or has a tensor
+      of another shape.
+  """
+  shapes = read_checkpoint_shapes(checkpoint)
+  for name, shape in head.variable_shapes(bert_config, num_labels).items():
+    there = shapes.get(name)
+    if there is None and "/encoder/" in name:
+      problem = "it lacks %s, shape %s" % (name, shape)
+    elif there is not None and list(there) != shape:
+      problem = "%s has shape %s there and %s here" % (name, list(there), shape)
+    else:
+      continue
+    raise ValueError("checkpoint %s does not fit this model: %s; %s." % (
+        checkpoint, problem, hint))
 
 
 def check_layers(init_checkpoint, num_layers):

@@ -406,6 +406,10 @@ class Finetuning(object):
             self.records["train"][0], self.model.max_seq_length, True, False,
             num_labels=len(self.labels), seed=settings.random_seed,
             num_steps=self.plan.num_train_steps)
+    if checkpoint:
+      checkpoint_restore.check_sizes(
+          checkpoint, self.model.bert_config, len(self.labels),
+          checkpoint_restore.OWN_FILES)
     with waiting.saying("Building the graph"):
       return loop.Run(
           self._make_model_fn(

@@ -14,6 +14,7 @@ from multilabel import losses
 from multilabel.common import atomic_files
 from multilabel.storage import checkpoint_choice
 from multilabel.storage import checkpoint_files
+from multilabel.storage import checkpoint_restore
 from multilabel.storage import checkpoint_slim
 from multilabel.storage import run_lock
 from multilabel.storage import trained_model
@@ -97,8 +98,11 @@ def read_directory(settings):
       raise ValueError("output_dir %s has no trained model; train first "
                        "(--do_train)." % output_dir)
     if not settings.allow_older_checkpoint:
-      checkpoint_choice.prediction_checkpoint(  # before any work
-          output_dir, run=trained.identity)
+      checkpoint_restore.check_sizes(  # before any work
+          checkpoint_choice.prediction_checkpoint(
+              output_dir, run=trained.identity),
+          trained.bert_config, len(trained.labels),
+          checkpoint_restore.OWN_FILES)
   elif settings.resume == "never":
     begun = run_lock.begun_files(output_dir)
     if trained is not None or begun:
