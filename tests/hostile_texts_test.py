@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tiny_bert
 
+from multilabel.common import terminal
 from multilabel.inference import predict_files
 from multilabel.inference import prediction_writers
 from multilabel.storage import trained_model
@@ -273,9 +274,9 @@ def test_a_line_of_standard_input_that_does_not_end(monkeypatch):
 
 
 def test_what_a_terminal_is_shown():
-  assert predict_files.for_terminal(u"a\x1b[2Jb\x07\r\n\tc") == (
+  assert terminal.printable(u"a\x1b[2Jb\x07\r\n\tc") == (
       u"a\\u001b[2Jb\\u0007\\u000d\n\tc")
-  assert predict_files.for_terminal(u"\u202egnp.exe\x9b1m") == (
+  assert terminal.printable(u"\u202egnp.exe\x9b1m") == (
       u"\\u202egnp.exe\\u009b1m")
   family = u"\U0001f468\u200d\U0001f469 \u4e2d e\u0301"
-  assert predict_files.for_terminal(family) == family
+  assert terminal.printable(family) == family

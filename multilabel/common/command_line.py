@@ -24,6 +24,8 @@ import warnings
 from absl import flags
 from absl import logging
 
+from multilabel.common import terminal
+
 
 FLAGS = flags.FLAGS
 
@@ -309,13 +311,14 @@ def _exit_status(main, argv):
 def _report(error, status):
   if FLAGS.debug:
     traceback.print_exc()
-  print("%s: %s" % (os.path.basename(sys.argv[0]), _sentence(error)),
-        file=sys.stderr)
+  print("%s: %s" % (os.path.basename(sys.argv[0]),
+                    terminal.printable(_sentence(error))), file=sys.stderr)
   return status
 
 
 def _fail(message, status):
-  print("%s: %s" % (os.path.basename(sys.argv[0]), message), file=sys.stderr)
+  print("%s: %s" % (os.path.basename(sys.argv[0]),
+                    terminal.printable(message)), file=sys.stderr)
   sys.exit(status)
 
 
@@ -336,7 +339,7 @@ def _sentence(error):
 def _set_up_logging():
   logging.use_absl_handler()
   logging.set_verbosity(logging.INFO)
-  logging.get_absl_handler().setFormatter(python_logging.Formatter(
+  logging.get_absl_handler().setFormatter(terminal.Formatter(
       "%(asctime)s %(message)s", datefmt="%H:%M:%S"))
   if not FLAGS.debug:
     python_logging.getLogger("tensorflow").setLevel(python_logging.ERROR)

@@ -5,12 +5,12 @@ In a log a line every so often; on a terminal one line, drawn over and over.
 """
 
 import contextlib
-import shutil
-import sys
 import threading
 import time
 
 from absl import logging
+
+from multilabel.common import terminal
 
 
 # Seconds without a word, at most.
@@ -29,10 +29,11 @@ def saying(what):
   """
   logging.info("%s ...", what)
   start, is_over = time.monotonic(), threading.Event()
-  with _Line() as line:
+  with terminal.Line() as line:
     def tell():
       while not is_over.wait(INTERVAL):
-        line.show("  %s: %.0f s so far" % (what, time.monotonic() - start))
+        _show(line, "  %s: %.0f s so far" % (
+            what, time.monotonic() - start))
 
     thread = threading.Thread(target=tell, daemon=True)
     thread.start()
@@ -56,7 +57,7 @@ def counted(items, what, unit="texts"):
   """
   logging.info("%s ...", what)
   start = last = time.monotonic()
-  with _Line() as line:
+  with terminal.Line() as line:
     for number, item in enumerate(items, 1):
       yield item
       # One call in 16: the clock costs as much as a short text's scan.
@@ -64,44 +65,13 @@ def counted(items, what, unit="texts"):
         now = time.monotonic()
         if now - last >= INTERVAL:
           last = now
-          line.show("  %s: %s %s so far, %.0f s" % (
+          _show(line, "  %s: %s %s so far, %.0f s" % (
               what, "{:,}".format(number), unit, now - start))
 
 
-class _Line(object):
-  """A line that a terminal shows until the next record of the log.
-
-  Elsewhere each is a record.
-  """
-
-  def __init__(self):
-    self._is_terminal = sys.stderr is not None and sys.stderr.isatty()
-    self._is_drawn = False
-
-  def show(self, text):
-    """Shows a text (str) in place of the one before."""
-    if not self._is_terminal:
-      logging.info("%s", text)
-      return
-    width = shutil.get_terminal_size().columns - 1
-    self._is_drawn = True
-    sys.stderr.write("\r" + text[:width] + "\033[K")
-    sys.stderr.flush()
-
-  def _clear(self, unused_record=None):
-    """Takes the line off; as a filter of the log, it lets all records pass."""
-    if self._is_drawn:
-      self._is_drawn = False
-      sys.stderr.write("\r\033[K")
-      sys.stderr.flush()
-    return True
-
-  def __enter__(self):
-    if self._is_terminal:
-      logging.get_absl_handler().addFilter(self._clear)
-    return self
-
-  def __exit__(self, *unused_error):
-    if self._is_terminal:
-      logging.get_absl_handler().removeFilter(self._clear)
-      self._clear()
+def _show(line, text):
+  """Shows a text; where there is no terminal, as a record of the log."""
+  if line.is_terminal:
+    line.show(text)
+  else:
+    logging.info("%s", text)

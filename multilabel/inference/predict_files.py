@@ -3,7 +3,6 @@
 
 import itertools
 import os
-import re
 import sys
 import time
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from multilabel import decisions
 from multilabel.common import atomic_files
+from multilabel.common import terminal
 from multilabel.inference import prediction_writers
 from processors import table_reader
 from processors import text_encoding
@@ -23,11 +23,6 @@ from processors import unlabelled
 # are named.
 FILE_WINDOW = 1024
 FILE_WINDOW_CELLS = 1 << 21
-
-# Control characters and marks of direction: they move a terminal's cursor,
-# change its settings, or show a text in another order than it has.
-_TERMINAL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f"
-                       "\u202a-\u202e\u2066-\u2069]")
 
 # Those of --input_file, with their values when they are not given.
 _INPUT_FLAGS = (("text_column", None), ("text_pair_column", None),
@@ -137,8 +132,10 @@ def predict_to_file(predictor, flag_values, decision):
   output_file = flag_values.output_file
   if output_file is None:
     predict_file(
-        predictor, rows, prediction_writers.json_writer(sys.stdout.buffer),
-        decision, which)
+        predictor, rows, prediction_writers.json_writer(
+            sys.stdout.buffer, sys.stdout.isatty()), decision, which,
+        # The two would be on one screen.
+        not sys.stdout.isatty())
     return
   with atomic_files.replacing(output_file) as stream:
     with prediction_writers.open_writer(
@@ -153,7 +150,7 @@ def window_size(num_labels):
 
 
 def predict_file(predictor, rows, write, decision,
-                 which=decisions.ALL):
+                 which=decisions.ALL, is_counted=True):
   """Labels rows (id, text_a, text_b) window by window, in constant memory.
 
   Args:
@@ -162,12 +159,12 @@ def predict_file(predictor, rows, write, decision,
     write: function of (row, `Described`), called in the order of the rows.
     decision: `decisions.DecisionRule`.
     which: the probabilities that are described, see `decisions`.
+    is_counted: bool, whether a terminal shows how many there were.
   """
   rows = iter(rows)
   done, start = 0, time.time()
   size = window_size(len(predictor.labels))
-  show = sys.stderr.isatty()
-  try:
+  with terminal.Line() as line:
     for window in iter(lambda: list(itertools.islice(rows, size)), []):
       texts = [text_a if text_b is None else (text_a, text_b)
                for _, text_a, text_b in window]
@@ -176,27 +173,17 @@ def predict_file(predictor, rows, write, decision,
                                      which=which)):
         write(row, described)
       done += len(window)
-      if show:
-        sys.stderr.write("\r%s texts, %.0f texts/s\033[K" % (
+      if line.is_terminal and is_counted:
+        line.show("%s texts, %.0f texts/s" % (
             "{:,}".format(done), done / (time.time() - start)))
-  finally:
-    # What comes next, maybe an error, has a line of its own.
-    if show and done:
-      sys.stderr.write("\n")
-
-
-def for_terminal(text):
-  """Returns a text (str) with control characters and direction marks shown."""
-  return _TERMINAL.sub(
-      lambda match: "\\u%04x" % ord(match.group()), text)
+    line.keep()
 
 
 def print_labels(predictor, text, decision):
   """Prints one text and its labels for a person."""
   described, = predictor.describe(predictor.predict([text]), *decision)
-  shown = for_terminal(text) if sys.stdout.isatty() else text
-  lines = [shown] + ["  %.3f  %s" % (probability, label)
-                     for label, probability in described.labels]
+  lines = [text] + ["  %.3f  %s" % (probability, label)
+                    for label, probability in described.labels]
   if not described.labels:
     short = np.array(list(described.probabilities.values()))
     if not decision.is_by_text:
@@ -206,7 +193,10 @@ def print_labels(predictor, text, decision):
     lines.append("  no label %s (nearest: %.3f  %s)" % (
         "is likely enough" if decision.is_by_text else "reaches the threshold",
         described.probabilities[label], label))
-  sys.stdout.buffer.write("\n".join(lines + [""]).encode("utf-8", "replace"))
+  shown = "\n".join(lines + [""])
+  if sys.stdout.isatty():
+    shown = terminal.printable(shown)
+  sys.stdout.buffer.write(shown.encode("utf-8", "replace"))
   sys.stdout.flush()
 
 

@@ -12,6 +12,7 @@ import json
 import os
 import re
 
+from multilabel.common import terminal
 from processors.text_lines import shown
 
 ENDINGS = (".jsonl", ".csv", ".tsv", ".parquet")
@@ -59,8 +60,8 @@ def open_writer(stream, ending, labels, spreadsheet_safe=False):
     yield json_writer(stream)
 
 
-def json_writer(stream):
-  """Returns a writer of JSON lines."""
+def json_writer(stream, is_terminal=False):
+  """Returns a writer of JSON lines, for a terminal without raw characters."""
   def write(row, described):
     name, text_a, text_b = row
     record = collections.OrderedDict([("id", name), ("text", text_a)])
@@ -71,6 +72,8 @@ def json_writer(stream):
         (label, round(value, 6))
         for label, value in described.probabilities.items())
     line = json.dumps(record, ensure_ascii=False) + u"\n"
+    if is_terminal:
+      line = terminal.printable(line)
     stream.write(line.encode("utf-8", "replace"))
   return write
 

@@ -330,8 +330,9 @@ def format_checkpoint_report(report, init_checkpoint):
       "  %4d newly initialised%s" % (
           len(report.initialized),
           ": " + some_names(report.initialized) if report.initialized else ""),
-      "  %4d tensors of the checkpoint not used%s" % (
-          len(report.unused), ": " + "; ".join(unused) if unused else "")]
+      "  %4d tensor%s of the checkpoint not used%s" % (
+          len(report.unused), "" if len(report.unused) == 1 else "s",
+          ": " + "; ".join(unused) if unused else "")]
   return "\n".join(lines)
 
 

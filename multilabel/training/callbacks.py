@@ -114,10 +114,9 @@ class NotebookProgress(progress.Progress):
     self._bar = auto.tqdm(total=num_steps, initial=first_step, unit="step")
 
   def __exit__(self, *error):
-    if self._bar is None:
-      super(NotebookProgress, self).__exit__(*error)
-    else:
+    if self._bar is not None:
       self._bar.close()
+    super(NotebookProgress, self).__exit__(*error)
 
   def _draw(self, step, line):
     if self._bar is None:

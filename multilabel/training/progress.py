@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where training stands, for a person; and the requests to stop."""
 
-import shutil
 import signal
-import sys
 import time
 
 from absl import logging
 import numpy as np
+
+from multilabel.common import terminal
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -109,7 +109,8 @@ class Progress(object):
     self._first_step = first_step
     self._num_steps = num_steps
     self._log_steps = log_steps
-    self._terminal = sys.stderr.isatty()
+    self._screen = terminal.Line()
+    self._terminal = self._screen.is_terminal
     self._batch_size = batch_size
     self._start = self._window_start = self._drawn = time.time()
     self._window_examples = self._window_tokens = 0
@@ -118,11 +119,12 @@ class Progress(object):
     self._last = {}
 
   def __enter__(self):
+    self._screen.__enter__()
     return self
 
-  def __exit__(self, *unused_args):
-    if self._terminal:
-      sys.stderr.write("\n")
+  def __exit__(self, *error):
+    self._screen.keep()
+    self._screen.__exit__(*error)
 
   def update(self, step, values):
     """Takes the values of a step, 1 being the first."""
@@ -150,10 +152,7 @@ class Progress(object):
   def _draw(self, step, line):
     """Shows the line in the place of the one before."""
     del step
-    # A line wider than the terminal could not be drawn over again.
-    width = shutil.get_terminal_size().columns - 1
-    sys.stderr.write("\r" + line[:width] + "\033[K")
-    sys.stderr.flush()
+    self._screen.show(line, "  ")
 
   def leave_out(self, seconds):
     """Keeps time that was no training out of the rates."""
