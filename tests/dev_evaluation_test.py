@@ -376,7 +376,6 @@ DISASTERS = [
      after(dev_evaluation.DevEvaluation.commit), [5]),
     (scoring, "feed_dict", lambda: at_second_batch(kill), [5, 7]),
     (scoring, "feed_dict", lambda: at_second_batch(send_sigterm), [5, 10]),
-    (scoring, "feed_dict", lambda: at_second_batch(send_sigterm), [5, 10]),
     (loop.Run, "use_best_checkpoint", kill, None),
     (evaluation, "write_results", kill, None),
     (evaluation.PredictionWriter, "write", kill, None),

@@ -90,7 +90,7 @@ def check_equal_bits(first, second):
 
 def test_the_losses_are_those_of_one_device(
     plain_bert, data, tmp_path, values, no_dropout):
-  flags = dict(num_train_epochs=4, do_eval=True, eval_steps=0, do_predict=True,
+  flags = dict(num_train_epochs=2, do_eval=True, eval_steps=0, do_predict=True,
                learning_rate=0.003)
   runs = {}
   for num_devices in (1, 4):
@@ -98,7 +98,7 @@ def test_the_losses_are_those_of_one_device(
     checked(plain_bert, data, tmp_path / str(num_devices),
             num_devices=num_devices, **flags)
     runs[num_devices] = list(values)
-  steps = 4 * 13
+  steps = 2 * 13
   assert len(runs[1]) == steps
   assert 5 in [fetched["shape"][0] for fetched in runs[1]]
   assert len(runs[4]) == steps
@@ -118,7 +118,7 @@ def test_the_losses_are_those_of_one_device(
   one, many = [float(re.search(r"^loss = (.*)", tiny_bert.read_text(
       tmp_path / name / "eval_results.txt"), re.M).group(1)) for name in "14"]
   assert many == pytest.approx(one, abs=1e-5)
-  assert runs[1][0]["loss"] - runs[1][-1]["loss"] > 0.05
+  assert runs[1][0]["loss"] - runs[1][-1]["loss"] > 0.02
 
 
 @pytest.mark.parametrize("flags", [
@@ -145,14 +145,7 @@ def test_what_saves_memory_goes_with_several_devices(
   check_close(weights_of(tmp_path / "one"), weights_of(tmp_path / "two"), 1e-4)
 
 
-def test_parts_on_several_devices_have_masks_of_their_own(bert, data, tmp_path):
-  """And the same ones again, in a run that is repeated."""
-  found = []
-  for name in ("one", "two"):
-    checked(bert, data, tmp_path / name, num_devices=2, max_train_examples=12,
-            num_train_epochs=1, gradient_accumulation_steps=2)
-    found.append(weights_of(tmp_path / name))
-  check_equal_bits(*found)
+def test_parts_on_several_devices_have_masks_of_their_own():
   step = 2 ** 31 - 1  # the last one that may be, and the last part
   keys = set()
   for part in (0, 1, 2 ** 21 - 1):
@@ -170,9 +163,10 @@ def test_parts_on_several_devices_have_masks_of_their_own(bert, data, tmp_path):
 
 def test_a_stopped_run_goes_on_with_the_same_bits(bert, data, tmp_path,
                                                   monkeypatch):
-  # At an epoch's end a batch of 1: of 3 devices 2 have no row.
-  flags = dict(num_devices=3, train_batch_size=3, max_train_examples=10,
-               num_train_epochs=2, do_predict=True)
+  # At an epoch's end a batch of 1: one device has no row, and no second part.
+  flags = dict(num_devices=2, train_batch_size=4, max_train_examples=9,
+               gradient_accumulation_steps=2, num_train_epochs=2,
+               do_predict=True)
   calm, stormy = str(tmp_path / "calm"), str(tmp_path / "stormy")
   checked(bert, data, calm, **flags)
   update = progress.Progress.update
@@ -186,20 +180,18 @@ def test_a_stopped_run_goes_on_with_the_same_bits(bert, data, tmp_path,
     context.setattr(progress.Progress, "update", update_and_stop)
     assert call(bert, data, stormy, save_checkpoints_steps=3, **flags)[0] == 130
   log = checked(bert, data, stormy, save_checkpoints_steps=3, **flags)
-  assert any("going on from step 3 of 8" in line for line in log)
+  assert any("going on from step 3 of 6" in line for line in log)
+  assert not any("began with" in line for line in log)
   weights = weights_of(calm)
   check_equal_bits(weights, weights_of(stormy))
-  assert weights["global_step"] == 8
+  assert weights["global_step"] == 6
   assert all(np.isfinite(value).all() for value in weights.values())
   # Named and shaped as those of one device, which goes on with them.
-  log = checked(bert, data, calm, **dict(flags, num_devices=None))
-  assert any("began with 3 devices and goes on with 1" in line for line in log)
-  assert not any("began with" in line
-                 for line in checked(bert, data, calm, **flags))
   before = tiny_bert.read_text(os.path.join(calm, "test_results.tsv"))
   log = checked(bert, data, calm, resume="force", **dict(
       flags, num_devices=None, num_train_epochs=3))
-  assert any("going on from step 8 of 12" in line for line in log)
+  assert any("began with 2 devices and goes on with 1" in line for line in log)
+  assert any("going on from step 6 of 9" in line for line in log)
   assert sorted(weights_of(calm)) == sorted(weights)
   status, _, stderr, _ = tiny_bert.call(
       run_multilabel_classifier, tiny_bert.flag_list({
@@ -211,7 +203,7 @@ def test_a_stopped_run_goes_on_with_the_same_bits(bert, data, tmp_path,
                 np.loadtxt(after.splitlines())).max() < 1e-5
   settings = json.loads(tiny_bert.read_text(
       os.path.join(stormy, "model_settings.json")))
-  assert settings["run"]["num_devices"] == 3
+  assert settings["run"]["num_devices"] == 2
 
 
 @pytest.mark.parametrize("flags, message", [

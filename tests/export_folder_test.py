@@ -2,6 +2,7 @@
 """Tests of versions: each is whole or not there, whatever happens."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import export_saved_model
 from multilabel.export import conformance
 from multilabel.export import export_check
 from multilabel.export import export_folder
+from multilabel.export import warmup_requests
 
 
 @pytest.fixture(scope="module")
@@ -93,63 +95,54 @@ def test_keep_versions(made, tmp_path, unchecked):
   assert sorted(os.listdir(str(tmp_path))) == ["007", "3", "9", "note"]
 
 
-# Each instant at which an exporter is killed: what it calls then, in its order.
-KILLER = u"""
-import os, signal, sys
-sys.path[:0] = sys.argv[1:3]
-import export_saved_model
-import tiny_export
-from multilabel.export import conformance, export_check
-from multilabel.export import export_folder, warmup_requests
-builder = export_saved_model.tf.saved_model.Builder
-checker = export_check.Checker
-export_check.Checker = tiny_export.Unchecked
-for number, (owner, name) in enumerate([
+# Each instant at which an exporter may be killed: what it calls then.
+INSTANTS = [
     (export_saved_model, "_write_saved_model"),
-    (builder, "add_meta_graph_and_variables"),
-    (builder, "save"),
+    (export_saved_model.tf.saved_model.Builder, "add_meta_graph_and_variables"),
+    (export_saved_model.tf.saved_model.Builder, "save"),
     (export_saved_model, "_write_extra"),
     (warmup_requests, "write"),
     (conformance, "problems"),
-    (checker, "_ask"),
+    (tiny_export.Unchecked, "check"),
     (export_folder.atomic_files, "sync_file"),
     (os, "replace"),
-    (export_folder.shutil, "rmtree")]):
-  pid = os.fork()
-  if not pid:
-    if owner is checker:
-      export_check.Checker = checker
-    before = getattr(owner, name)
-    def kill(*args, **_):
-      if owner is os and args[1].endswith("manifest.json"):
-        return before(*args)
-      os.kill(os.getpid(), signal.SIGKILL)
-    setattr(owner, name, kill)
-    export_saved_model.export(
-        sys.argv[3], os.path.join(sys.argv[4], "%02d-%s" % (number, name)))
-    os._exit(0)
-  assert os.waitpid(pid, 0)[1] == signal.SIGKILL, name
-"""
+    (export_folder.shutil, "rmtree")]
 
 
-def test_killed(made, tmp_path):
-  """Whenever it comes, a version is whole or not there."""
-  subprocess.check_call(
-      [sys.executable, "-W", "ignore", "-c", KILLER, tiny_bert.ROOT,
-       os.path.dirname(os.path.abspath(__file__)), made[0], str(tmp_path)],
-      stderr=subprocess.DEVNULL)
-  instants = sorted(path for path in tmp_path.iterdir())
-  assert len(instants) == 10
-  for path in instants[:-1]:
+def test_killed(made, tmp_path, unchecked, monkeypatch):
+  """Whenever it comes, a version is whole or not there.
+
+  What a kill would leave at an instant is a copy of the folder at it.
+  """
+  export_dir = tmp_path / "exports"
+  left_by = {}
+
+  def copy_before(owner, name):
+    function = getattr(owner, name)
+
+    def copy_and_call(*args, **kwargs):
+      if name not in left_by and not str(args[-1]).endswith("manifest.json"):
+        left_by[name] = tmp_path / name
+        shutil.copytree(str(export_dir), str(left_by[name]))
+      return function(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, copy_and_call)
+
+  for owner, name in INSTANTS:
+    copy_before(owner, name)
+  export_saved_model.export(made[0], str(export_dir))
+  assert sorted(left_by) == sorted(name for _, name in INSTANTS)
+  last = left_by.pop("rmtree")
+  for path in left_by.values():
     # One hidden folder, which may be another's that is at work.
     left, = os.listdir(str(path))
     assert left.startswith(".export-")
     os.utime(str(path / left), None)  # new, however slow the machine is
     export_folder.remove_left_over(str(path))
     assert os.listdir(str(path)) == [left]
-  hidden, version = sorted(os.listdir(str(instants[-1])))
+  hidden, version = sorted(os.listdir(str(last)))
   assert hidden.startswith(".export-")
-  conformance.check(str(instants[-1] / version))
+  conformance.check(str(last / version))
 
 
 def test_left_over_is_removed_unless_it_is_locked(tmp_path, monkeypatch):
