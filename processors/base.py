@@ -15,6 +15,8 @@ import hashlib
 import itertools
 import os
 
+from absl import logging
+
 from processors import label_names
 from processors import text_lines
 from processors.text_lines import is_utf8
@@ -192,6 +194,16 @@ class FileProcessor(DataProcessor):
   trained_labels = None
   extensions = ()  # such as (".csv", ".tsv"); each may have .gz behind it
   packed_extensions = ()  # those of them that have a packing of their own
+
+  def __init__(self, options=None):
+    super(FileProcessor, self).__init__(options)
+    self._told = set()  # what the log has been told of files
+
+  def log_once(self, message, *arguments):
+    """Says what is odd about a file once, however often it is read."""
+    if (message, arguments) not in self._told:
+      self._told.add((message, arguments))
+      logging.info(message, *arguments)
 
   def read_rows(self, path, part, data_dir):
     """Yields the rows of one file; subclasses say how.

@@ -53,7 +53,6 @@ class DelimitedProcessor(base.FileProcessor):
 
   def __init__(self, options=None):
     super(DelimitedProcessor, self).__init__(options)
-    self._warned = set()  # files whose columns were complained about
     self._meanings = {}  # (path, time, size) -> `label_columns.Meaning`
     for name in ("delimiter", "label_separator"):
       if self.options[name] is not None:
@@ -128,13 +127,7 @@ class DelimitedProcessor(base.FileProcessor):
     return lines
 
   def _read_table(self, path):
-    return tables.read_table(path, self.options, log=self._log_once)
-
-  def _log_once(self, message, *arguments):
-    """Says what a table holds once, however often it is read."""
-    if (message, arguments) not in self._warned:
-      self._warned.add((message, arguments))
-      logging.info(message, *arguments)
+    return tables.read_table(path, self.options, log=self.log_once)
 
   def text_columns(self, path, header):
     """Returns the positions of text, second text and id, None if absent."""
@@ -237,8 +230,8 @@ class DelimitedProcessor(base.FileProcessor):
         is_label = not (_are_words(cells) or (
             _UNNAMED.match(name) and _are_row_numbers(cells)))
         (names if is_label else left_out).append(name)
-    if left_out and names and path not in self._warned:
-      self._warned.add(path)
+    if left_out and names and (path, "columns") not in self._told:
+      self._told.add((path, "columns"))
       logging.warning(
           "%s: columns %s hold no 0 and 1: they are no labels.",
           path, list_names(left_out))

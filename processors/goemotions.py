@@ -67,7 +67,7 @@ class GoEmotionsProcessor(base.FileProcessor):
     parse = functools.lru_cache(maxsize=4096)(
         lambda cell: _parse_numbers(cell, by_number))
     for line, text in text_lines.numbered_lines(
-        path, self.options["encoding"]):
+        path, self.options["encoding"], self.log_once):
       fields = text.split("\t")
       if len(fields) != 3:
         raise ValueError(

@@ -19,7 +19,7 @@ def is_array_file(path):
   return path.endswith((".json", ".json.gz"))
 
 
-def numbered_texts(path, encoding=None, is_json=None):
+def numbered_texts(path, encoding=None, is_json=None, log=None):
   """Yields (line, JSON text) of each value of a file.
 
   Args:
@@ -27,20 +27,22 @@ def numbered_texts(path, encoding=None, is_json=None):
     encoding: str, as for `text_lines.read_lines`.
     is_json: bool, whether the file holds an array, or objects one behind the
       other, and not one value a line; None: `is_array_file`.
+    log: function of a message and its arguments, told of blank lines, which are
+      passed over; None: nobody is.
 
   Yields:
     (int, str): the line where the value starts, and the value as it stands
     there; of JSON lines, whatever the line holds.
 
   Raises:
-    ValueError: there is a blank line between others; what stands there is
-      broken; a value has more than `text_lines.MAX_LINE` characters; or
-      as `text_lines.read_lines`.
+    ValueError: what stands there is broken; a value has more than
+      `text_lines.MAX_LINE` characters; or as `text_lines.read_lines`.
   """
   if is_array_file(path) if is_json is None else is_json:
     return _Scanner(path, encoding).values()
   return ((number, line[1:] if line[0] == "\ufeff" else line)
-          for number, line in text_lines.numbered_lines(path, encoding))
+          for number, line in text_lines.numbered_lines(
+              path, encoding, log or (lambda *unused: None)))
 
 
 class _Scanner(object):

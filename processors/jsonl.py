@@ -30,10 +30,10 @@ class JsonlProcessor(base.FileProcessor):
   A `.json` file holds an array of objects, or objects one behind the other,
   the others one object per line. An object is
   `{"text": ..., "text_pair": ..., "labels": [...], "id": ...}`; only `text`
-  must be there, and `labels` in train and dev. In test, either all rows have
-  `labels` or none has. `id` is a string or a whole number. Other keys are
-  ignored, unless one looks like a wrong name for a key that is missing. Null
-  means absent.
+  must be there, and `labels` in train and dev; a row of test without them is
+  not labelled. `id` is a string or a whole number. Other keys are ignored,
+  unless one looks like a wrong name for a key that is missing. Null means
+  absent. Blank lines are passed over.
 
   `labels` may also be lists of numbers, as data sets of Hugging Face hold
   them: a 0 or 1 for each label (`[0.0, 1.0]`), or label numbers from 0
@@ -61,10 +61,9 @@ class JsonlProcessor(base.FileProcessor):
   def read_rows(self, path, part, data_dir):
     """See `FileProcessor`."""
     parse = line_parser(part != "test")
-    first = None  # line of the first row, and whether it is labelled
     names_of = None
     for line, text in json_values.numbered_texts(
-        path, self.options["encoding"]):
+        path, self.options["encoding"], log=self.log_once):
       if line == 1 and _is_label_names(text):
         self._check_label_names(path, data_dir)
         continue
@@ -77,15 +76,6 @@ class JsonlProcessor(base.FileProcessor):
         raise
       except ValueError as error:
         raise ValueError("%s:%d: %s." % (path, line, error))
-      labelled = row[3] is not None
-      if first is None:
-        first = (line, labelled)
-      elif first[1] != labelled:
-        raise ValueError(
-            "%s:%d: the row has %s labels, line %d has %s: give all rows of a "
-            "test file labels, or none." % (
-                path, line, "some" if labelled else "no", first[0],
-                "no" if labelled else "some"))
       yield (line,) + row
 
   def _read_names(self, path):

@@ -198,8 +198,8 @@ class _Table(object):
       raise ValueError("%s is empty: its first row must name the columns." %
                        self._path)
     if self._passed_over:
-      self._log("%s: blank lines passed over: %d, the first is line %d.",
-                self._path, self._passed_over, self._first_blank)
+      self._log(text_lines.BLANK_LINES, self._path, self._passed_over,
+                self._first_blank)
 
 
 def clean_header(path, line, row, before=0):

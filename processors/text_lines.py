@@ -19,14 +19,17 @@ from processors import text_encoding
 MAX_LINE = 1 << 24
 _BREAK = re.compile("\r\n|\r|\n")
 _PIECE = 1 << 16
+BLANK_LINES = "%s: blank lines passed over: %d, the first is line %d."
 
 
-def numbered_lines(path, encoding=None):
+def numbered_lines(path, encoding=None, log=None):
   """Yields (line number, line without its end) of a text file.
 
   Args:
     path: str, a text file, as for `read_lines`.
     encoding: str, as for `read_lines`.
+    log: function of a message and its arguments, told of blank lines that are
+      passed over; None: a blank line before others is an error.
 
   Yields:
     (int, str), from line 1 on; blank lines at the end are left out.
@@ -34,18 +37,23 @@ def numbered_lines(path, encoding=None):
   Raises:
     ValueError: a blank line stands before others; as `read_lines`.
   """
-  blank = 0
+  blank = passed_over = count = 0
   for number, line in enumerate(read_lines(path, encoding), 1):
     line = line.rstrip("\r\n")
     # Tabs alone are a row of empty fields, which somebody else may refuse.
     if not line or line.isspace() and "\t" not in line:
       blank = blank or number
+      count += 1
       continue
-    if blank:
+    if count and log is not None:
+      passed_over, count = passed_over + count, 0
+    if blank and log is None:
       raise ValueError(
           "%s:%d: blank line before the end of the file: remove it." % (
               path, blank))
     yield number, line
+  if passed_over:
+    log(BLANK_LINES, path, passed_over, blank)
 
 
 def read_lines(path, encoding=None):

@@ -3,6 +3,8 @@
 
 import re
 
+from absl import logging
+
 from processors import delimited
 from processors import json_values
 from processors import jsonl
@@ -142,7 +144,8 @@ def _header_delimiter(line):
 
 def _json_rows(path, form, encoding):
   parse = jsonl.text_parser()
-  for line, text in json_values.numbered_texts(path, encoding, form == "json"):
+  for line, text in json_values.numbered_texts(
+      path, encoding, form == "json", logging.info):
     try:
       row = parse(text)
     except ValueError as error:

@@ -37,11 +37,11 @@ _START = 4096
 
 # `offset` and `size`: where the rows are, bytes and rows, or the number of a
 # Parquet row group; None: the whole file. `first_row` and `first_line` count
-# from 1. `is_last`: nothing follows but blank lines. `columns`: positions of
-# text, second text and id, and how many there are; names for Avro, Parquet.
+# from 1. `columns`: positions of text, second text and id, and how many there
+# are; names for Avro, Parquet.
 Block = collections.namedtuple(
     "Block", ["path", "form", "offset", "size", "first_row", "first_line",
-              "is_last", "columns", "delimiter", "quoting"],
+              "columns", "delimiter", "quoting"],
     defaults=[table_reader.AUTO])
 
 # A text to predict; `row` counts the rows of the file from 1.
@@ -178,7 +178,8 @@ def _bad_characters(texts):
     for char in text:
       if char == "\0" or "\ud800" <= char <= "\udfff":
         return "byte 0x%02x is not %s" % (
-            ord(char) & 0xff, "UTF-8" if ord(char) else "text")
+            ord(char) & 0xff, "UTF-8 (convert the file, as iconv does)"
+            if ord(char) else "text")
   return None
 
 
@@ -188,7 +189,7 @@ def _bad_characters(texts):
 def _cut_lines(path, form, open_file, block_bytes):
   """Blocks of whole lines."""
   if path.endswith(".gz"):
-    yield Block(path, form, None, None, 1, 1, True, None, None)
+    yield Block(path, form, None, None, 1, 1, None, None)
     return
   first_line, begin, size = 1, None, 0
   with open_file(path) as stream:
@@ -196,12 +197,12 @@ def _cut_lines(path, form, open_file, block_bytes):
       if not len(starts):  # amid a long line
         continue
       if begin is not None:
-        yield Block(path, form, begin, size, first_line, first_line, False,
+        yield Block(path, form, begin, size, first_line, first_line,
                     None, None)
         first_line += size
       begin, size = start + int(starts[0]), len(starts)
   if begin is not None:
-    yield Block(path, form, begin, size, first_line, first_line, True, None,
+    yield Block(path, form, begin, size, first_line, first_line, None,
                 None)
 
 
@@ -255,17 +256,12 @@ def _read_text(block, open_file):
 
 def _read_jsonl(block, open_file):
   parse = jsonl.line_parser(require_labels=False)
-  blank = []
   for number, line in _with_errors(block, _block_lines(block, open_file)):
     if line is _FAILED:
       yield BadRow(block.path, None, None, number)
       continue
     if line is not None and (not line or line.isspace()):
-      blank.append(number)
       continue
-    for before in blank:
-      yield BadRow(block.path, before, before, "the line is blank")
-    blank = []
     reason = _line_problem(line)
     if reason is None:
       try:
@@ -276,9 +272,6 @@ def _read_jsonl(block, open_file):
       yield BadRow(block.path, number, number, reason)
     else:
       yield Row(block.path, number, name or str(number), text, pair)
-  # At the end of a file, blank lines are no rows.
-  for before in () if block.is_last else blank:
-    yield BadRow(block.path, before, before, "the line is blank")
 
 
 _FAILED = object()
@@ -387,7 +380,7 @@ def _cut_table(path, form, open_file, processor, delimiter, block_bytes):
     columns = tuple(processor.text_columns(path, header)) + (len(header),)
     begin = (lines.num_bytes, lines.num_lines)
     if is_packed:
-      yield Block(path, form, None, None, 1, begin[1] + 1, True, columns,
+      yield Block(path, form, None, None, 1, begin[1] + 1, columns,
                   delimiter, quoting)
       return
     size, first_row, next_row = 0, 1, 1
@@ -395,12 +388,12 @@ def _cut_table(path, form, open_file, processor, delimiter, block_bytes):
       size += 1
       next_row += not _is_blank(row, len(header))
       if lines.num_bytes - begin[0] >= block_bytes:
-        yield Block(path, form, begin[0], size, first_row, begin[1] + 1, False,
+        yield Block(path, form, begin[0], size, first_row, begin[1] + 1,
                     columns, delimiter, quoting)
         first_row = next_row
         begin, size = (lines.num_bytes, lines.num_lines), 0
     if size:
-      yield Block(path, form, begin[0], size, first_row, begin[1] + 1, True,
+      yield Block(path, form, begin[0], size, first_row, begin[1] + 1,
                   columns, delimiter, quoting)
 
 
@@ -481,7 +474,7 @@ def _cut_avro(path, open_file, processor, block_bytes):
     except (ValueError, EOFError, KeyError, IndexError) as error:
       raise _broken(path, "Avro", error)
   if size:
-    yield Block(path, "avro", (begin, end), size, first_row, first_row, True,
+    yield Block(path, "avro", (begin, end), size, first_row, first_row,
                 columns, None)
 
 
@@ -520,7 +513,7 @@ def _cut_parquet(path, open_file, processor, unused_block_bytes):
     first_row = 1
     for group in range(opened.metadata.num_row_groups):
       size = opened.metadata.row_group(group).num_rows
-      yield Block(path, "parquet", group, size, first_row, first_row, True,
+      yield Block(path, "parquet", group, size, first_row, first_row,
                   columns, None)
       first_row += size
 

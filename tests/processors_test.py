@@ -15,6 +15,7 @@ import pytest
 
 import processors
 from processors import InputExample
+from processors import base
 from processors import table_reader
 from processors import text_lines
 
@@ -361,7 +362,7 @@ def test_file_where_a_folder_should_be_and_the_reverse(tmp_path):
   (tmp_path / "labels.txt").mkdir()
   assert "train.jsonl is not a file but a folder" in error_of(
       read, "jsonl", str(tmp_path))
-  assert "labels.txt: cannot be read" in error_of(
+  assert "labels.txt is not a file but a folder" in error_of(
       labels_of, "jsonl", str(tmp_path))
 
 
@@ -517,7 +518,6 @@ def test_duplicate_ids_are_kept(folder):
     ('{"text": "x", "labels": [], "y": ' + '{"a":' * 100000, ["nested too"]),
     (b'{"text": "\xff", "labels": []}', ["byte 0xff is not UTF-8"]),
     (b'{"text": "\0", "labels": []}', ["byte 0x00 is not text"]),
-    ("", ["blank line before the end"]),
 ])
 def test_broken_json_line(folder, line, parts):
   line = line.encode("utf-8") if isinstance(line, str) else line
@@ -528,10 +528,28 @@ def test_broken_json_line(folder, line, parts):
   assert [part for part in parts if part not in message] == []
 
 
-def test_test_rows_of_two_kinds(folder):
-  data_dir = folder(test_jsonl='{"text": "x"}\n{"text": "y", "labels": []}\n')
-  assert "test.jsonl:2: the row has some labels, line 1 has no" in error_of(
-      read, "jsonl", data_dir, "test")
+def test_test_rows_with_labels_and_without(folder):
+  data_dir = folder(test_jsonl=(
+      '{"text": "x"}\n{"text": "y", "labels": []}\n{"text": "z", "labels": nu'
+      'll}\n{"text": "u", "labels": ["a"]}\n'))
+  assert [example.labels for example in read("jsonl", data_dir, "test")] == [
+      None, (), None, ("a",)]
+
+
+@pytest.mark.parametrize("task, name, row", [
+    ("jsonl", "train.jsonl", '{"text": "x", "labels": ["a"]}\n'),
+    ("goemotions", "train.tsv", "x\t0\tk\n")])
+def test_blank_lines_are_passed_over_and_told(folder, task, name, row,
+                                              monkeypatch):
+  said = []
+  monkeypatch.setattr(base.logging, "info",
+                      lambda form, *values: said.append(form % values))
+  data_dir = folder(**{name.replace(".", "_"): row + "\n \n" + row + "\n\n",
+                       "emotions_txt": "a\n"})
+  assert [(example.text_a, example.labels) for example in read(
+      task, data_dir)] == [("x", ("a",))] * 2
+  assert said == ["%s/%s: blank lines passed over: 2, the first is line 2." % (
+      data_dir, name)]
 
 
 def test_near_miss_in_a_test_file(folder):
@@ -688,7 +706,6 @@ def test_goemotions_with_labels_txt(folder):
     ("x\t1\tk\nx\t1\n", "train.tsv:2: the row has 2 fields"),
     ("x\t1\tk\nx\ty\t1\tk\n", "train.tsv:2: the row has 4 fields"),
     ("text\tlabels\tid\n", "label 'labels'"),
-    ("x\t1\tk\n\nx\t1\tk\n", "train.tsv:2: blank line"),
     ("", "holds no examples"),
 ])
 def test_broken_goemotions(folder, content, part):
