@@ -448,6 +448,7 @@ def test_the_predictor_refuses_unless_told(newest, copy):
     predict_session.SessionPredictor(copy, checkpoint="model.ckpt-6")
 
 
+@pytest.mark.newest
 def test_export_and_server_hand_the_flag_on(copy, tmp_path, monkeypatch):
   def refuse(*_, **options):
     raise ValueError("older ones: %s" % options["allow_older_checkpoint"])
@@ -463,6 +464,7 @@ def test_export_and_server_hand_the_flag_on(copy, tmp_path, monkeypatch):
           copy, 32, None, None, None, allowed, 1))
 
 
+@pytest.mark.newest
 def test_out_of_time_then_out_of_room(bert, data, calm, tmp_path, monkeypatch):
   folder = str(tmp_path / "o")
   asked = []
@@ -500,6 +502,7 @@ def test_out_of_time_then_out_of_room(bert, data, calm, tmp_path, monkeypatch):
   check_as_calm(folder, calm)
 
 
+@pytest.mark.newest
 def test_every_start_gets_further(bert, data, calm, tmp_path, monkeypatch):
   """However short --max_runtime is; and the results are the same."""
   folder, ended = str(tmp_path / "o"), []
@@ -539,6 +542,7 @@ def test_every_start_gets_further(bert, data, calm, tmp_path, monkeypatch):
   check_as_calm(folder, calm)
 
 
+@pytest.mark.newest
 def test_force_keeps_the_checkpoints_that_were_there(copy, bert, data):
   there = checkpoint_choice.run_identity(copy)
   status, _, stderr, _ = call(bert, data, copy, learning_rate=0.001,
@@ -557,6 +561,7 @@ def test_force_keeps_the_checkpoints_that_were_there(copy, bert, data):
       path[:-len(IDENTITY)], run)
 
 
+@pytest.mark.newest
 def test_never_refuses_a_start_that_was_cut_short(bert, data, tmp_path):
   folder = tmp_path / "o"
   folder.mkdir()

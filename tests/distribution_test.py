@@ -121,6 +121,7 @@ def test_the_losses_are_those_of_one_device(
   assert runs[1][0]["loss"] - runs[1][-1]["loss"] > 0.02
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("flags", [
     {"gradient_accumulation_steps": 4, "skip_nonfinite": 1},
     {"recompute_layers": True, "gradient_accumulation_steps": 2,
@@ -206,6 +207,7 @@ def test_a_stopped_run_goes_on_with_the_same_bits(bert, data, tmp_path,
   assert settings["run"]["num_devices"] == 2
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("flags, message", [
     (dict(num_devices=2), "--num_devices needs --distribution=mirrored"),
     (dict(distribution="mirrored"), "--distribution=mirrored found no GPU"),
@@ -229,6 +231,7 @@ def test_flags_that_cannot_be(bert, data, tmp_path, monkeypatch, flags,
   assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.newest
 def test_more_gpus_than_there_are(bert, data, tmp_path, monkeypatch):
   monkeypatch.setattr(mirrored, "_num_gpus", lambda: 2)
   status, _, stderr, _ = call(bert, data, tmp_path / "o", num_devices=3)

@@ -176,6 +176,7 @@ def test_a_run_in_parts_goes_on_as_if_never_stopped(berts, data, tmp_path,
   assert "another gradient_accumulation_steps (there 4, here 2)" in stderr
 
 
+@pytest.mark.newest
 def test_one_part_is_held_at_a_time(berts, data, tmp_path, monkeypatch):
   shapes, updates = [], []
   run_update = train_op.run_update
@@ -231,6 +232,7 @@ def test_train_batches_in_parts_are_the_same_batches():
   assert joined == [list(batch["input_ids"][:, 0]) for batch in whole]
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("flags,message", [
     ({"gradient_accumulation_steps": 0},
      "--gradient_accumulation_steps is 0; it must be 1 or more."),

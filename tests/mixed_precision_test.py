@@ -104,6 +104,7 @@ def test_an_overflow_moves_nothing_and_halves_the_scale(bert, data, tmp_path,
     assert bool(moved) != fell, step
 
 
+@pytest.mark.newest
 def test_many_steps_without_overflow_double_the_scale(bert, data, tmp_path,
                                                       monkeypatch):
   pretend_float16(monkeypatch, 4.0)
@@ -116,6 +117,7 @@ def test_many_steps_without_overflow_double_the_scale(bert, data, tmp_path,
   assert found == [(4, 1), (8, 0), (8, 1), (16, 0), (16, 1), (32, 0)]
 
 
+@pytest.mark.newest
 def test_the_loss_itself_may_not_be_infinite(bert, data, tmp_path, monkeypatch):
   pretend_float16(monkeypatch)
   status, _, stderr, _ = call(bert, data, tmp_path / "o", amp=True,
@@ -171,6 +173,7 @@ def test_xla_marks_what_is_built_inside():
   del graph
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("flags,message", [
     ({"xla": True, "recompute_layers": True},
      "--xla does not go with --recompute_layers: it merges what was to be "
@@ -190,6 +193,7 @@ def test_what_cannot_be_together_is_refused(bert, data, tmp_path, flags,
   assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("capabilities,cpu_flags,onednn,message", [
     ([(8, 0), (6, 1)], set(), None,
      "--amp needs GPUs of compute capability 7.0 or more; one here has 6.1."),
@@ -219,6 +223,7 @@ def test_a_machine_without_is_refused(bert, data, tmp_path, monkeypatch,
       2, "run_multilabel_classifier.py: " + message)
 
 
+@pytest.mark.newest
 def test_a_run_goes_on_with_the_same_setting_alone(bert, data, tmp_path,
                                                    monkeypatch):
   pretend_float16(monkeypatch)

@@ -1306,6 +1306,7 @@ def test_public_names_arguments_and_defaults():
   check_signatures(tokenization, TOKENIZATION)
 
 
+@pytest.mark.newest
 def test_import_does_nothing_else():
   program = """
 import tensorflow.compat.v1 as tf

@@ -120,6 +120,7 @@ def test_a_copy_is_equal(bert, fitted, tmp_path, way):
                                 fitted.predict_proba(texts(DEV)))
 
 
+@pytest.mark.newest
 def test_tables(bert):
   pandas = pytest.importorskip("pandas")
   frame = pandas.DataFrame(dict(
@@ -202,6 +203,7 @@ def test_settings_that_do_not_go_together(bert):
     MultiLabelClassifier(bert).predict(["a"])
 
 
+@pytest.mark.newest
 def test_scikit_learn(bert, tmp_path):
   sklearn_base = pytest.importorskip("sklearn.base")
   from sklearn import model_selection
@@ -235,6 +237,7 @@ def test_scikit_learn(bert, tmp_path):
   assert unfitted.get_params() == classifier.get_params()
 
 
+@pytest.mark.newest
 def test_output_dir_is_a_run_that_goes_on(bert, tmp_path):
   folder = str(tmp_path / "run")
   settings = dict(SETTINGS, num_train_epochs=1, output_dir=folder)
@@ -271,6 +274,7 @@ class Recorder(object):
     self.calls.append(("end", None, result))
 
 
+@pytest.mark.newest
 def test_callbacks(bert):
   recorder = Recorder()
   classifier = MultiLabelClassifier(
@@ -291,6 +295,7 @@ def test_callbacks(bert):
     MultiLabelClassifier(bert, callbacks=[object()]).fit(["a"], [["x"]])
 
 
+@pytest.mark.newest
 def test_mlflow(bert, tmp_path, monkeypatch):
   mlflow = pytest.importorskip("mlflow")
   monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
@@ -315,6 +320,7 @@ def test_mlflow(bert, tmp_path, monkeypatch):
     mlflow.set_tracking_uri(before)
 
 
+@pytest.mark.newest
 def test_ctrl_c_leaves_what_was_trained(bert):
   handler = signal.getsignal(signal.SIGINT)
   classifier = MultiLabelClassifier(bert, callbacks=[Recorder(7)], **SETTINGS)
@@ -339,6 +345,7 @@ def test_dev_fraction_splits_train(bert):
                    dev=(texts(DEV), labels(DEV)))
 
 
+@pytest.mark.newest
 def test_thresholds_are_found_and_kept(bert, tmp_path):
   classifier = MultiLabelClassifier(
       bert, threshold="tune_per_label",

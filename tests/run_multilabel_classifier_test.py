@@ -238,6 +238,7 @@ def test_evaluation_alone_needs_no_flags_of_the_model(copy, data):
   assert any("Features of dev: found in" in line for line in log)
 
 
+@pytest.mark.newest
 def test_changed_data_are_read_anew(copy, tmp_path):
   # Other texts, another number of them, no labels.txt, labels in test.
   folder = tiny_bert.make_data(tmp_path / "d", sizes=(1, 7, 1), seed=9)
@@ -307,6 +308,7 @@ def test_labels_of_a_users_own_processor(copy, tmp_path, name, status):
 # The report.
 
 
+@pytest.mark.newest
 def test_report(copy, data):
   pytest.importorskip("matplotlib")
   status, _, stderr, log = call(again(copy, data, do_eval=True, report=True))
@@ -317,6 +319,7 @@ def test_report(copy, data):
   assert "***** Report: %s *****" % os.path.join(copy, "report.html") in log
 
 
+@pytest.mark.newest
 def test_a_run_without_what_the_report_needs(copy, data, monkeypatch):
   for name in list(sys.modules):
     if name.split(".")[0] == "matplotlib":
@@ -377,6 +380,7 @@ def test_empty_texts_many_labels_from_scratch(bert, tmp_path):
       "macro_average_precision"].startswith(u"label 4 \U0001f600, label 5")
 
 
+@pytest.mark.newest
 def test_a_relative_output_dir_and_a_split_dev_set(bert, data, tmp_path,
                                                    monkeypatch):
   folder = tmp_path / "d"
@@ -419,6 +423,7 @@ def test_other_settings_are_refused_by_name(copy, bert, data):
   assert times() == before
 
 
+@pytest.mark.newest
 def test_resume_never_and_force(copy, bert, data):
   assert "--resume=never" in refused(tiny_bert.arguments(
       bert, data, copy, num_train_epochs=12, resume="never"))
@@ -496,6 +501,7 @@ def test_foreign_output_dir(bert, data, tmp_path):
 # Mistakes in the flags: found before anything is written.
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("flags,words", [
     ({"do_train": None}, "at least one of --do_train, --do_eval"),
     ({"data_dir": None}, "--data_dir must be given"),
@@ -602,6 +608,7 @@ def edit(path, *replacements):
   tiny_bert.write_text(path, text)
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("name,content,words", [
     ("train.jsonl", None, "none of train.jsonl"),
     ("dev.jsonl", None, "has no dev set"),
@@ -642,6 +649,7 @@ def test_pairs_need_four_tokens(bert, tmp_path):
   assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("name,replacement,words", [
     ("vocab.txt", (u"[CLS]\n", u"[cls]\n"), "lacks [CLS]"),
     ("vocab.txt", (u"one\n", u"one\ntwo\n"), "33 tokens"),
@@ -698,6 +706,7 @@ def test_the_process(bert, data, tmp_path):
   assert "use_tpu" in settings["flags"]
 
 
+@pytest.mark.newest
 def test_the_process_ends_with_2_and_one_line(data, tmp_path):
   status, stdout, stderr = tiny_bert.run_script(
       "run_multilabel_classifier.py", again("o", data, do_predict=True),
@@ -766,6 +775,7 @@ def test_plan_training():
   assert plan(1, Flags) == (1, 0, 1)
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("is_new", [True, False])
 def test_the_directory_is_read_once(is_new, bert, data, learned, tmp_path,
                                     monkeypatch):
@@ -792,6 +802,7 @@ def test_the_directory_is_read_once(is_new, bert, data, learned, tmp_path,
   assert made == {"settings": 0 if is_new else 1, "plan": 1, "dev": 1}
 
 
+@pytest.mark.newest
 def test_changed_data_are_told_by_file_and_count(bert, data, tmp_path):
   mine, output_dir = str(tmp_path / "mine"), str(tmp_path / "out")
   shutil.copytree(data, mine)

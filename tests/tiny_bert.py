@@ -11,6 +11,7 @@ Shared by the tests; holds none itself.
 saves the seconds that TensorFlow takes to be imported.
 """
 
+import contextlib
 import glob
 import io
 import json
@@ -25,6 +26,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from multilabel.common import command_line
+from multilabel.training import loop
 from robustness.fuzz import programs
 
 
@@ -322,6 +324,48 @@ def call(module, script_arguments):
     logger.removeHandler(log)
     logger.propagate = propagate
     noisy.setLevel(noise)
+
+
+@contextlib.contextmanager
+def ended_before(step):
+  """Lets each run in this process fail before it makes a step."""
+  make_step = loop._Loop.make_step
+
+  def make_or_fail(self, number):
+    if number == step:
+      raise RuntimeError("ended before step %d" % step)
+    return make_step(self, number)
+
+  loop._Loop.make_step = make_or_fail
+  try:
+    yield
+  finally:
+    loop._Loop.make_step = make_step
+
+
+def check_goes_on_to_equal_bits(start, folder, step=5):
+  """A run that ends before a step and one that does not end with equal bits.
+
+  Args:
+    start: function of an output_dir that runs the program: its exit status.
+    folder: path, for both directories.
+    step: int.
+
+  Returns:
+    {name: numpy array} of the last checkpoint.
+  """
+  assert start(folder / "whole") == 0
+  with ended_before(step):
+    assert start(folder / "ended") == 1
+  left = tf.train.latest_checkpoint(str(folder / "ended"))
+  assert left is not None and int(left.rpartition("-")[2]) < step
+  assert start(folder / "ended") == 0
+  expected, found = [read_weights(tf.train.latest_checkpoint(
+      str(folder / name))) for name in ("whole", "ended")]
+  assert set(found) == set(expected)
+  for name, value in expected.items():
+    assert found[name].tobytes() == value.tobytes(), name
+  return expected
 
 
 class _Lines(python_logging.Handler):

@@ -145,6 +145,7 @@ def test_a_killed_run_ends_with_the_same_bits(bert, data, tmp_path):
   assert event_steps(stormy)["dev/micro_f1"] == epochs
 
 
+@pytest.mark.newest
 def test_a_finished_run_does_not_train_again(bert, data, trained):
   before = {name: os.stat(os.path.join(trained, name)).st_mtime_ns
             for name in os.listdir(trained) if "ckpt" in name}
@@ -162,6 +163,7 @@ def test_a_finished_run_does_not_train_again(bert, data, trained):
       os.path.join(trained, "eval_results.txt")) == results
 
 
+@pytest.mark.newest
 def test_a_signal_in_the_last_step_stops_too(bert, data, tmp_path,
                                              monkeypatch):
   update = training_progress.Progress.update
@@ -202,6 +204,7 @@ def test_checkpoints_and_steps(trained):
   assert not glob.glob(os.path.join(trained, "*.tmp"))
 
 
+@pytest.mark.newest
 def test_the_last_smaller_batch_is_used(bert, data, tmp_path, monkeypatch):
   sizes = []
   update = training_progress.Progress.update
@@ -357,6 +360,7 @@ def test_prediction_is_in_order_whatever_batch_and_window(
 PREDICT_WINDOWS = input_pipeline.predict_windows
 
 
+@pytest.mark.newest
 def test_each_prediction_stands_beside_its_text(trained, data, monkeypatch):
   # 20 texts in windows of 6: the rows of both files must not drift apart.
   monkeypatch.setattr(input_pipeline, "predict_windows", functools.partial(
@@ -435,6 +439,7 @@ def one_step(bert, data, output_dir, **flags):
       os.path.join(bert, "bert_model.ckpt"))
 
 
+@pytest.mark.newest
 def test_init_bias_from_prior(bert, data, tmp_path):
   after, _ = one_step(bert, data, tmp_path / "o", learning_rate=1e-9,
                       max_train_examples=120, train_batch_size=120,
@@ -448,6 +453,7 @@ def test_init_bias_from_prior(bert, data, tmp_path):
 
 # From 0, Adam first moves by its rate, or without bias correction by
 # 0.1 / sqrt(0.001) rates.
+@pytest.mark.newest
 @pytest.mark.parametrize("correction,moves", [(True, 1), (False, 3.1623)])
 def test_head_learning_rate(bert, data, tmp_path, correction, moves):
   after, before = one_step(bert, data, tmp_path / "o", learning_rate=1e-6,
