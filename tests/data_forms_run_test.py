@@ -10,11 +10,6 @@ import run_multilabel_classifier
 import tiny_bert
 
 
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory):
-  return tiny_bert.make_bert(tmp_path_factory.mktemp("bert"))
-
-
 def rows_of(part, size):
   return [(row["id"], row["text"] + u", \u5929\u6c14", row["labels"])
           for row in tiny_bert.make_rows(size, 3, part)]

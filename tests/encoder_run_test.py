@@ -42,11 +42,17 @@ def run(bert, data, output_dir, **settings):
       bert, data, str(output_dir), **settings))
 
 
+def prepare(bert, data, output_dir, **settings):
+  """As `run`, but ends well before the graph is built."""
+  return tiny_bert.prepare(tiny_bert.arguments(
+      bert, data, str(output_dir), **settings))
+
+
 def by_encoder(data, output_dir, place, **settings):
-  return tiny_bert.call(run_multilabel_classifier, tiny_bert.flag_list(dict(
+  return tiny_bert.flag_list(dict(
       STILL, task_name="jsonl", data_dir=data, output_dir=str(output_dir),
       do_train=True, max_seq_length=32, log_steps=1000, report=False,
-      encoder=str(place), **settings)))
+      encoder=str(place), **settings))
 
 
 def weights_of(output_dir):
@@ -151,8 +157,9 @@ def test_a_head_of_another_pooling(bert, data, trained, tmp_path):
                              init_checkpoint=start)
   assert status == 2 and "was trained with --pooling=mean" in stderr
   assert not (tmp_path / "o" / "model_settings.json").exists()
-  status, _, stderr, _ = run(bert, data, tmp_path / "o", pooling="cls",
-                             init_checkpoint=start, init_head="new", **STILL)
+  status, _, stderr, _ = prepare(bert, data, tmp_path / "o", pooling="cls",
+                                 init_checkpoint=start, init_head="new",
+                                 **STILL)
   assert (status, stderr) == (0, "")
 
 
@@ -168,8 +175,8 @@ def test_another_configuration(bert, data, tmp_path, changes, words):
       os.path.join(bert, "bert_config.json")))
   path = tmp_path / "bert_config.json"
   path.write_text(json.dumps(dict(config, **changes)))
-  status, _, stderr, _ = run(bert, data, tmp_path / "o",
-                             bert_config_file=str(path), **STILL)
+  status, _, stderr, _ = prepare(bert, data, tmp_path / "o",
+                                 bert_config_file=str(path), **STILL)
   if words is None:
     assert (status, stderr) == (0, "")
   else:
@@ -181,14 +188,14 @@ def test_another_vocabulary_of_the_same_size(bert, data, tmp_path):
   path = str(tmp_path / "vocab.txt")
   shuffled = lines[:5] + lines[:4:-1]
   tiny_bert.write_text(path, u"".join(line + u"\n" for line in shuffled))
-  status, _, stderr, _ = run(bert, data, tmp_path / "o", vocab_file=path)
+  status, _, stderr, _ = prepare(bert, data, tmp_path / "o", vocab_file=path)
   assert status == 2, stderr
   assert "have another id in vocab_file" in stderr
   # A word of one's own in the place of another is told, and goes on.
   lines[-1] = u"mine"
   tiny_bert.write_text(path, u"".join(line + u"\n" for line in lines))
-  status, _, stderr, log = run(bert, data, tmp_path / "o", vocab_file=path,
-                               **STILL)
+  status, _, stderr, log = prepare(bert, data, tmp_path / "o", vocab_file=path,
+                                   **STILL)
   assert (status, stderr) == (0, "")
   assert sum("1 of the 32 tokens of" in line for line in log) == 1
 
@@ -204,7 +211,8 @@ def test_encoders_of_each_form_start_alike(bert, data, trained, tmp_path,
   for number, (place, pooling) in enumerate((
       (bert, "pooler"), (hf_dir, "mean"), (trained, "mean"))):
     out = tmp_path / ("o%d" % number)
-    status, _, stderr, log = by_encoder(data, out, place)
+    status, _, stderr, log = tiny_bert.call(
+        run_multilabel_classifier, by_encoder(data, out, place))
     assert (status, stderr) == (0, "")
     expected = best_weights(trained) if place is trained else start
     found = weights_of(out)
@@ -219,7 +227,8 @@ def test_encoders_of_each_form_start_alike(bert, data, trained, tmp_path,
     assert any("the encoder advises" in line for line in log) == (
         pooling == "mean")
   # The same command goes on, and does nothing more.
-  status, _, stderr, log = by_encoder(data, out, trained)
+  status, _, stderr, log = tiny_bert.call(
+      run_multilabel_classifier, by_encoder(data, out, trained))
   assert (status, stderr) == (0, "")
   assert any("already finished" in line for line in log)
 
@@ -249,7 +258,8 @@ def test_a_revision_is_pinned(bert, data, tmp_path, monkeypatch):
   release = encoders.resolve(bert)
   monkeypatch.setattr(encoders, "resolve", resolve)
   for _ in range(2):
-    status, _, stderr, _ = by_encoder(data, tmp_path / "o", "owner/tiny@main")
+    status, _, stderr, _ = tiny_bert.prepare(
+        by_encoder(data, tmp_path / "o", "owner/tiny@main"))
     assert (status, stderr) == (0, "")
   assert asked == ["owner/tiny@main", "owner/tiny@abc123"]
   settings = json.loads(tiny_bert.read_text(
@@ -317,15 +327,15 @@ def cased_bert(folder, bert):
     (False, False, None)])
 def test_case_of_the_vocabulary(bert, data, tmp_path, given, used, words):
   cased = cased_bert(str(tmp_path / "cased"), bert)
-  status, _, stderr, log = run(cased, data, tmp_path / "o",
-                               do_lower_case=given, **STILL)
+  status, _, stderr, log = prepare(cased, data, tmp_path / "o",
+                                   do_lower_case=given, **STILL)
   assert (status, stderr) == (0, "")
   settings = json.loads(tiny_bert.read_text(
       str(tmp_path / "o" / "model_settings.json")))
   assert settings["do_lower_case"] is used
   about = [line for line in log if "capital letters" in line]
   # The same run goes on without a word about it.
-  status, _, stderr, _ = run(cased, data, tmp_path / "o", **STILL)
+  status, _, stderr, _ = prepare(cased, data, tmp_path / "o", **STILL)
   assert (status, stderr) == (0, "")
   assert len(about) == bool(words)
   assert not words or words in about[0]
@@ -340,7 +350,7 @@ def test_share_of_unknown_words(bert, data, tmp_path):
     tiny_bert.write_jsonl(str(folder / "train.jsonl"), [
         {"text": text, "labels": ["fruit"]}, {"text": text, "labels": []}])
     tiny_bert.write_text(str(folder / "labels.txt"), u"fruit\n")
-    status, _, stderr, log = run(
+    status, _, stderr, log = prepare(
         bert, str(folder), tmp_path / name, max_seq_length=64, **STILL)
     assert (status, stderr) == (0, "")
     expected = {"a": "12.50% of 16 tokens are [UNK]",
@@ -355,8 +365,7 @@ def test_a_release_with_an_odd_vocabulary(bert, data, tmp_path):
   path = os.path.join(odd, "vocab.txt")
   text = tiny_bert.read_text(path)
   tiny_bert.write_text(path, text.replace(u"\nsee\n", u"\nthe\n") + u"\n\n")
-  status, _, stderr, log = run(odd, data, tmp_path / "o", do_predict=True,
-                               **STILL)
+  status, _, stderr, log = prepare(odd, data, tmp_path / "o", **STILL)
   assert (status, stderr) == (0, "")
   assert any("has 1 line that an earlier one has, too ('the' in lines" in line
              for line in log)

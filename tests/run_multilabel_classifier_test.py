@@ -806,7 +806,8 @@ def test_the_directory_is_read_once(is_new, bert, data, learned, tmp_path,
 def test_changed_data_are_told_by_file_and_count(bert, data, tmp_path):
   mine, output_dir = str(tmp_path / "mine"), str(tmp_path / "out")
   shutil.copytree(data, mine)
-  run(bert, mine, output_dir, max_train_examples=0, num_train_epochs=0.1)
+  assert tiny_bert.prepare(tiny_bert.arguments(
+      bert, mine, output_dir, num_train_epochs=0.1))[0] == 0
   path = os.path.join(mine, "train.jsonl")
   lines = tiny_bert.read_text(path).splitlines()
   tiny_bert.write_text(path, u"\n".join(lines[:-1]) + u"\n")

@@ -26,8 +26,10 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from multilabel.common import command_line
+from multilabel.training import finetuning
 from multilabel.training import loop
 from robustness.fuzz import programs
+import run_multilabel_classifier
 
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -324,6 +326,19 @@ def call(module, script_arguments):
     logger.removeHandler(log)
     logger.propagate = propagate
     noisy.setLevel(noise)
+
+
+def prepare(script_arguments):
+  """`call` of the run script that ends well before it builds a graph."""
+  def end(unused_self):
+    sys.exit(0)
+
+  start = finetuning.Finetuning.start
+  finetuning.Finetuning.start = end
+  try:
+    return call(run_multilabel_classifier, script_arguments)
+  finally:
+    finetuning.Finetuning.start = start
 
 
 @contextlib.contextmanager
