@@ -172,6 +172,10 @@ def validate_vocab(vocab_file, embedding_size=None, config_file=None,
     raise ValueError(
         "Vocabulary %s lacks %s: is it the vocab.txt of a BERT checkpoint?" %
         (vocab_file, ", ".join(missing)))
+  if "[PAD]" in first_seen and first_seen["[PAD]"] != 1 and warn is not None:
+    warn("%s has [PAD] in line %d, not in the first one as BERT's vocabularies "
+         "do: are its lines in the order that the checkpoint was trained with?"
+         % (vocab_file, first_seen["[PAD]"]))
   repeated = [place for place in repeated if place[0] <= last_token]
   if repeated and warn is not None:
     warn("%s has %d line%s that an earlier one has, too (%s%s); the later id "
@@ -250,7 +254,7 @@ def _open_vocab(vocab_file):
   if "://" not in str(vocab_file):
     if os.path.exists(vocab_file) and not os.path.isfile(vocab_file):
       # A pipe might wait for ever, a device have no end.
-      raise OSError(errno.EINVAL, "it is no file")
+      raise OSError(errno.EINVAL, "it is not a file")
     with open(vocab_file, "rb") as reader:
       return _within_limit(vocab_file, reader)
   import tensorflow as tf  # Late: only paths with a scheme need it.

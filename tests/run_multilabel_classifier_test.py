@@ -679,6 +679,21 @@ def test_mistakes_in_the_model(bert, data, tmp_path, name, replacement, words):
   assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.parametrize("factor, words", [
+    (np.nan, "has weights that are NaN or infinite in bert/embeddings/word_"),
+    (0, "has only zeros in bert/embeddings/word_embeddings")])
+def test_weights_that_nothing_can_start_from(bert, data, tmp_path, factor,
+                                             words):
+  folder = str(tmp_path / "bert")
+  shutil.copytree(bert, folder)
+  prefix = os.path.join(folder, "bert_model.ckpt")
+  weights = tiny_bert.read_weights(prefix)
+  weights["bert/embeddings/word_embeddings"] *= np.float32(factor)
+  tiny_bert.write_weights(prefix, weights)
+  assert words in refused(tiny_bert.arguments(folder, data, tmp_path / "o"))
+  assert not (tmp_path / "o").exists()
+
+
 # As a process.
 
 

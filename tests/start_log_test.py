@@ -13,12 +13,14 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from multilabel.common import waiting
+from multilabel.features import encoding
 from multilabel.training import start_log
+import processors
 
 
 Scan = collections.namedtuple(
     "Scan", ["num_examples", "num_pairs", "label_counts", "num_without",
-             "unlabelled"])
+             "unlabelled", "texts"], defaults=[()])
 Part = collections.namedtuple("Part", ["scan"])
 
 
@@ -64,6 +66,37 @@ def test_labels_that_all_texts_have():
   assert ["'a'" in line and "'b'" not in line for line in warnings] == [
       True, False]
   assert not start_log.data_warnings({"train": part(1, [1])}, ["a"])
+
+
+def scanned(*rows):
+  """A part of rows (text, labels) as a run reads them."""
+  examples = [processors.InputExample(str(number), text, None, labels)
+              for number, (text, labels) in enumerate(rows)]
+  return Part(encoding.scan_examples(examples, ["a", "b"], False))
+
+
+def test_a_row_per_label():
+  # What pandas' explode makes of lists.
+  exploded = scanned(("x", "a"), ("x", "b"), ("y", "a"), ("z", "b"), ("z", ()))
+  warning, = start_log.data_warnings({"train": exploded}, ["a", "b"])
+  assert warning.startswith("  2 texts are in train more than once, each time "
+                            "with other labels: if your file has a row per la")
+  # Once more with the same labels, in another order, is nothing odd.
+  same = scanned(("x", ("a", "b")), ("x", ("b", "a")), ("y", ()), ("y", ()))
+  assert not start_log.data_warnings({"train": same}, ["a", "b"])
+
+
+def test_texts_of_train_in_dev_and_test():
+  parts = {"train": scanned(("x", "a"), ("y", "b")),
+           "dev": scanned(("new", "a"), ("y", "a"), ("y", "b")),
+           "test": scanned(("X", "a"), ("x", None))}
+  assert start_log.data_warnings(parts, ["a", "b"]) == [
+      "  2 of the 3 texts of dev are in train, too: its scores will be better "
+      "than on new texts",
+      "  1 of the 2 texts of test is in train, too: its scores will be better "
+      "than on new texts"]
+  del parts["train"]
+  assert not start_log.data_warnings(parts, ["a", "b"])
 
 
 def test_a_label_for_nearly_every_text():

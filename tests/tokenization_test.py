@@ -552,6 +552,14 @@ def test_oddities_of_released_vocabularies(tmp_path, content, odd):
       tokenization.validate_vocab(path)
 
 
+def test_a_vocabulary_in_another_order(tmp_path):
+  path = write_vocab(tmp_path, b"!\n[CLS]\n[PAD]\n[SEP]\n[UNK]\na\n")
+  lines = []
+  tokenization.validate_vocab(path, 6, warn=lines.append)
+  line, = lines
+  assert line.startswith("%s has [PAD] in line 3, not in the first" % path)
+
+
 def test_vocab_that_cannot_be_opened(tmp_path):
   missing = str(tmp_path / "absent.txt")
   for read in (tokenization.validate_vocab, tokenization.load_vocab,
@@ -561,7 +569,7 @@ def test_vocab_that_cannot_be_opened(tmp_path):
     assert str(error.value) == (
         "Vocabulary %s cannot be read (No such file or directory): give the "
         "path of a vocab.txt." % missing)
-    with pytest.raises(ValueError, match="cannot be read .Is a directory."):
+    with pytest.raises(ValueError, match="cannot be read .it is not a file."):
       read(str(tmp_path))
 
 

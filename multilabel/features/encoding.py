@@ -27,8 +27,8 @@ HEAD_SHARE = 128 / 510
 
 DataScan = collections.namedtuple(
     "DataScan", ["num_examples", "num_pairs", "label_counts", "digest",
-                 "num_without", "unlabelled", "num_placeholders"],
-    defaults=[0, (), 0])
+                 "num_without", "unlabelled", "num_placeholders", "texts"],
+    defaults=[0, (), 0, ()])
 
 # What becomes of a text that is longer than max_seq_length: one of
 # LONG_TEXT_FORMS; tokens from the start of a window to the start of the next;
@@ -245,10 +245,12 @@ def scan_examples(examples, label_list, require_labels, part="the data",
 
   Returns:
     `DataScan(num_examples, num_pairs, label_counts, digest, num_without,
-    unlabelled, num_placeholders)`: examples, those of two texts, numpy int64
-    `[num_labels]` examples a label is on, a hex digest of all texts and labels
-    in their order, examples whose labels are none, numpy int64 numbers of the
-    examples that nobody labelled, and those of them with a placeholder.
+    unlabelled, num_placeholders, texts)`: examples, those of two texts, numpy
+    int64 `[num_labels]` examples a label is on, a hex digest of all texts and
+    labels in their order, examples whose labels are none, numpy int64 numbers
+    of the examples that nobody labelled, those of them with a placeholder, and
+    numpy uint64 `[num_examples, 2]`, a hash of the text and one of the text
+    with its labels.
 
   Raises:
     ValueError: an example is broken, or has a label that is not in the list.
@@ -258,7 +260,7 @@ def scan_examples(examples, label_list, require_labels, part="the data",
   label_counts = np.zeros([len(label_list)], np.int64)
   digest = hashlib.sha256()
   unknown = label_checks.UnknownLabels(part, label_list, data_dir)
-  unlabelled = array.array("q")
+  unlabelled, hashes = array.array("q"), array.array("Q")
   num_examples = num_pairs = num_without = num_placeholders = 0
   for example in examples:
     base.check_texts(example)
@@ -281,14 +283,23 @@ def scan_examples(examples, label_list, require_labels, part="the data",
     for label in set(labels or ()):
       label_counts[label_map[label]] += 1
     parts = [example.text_a] + ([] if text_b is None else [text_b])
+    hashes.append(_hash(parts))
     parts += sorted(labels or ())
+    hashes.append(_hash(parts))
     line = "\0".join("%d:%s" % (len(text), text) for text in parts)
     digest.update(("%d,%s\n" % (text_b is not None, line)).encode(
         "utf-8", "surrogatepass"))
   unknown.check()
   return DataScan(num_examples, num_pairs, label_counts, digest.hexdigest(),
                   num_without, np.asarray(unlabelled, np.int64),
-                  num_placeholders)
+                  num_placeholders,
+                  np.asarray(hashes, np.uint64).reshape([-1, 2]))
+
+
+def _hash(texts):
+  """64 bits of a list of str."""
+  data = "\0".join(texts).encode("utf-8", "surrogatepass")
+  return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
 
 
 def features_fingerprint(scan, label_list, vocab_file, do_lower_case,

@@ -7,6 +7,7 @@ import os
 import re
 
 from absl import logging
+import numpy as np
 import six
 import tensorflow.compat.v1 as tf
 
@@ -280,7 +281,8 @@ def _check_tensors(checkpoint, dtypes):
   reader = tf.train.load_checkpoint(checkpoint)
   for name in sorted(dtypes):
     try:
-      dtype = reader.get_tensor(name).dtype
+      value = reader.get_tensor(name)
+      dtype = value.dtype
     except (tf.errors.OpError, ValueError, LookupError,
             RuntimeError) as error:
       raise ValueError("init_checkpoint %s: %s cannot be read, are its data "
@@ -290,6 +292,13 @@ def _check_tensors(checkpoint, dtypes):
     if dtype != wanted.as_numpy_dtype:
       raise ValueError("init_checkpoint %s has %s as %s, but %s is asked for." %
                        (checkpoint, name, dtype, wanted.name))
+    if not np.isfinite(value).all():
+      raise ValueError("init_checkpoint %s has weights that are NaN or "
+                       "infinite in %s; take another one." % (
+                           checkpoint, name))
+    if name.endswith("/word_embeddings") and not value.any():
+      raise ValueError("init_checkpoint %s has only zeros in %s; take another "
+                       "one." % (checkpoint, name))
 
 
 def _shape_hint(name):

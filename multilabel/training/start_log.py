@@ -8,6 +8,7 @@ import os
 import platform
 
 from absl import logging
+import numpy as np
 import tensorflow.compat.v1 as tf
 
 from processors import DataProcessor
@@ -82,6 +83,9 @@ def data_warnings(parts, label_list):
         "  there are {:,} labels for {:,} texts of train: is it the right "
         "column, and the right --label_separator?".format(
             len(label_list), parts["train"].scan.num_examples))
+  warnings.extend(_repeated_texts(
+      {name: part.scan.texts for name, part in parts.items()
+       if len(part.scan.texts)}))
   for name in ("train", "dev"):
     if name not in parts:
       continue
@@ -94,6 +98,36 @@ def data_warnings(parts, label_list):
           list_names(everywhere),
           "there is nothing to learn about it" if name == "train" else
           "scores of it say nothing"))
+  return warnings
+
+
+def _repeated_texts(texts):
+  """What is odd about texts that stand there more than once: list of str.
+
+  Args:
+    texts: dict from part to uint64 `[N, 2]`, as in `encoding.DataScan`.
+  """
+  warnings = []
+  if "train" not in texts:
+    return warnings
+  # A text with several sets of labels is there several times among the pairs.
+  pairs = np.unique(texts["train"], axis=0)
+  train, counts = np.unique(pairs[:, 0], return_counts=True)
+  differing = int((counts > 1).sum())
+  if differing:
+    warnings.append(
+        "  {:,} text{} in train more than once, each time with other labels: "
+        "if your file has a row per label, write one row per text with all of "
+        "its labels".format(differing, " is" if differing == 1 else "s are"))
+  for name in ("dev", "test"):
+    if name in texts:
+      common = int(np.isin(texts[name][:, 0], train).sum())
+      if common:
+        warnings.append(
+            "  {:,} of the {:,} texts of {} {} in train, too: its scores will "
+            "be better than on new texts".format(
+                common, len(texts[name]), name,
+                "is" if common == 1 else "are"))
   return warnings
 
 
