@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 import tiny_bert
+from tiny_bert import error_of
 
 import export_saved_model
 from multilabel.common import atomic_files
@@ -87,13 +88,6 @@ def change(path, function):
 def flip(data, place=None):
   place = len(data) // 2 if place is None else place
   return data[:place] + bytes([data[place] ^ 1]) + data[place + 1:]
-
-
-def error_of(function, *args, **flags):
-  with pytest.raises(ValueError) as raised:
-    function(*args, **flags)
-  assert "\n" not in str(raised.value)
-  return str(raised.value)
 
 
 # What is written.

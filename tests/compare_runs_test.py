@@ -3,8 +3,6 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -175,11 +173,7 @@ def test_what_cannot_be_compared(tmp_path, files, change, expected):
 
 
 def run(*arguments):
-  process = subprocess.Popen(
-      [sys.executable, "-m", "experiments.compare_runs"] + list(arguments),
-      cwd=tiny_bert.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-  out, err = process.communicate(timeout=120)
-  return process.returncode, out.decode("utf-8"), err.decode("utf-8")
+  return tiny_bert.call(compare_runs, arguments)[:3]
 
 
 def test_program(files):

@@ -84,6 +84,23 @@ def learned(made_once, bert, data):
                  json.loads(tiny_bert.read_text(folder / "log.json")))
 
 
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+  """A directory of `tiny_model.make` and its weights; not to be changed."""
+  import tiny_model
+  folder = str(tmp_path_factory.mktemp("made") / "model")
+  return folder, tiny_model.make(folder)
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+  """Leaves out the process that loads an export back: seconds each."""
+  import tiny_export
+
+  from multilabel.export import export_check
+  monkeypatch.setattr(export_check, "Checker", tiny_export.Unchecked)
+
+
 def pytest_addoption(parser):
   parser.addoption("--slow", action="store_true",
                    help="also run the tests marked slow")

@@ -7,16 +7,14 @@ that midpoints are exact.
 
 import json
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+import tiny_bert
 
 from experiments import cross_validate_thresholds
 
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 NAMES = ["0.5", "tune", "per label, unshrunk", "tune_per_label"]
 
 
@@ -212,12 +210,7 @@ def predictions(tmp_path_factory):
 
 def run(*arguments):
   """(exit status, stdout, stderr) of the script."""
-  process = subprocess.Popen(
-      [sys.executable, "-m", "experiments.cross_validate_thresholds"] +
-      list(arguments), cwd=ROOT, stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE)
-  out, err = process.communicate(timeout=120)
-  return process.returncode, out.decode("utf-8"), err.decode("utf-8")
+  return tiny_bert.call(cross_validate_thresholds, arguments)[:3]
 
 
 def test_script(predictions, tmp_path):
@@ -257,10 +250,10 @@ def test_script_tells_duplicates_and_labels_without_a_text(tmp_path):
   truth[:, 2] = False
   lines = prediction_lines(truth, scores, ["a", "b", u"\u516d", "d"])
   path = write(tmp_path / "p.jsonl", lines + lines[:1])
-  status, out, err = run("--predictions=" + path)
-  assert status == 0
+  status, out, err, warnings = tiny_bert.call(
+      cross_validate_thresholds, ["--predictions=" + path])
+  assert (status, err) == (0, "")
   assert "42 texts, 4 labels; 10 folds, dealt 5 times, seed 0" in out
-  warnings = [line.split(" ", 1)[1] for line in err.splitlines()]
   assert warnings[0] == (
       "1 ids stand more than once in %s ('t0'); every line counts as a text of "
       "its own." % path)

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The commands and flag files of experiments/ name flags that exist."""
 
+import contextlib
 import glob
 import importlib
 import io
 import os
 import re
-import subprocess
-import sys
 
 import pytest
 import tiny_bert
@@ -26,11 +25,15 @@ def read(path):
 def help_flags(name):
   """The flags that a program's --help names."""
   module = importlib.import_module(name)
+  if hasattr(module, "__path__"):
+    module = importlib.import_module(name + ".__main__")
   if hasattr(module, "define_flags"):
     _, text, _, _ = tiny_bert.call(module, ["--help"])
   else:
-    text = subprocess.check_output(
-        [sys.executable, "-m", name, "--help"], cwd=ROOT).decode("utf-8")
+    with pytest.raises(SystemExit), contextlib.redirect_stdout(
+        io.StringIO()) as output:
+      module.main(["--help"])
+    text = output.getvalue()
   return set(re.findall(r"--(?:\[no\])?(\w+)", text))
 
 

@@ -20,6 +20,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 import tiny_bert
 import tiny_model
+from tiny_bert import error_of
 
 import explain_labels
 from multilabel.reporting import attribution
@@ -32,15 +33,6 @@ import run_multilabel_classifier
 
 CAT, DOG = u"\u732b", u"\u72d7"
 ANIMAL = u"\u52a8\u7269"
-
-
-def error_of(function, *args, **kwargs):
-  """Returns the message of the ValueError that must come, one line."""
-  with pytest.raises(ValueError) as raised:
-    function(*args, **kwargs)
-  message = str(raised.value)
-  assert message and "\n" not in message
-  return message
 
 
 # Attributions of a model with random weights.

@@ -3,42 +3,16 @@
 
 import os
 import shutil
-import subprocess
-import sys
 import time
 
-import pytest
 import tiny_bert
+from tiny_bert import error_of
 import tiny_export
-import tiny_model
 
 import export_saved_model
 from multilabel.export import conformance
-from multilabel.export import export_check
 from multilabel.export import export_folder
 from multilabel.export import warmup_requests
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-  """A trained directory and its weights; not to be changed."""
-  folder = str(tmp_path_factory.mktemp("made") / "model")
-  return folder, tiny_model.make(folder)
-
-
-@pytest.fixture
-def unchecked(monkeypatch):
-  """Leaves out the process that loads the export back: seconds each."""
-  monkeypatch.setattr(export_check, "Checker", tiny_export.Unchecked)
-
-
-def error_of(function, *args, **kwargs):
-  """Returns the message of the ValueError that must come, one line."""
-  with pytest.raises(ValueError) as raised:
-    function(*args, **kwargs)
-  message = str(raised.value)
-  assert message and "\n" not in message
-  return message
 
 
 def test_default_version_is_the_time(made, tmp_path, unchecked):
@@ -161,32 +135,20 @@ def test_left_over_is_removed_unless_it_is_locked(tmp_path, monkeypatch):
   assert sorted(os.listdir(str(tmp_path))) == sorted(theirs)
 
 
-# Two that write at the same time, by default into the same version.
-TWO_AT_ONCE = u"""
-import os, sys
-sys.path[:0] = sys.argv[1:3]
-import export_saved_model
-import tiny_export
-from multilabel.export import export_check
-export_check.Checker = tiny_export.Unchecked
-children = []
-for _ in range(2):
-  pid = os.fork()
-  if not pid:
-    export_saved_model.export(sys.argv[3], sys.argv[4])
-    os._exit(0)
-  children.append(pid)
-for pid in children:
-  assert os.waitpid(pid, 0)[1] == 0
-"""
-
-
-def test_two_exporters_at_once(made, tmp_path):
-  subprocess.check_call(
-      [sys.executable, "-W", "ignore", "-c", TWO_AT_ONCE, tiny_bert.ROOT,
-       os.path.dirname(os.path.abspath(__file__)), made[0], str(tmp_path)],
-      stderr=subprocess.DEVNULL)
-  names = os.listdir(str(tmp_path))
-  assert len(names) == 2
-  for name in names:
-    conformance.check(str(tmp_path / name))
+def test_two_that_choose_the_same_version(tmp_path, monkeypatch):
+  """The second knows nothing of the first when it chooses."""
+  export_dir = str(tmp_path)
+  monkeypatch.setattr(export_folder.time, "time", lambda: 1000.5)
+  versions = export_folder.versions
+  answers = [[], []]
+  monkeypatch.setattr(export_folder, "versions", lambda folder: (
+      answers.pop() if answers else versions(folder)))
+  with export_folder.WorkFolder(export_dir) as first:
+    with export_folder.WorkFolder(export_dir) as second:
+      for name, work in (("first", first), ("second", second)):
+        tiny_bert.write_text(os.path.join(work.path, "saved_model.pb"), name)
+      assert first.publish(None).endswith("/1000")
+      assert second.publish(None).endswith("/1001")
+  assert not answers and sorted(os.listdir(export_dir)) == ["1000", "1001"]
+  assert [(tmp_path / number / "saved_model.pb").read_text()
+          for number in ("1000", "1001")] == ["first", "second"]

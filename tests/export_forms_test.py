@@ -35,12 +35,6 @@ WORDS = [word for word in tiny_bert.vocabulary()[5:]
          if not word.startswith("##")]
 
 
-@pytest.fixture
-def unchecked(monkeypatch):
-  """Leaves out the process that loads the export back: seconds each."""
-  monkeypatch.setattr(export_check, "Checker", tiny_export.Unchecked)
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
   """A trained directory; not to be changed."""

@@ -11,7 +11,6 @@ import sys
 import numpy as np
 import pytest
 import tiny_export
-import tiny_model
 
 import export_saved_model
 from multilabel.export import conformance
@@ -21,13 +20,6 @@ from multilabel.export import export_check
 TEXTS = tiny_export.TEXTS
 batch_of = tiny_export.batch_of
 expected = tiny_export.expected
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-  """A trained directory and its weights; not to be changed."""
-  folder = str(tmp_path_factory.mktemp("made") / "model")
-  return folder, tiny_model.make(folder)
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,10 @@ import tensorflow.compat.v1 as tf
 import tiny_bert
 import tiny_export
 import tiny_model
+from tiny_bert import error_of
 
 import export_saved_model
 from multilabel.export import conformance
-from multilabel.export import export_check
 from multilabel.export import run_export
 from multilabel.features import feature_rows
 import predict_session
@@ -34,13 +34,6 @@ batch_of = tiny_export.batch_of
 example = tiny_export.example
 examples_of = tiny_export.examples_of
 expected = tiny_export.expected
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-  """A trained directory and its weights; not to be changed."""
-  folder = str(tmp_path_factory.mktemp("made") / "model")
-  return folder, tiny_model.make(folder)
 
 
 @pytest.fixture(scope="module")
@@ -64,21 +57,6 @@ def frozen(made, tmp_path_factory):
 def predictor(made):
   with predict_session.SessionPredictor(made[0]) as loaded:
     yield loaded
-
-
-@pytest.fixture
-def unchecked(monkeypatch):
-  """Leaves out the process that loads the export back: seconds each."""
-  monkeypatch.setattr(export_check, "Checker", tiny_export.Unchecked)
-
-
-def error_of(function, *args, **kwargs):
-  """Returns the message of the ValueError that must come, one line."""
-  with pytest.raises(ValueError) as raised:
-    function(*args, **kwargs)
-  message = str(raised.value)
-  assert message and "\n" not in message
-  return message
 
 
 def describe(infos):

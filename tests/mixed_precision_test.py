@@ -58,7 +58,7 @@ def check_close(found, expected, most):
 
 
 @pytest.mark.parametrize("flags", [
-    {}, {"gradient_accumulation_steps": 2}, {"recompute_layers": True}])
+    {}, {"gradient_accumulation_steps": 2, "recompute_layers": True}])
 def test_a_scaled_loss_makes_the_same_weights(bert, data, plain, tmp_path,
                                               monkeypatch, flags):
   if "gradient_accumulation_steps" in flags:  # which has its own dropout masks

@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import tiny_bert
+from tiny_bert import error_of
 
 import modeling
 from multilabel import decisions
@@ -60,14 +61,6 @@ def change_settings(folder, **changes):
     tiny_bert.write_text(path, json.dumps(settings))
   else:
     trained_model.write_settings(str(folder), settings)
-
-
-def error_of(function, *args):
-  with pytest.raises(ValueError) as raised:
-    function(*args)
-  message = str(raised.value)
-  assert "\n" not in message and message
-  return message
 
 
 def test_what_is_written_is_read(trained, bert):

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import tiny_bert
 import tiny_model
+from tiny_bert import error_of
 
 from multilabel import calibration as calibrations
 from multilabel import decisions
@@ -65,13 +66,6 @@ def both(made):
 def copy(made, tmp_path):
   shutil.copytree(made[2], str(tmp_path / "copy"))
   return str(tmp_path / "copy")
-
-
-def error_of(function, *args, **kwargs):
-  with pytest.raises(ValueError) as raised:
-    function(*args, **kwargs)
-  assert "\n" not in str(raised.value)
-  return str(raised.value)
 
 
 # The same numbers.

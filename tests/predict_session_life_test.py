@@ -14,6 +14,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 import tiny_bert
 import tiny_model
+from tiny_bert import error_of
 
 from multilabel import decisions
 from multilabel.inference import call_deadline
@@ -28,15 +29,6 @@ SECONDS = 60  # Nothing takes so long, unless it hangs.
 def expected(weights, texts=TEXTS):
   return tiny_model.probabilities(
       weights, [tiny_model.encode(text) for text in texts])
-
-
-def error_of(function, *args, **kwargs):
-  """Returns the message of the ValueError that must come, one line."""
-  with pytest.raises(ValueError) as raised:
-    function(*args, **kwargs)
-  message = str(raised.value)
-  assert message and "\n" not in message
-  return message
 
 
 def is_near(result, weights):

@@ -14,6 +14,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 import tiny_bert
 import tiny_model
+from tiny_bert import error_of
 
 from multilabel.common import atomic_files
 from multilabel.inference import predictor as predictor_of
@@ -26,13 +27,6 @@ TEXTS = [
     u"the apple", u"a", u"plum , pear and \u732b", u"we see \U0001f680 !",
     u"", u"\u72d7", u"un see one caf", u"the apple " * 9,
 ]
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-  """A trained directory and its weights; not to be changed."""
-  folder = str(tmp_path_factory.mktemp("made") / "model")
-  return folder, tiny_model.make(folder)
 
 
 @pytest.fixture(scope="module")
@@ -53,15 +47,6 @@ def expected(weights, texts, **options):
   return tiny_model.probabilities(
       weights, [tiny_model.encode(*(text if isinstance(text, tuple) else
                                     (text,))) for text in texts], **options)
-
-
-def error_of(function, *args, **kwargs):
-  """Returns the message of the ValueError that must come, one line."""
-  with pytest.raises(ValueError) as raised:
-    function(*args, **kwargs)
-  message = str(raised.value)
-  assert message and "\n" not in message
-  return message
 
 
 def load(folder):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny_bert
 import tiny_model
+from tiny_bert import error_of
 
 from multilabel.features import feature_rows
 from multilabel.inference import call_deadline
@@ -21,26 +22,11 @@ LATE = u"the a of " * 15 + u"apple " + u"the a of " * 5
 WITHOUT = u"the a of " * 15 + u"plum " + u"the a of " * 5
 
 
-def error_of(function, *args, **kwargs):
-  """Returns the message of the ValueError that must come, one line."""
-  with pytest.raises(ValueError) as raised:
-    function(*args, **kwargs)
-  message = str(raised.value)
-  assert message and "\n" not in message
-  return message
-
-
 def features(input_ids, input_mask=None, segment_ids=None):
   return types.SimpleNamespace(
       input_ids=input_ids,
       input_mask=[1] * len(input_ids) if input_mask is None else input_mask,
       segment_ids=[0] * len(input_ids) if segment_ids is None else segment_ids)
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-  folder = str(tmp_path_factory.mktemp("made") / "model")
-  return folder, tiny_model.make(folder)
 
 
 @pytest.fixture(scope="module")

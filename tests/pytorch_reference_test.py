@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import tiny_bert
 
 from experiments import prediction_files
 from experiments import pytorch_reference
@@ -25,19 +26,12 @@ def test_head_bias():
 
 
 def test_flags_are_checked(tmp_path):
-  def run(*arguments):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "experiments.pytorch_reference"] +
-        list(arguments), cwd=ROOT, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE)
-    return process.communicate(timeout=120)[1], process.returncode
-
-  err, status = run("--data_dir=x", "--hf_dir=%s" % tmp_path)
-  assert status == 2
-  assert b"--output_dir must be given" in err
-  err, status = run("--data_dir=x", "--hf_dir=%s" % tmp_path, "--output_dir=y")
-  assert status == 2
-  assert b"there is no %s" % str(tmp_path).encode("utf-8") in err
+  flags = ["--data_dir=x", "--hf_dir=%s" % tmp_path]
+  status, _, err, _ = tiny_bert.call(pytorch_reference, flags)
+  assert status == 2 and "--output_dir must be given" in err
+  status, _, err, _ = tiny_bert.call(
+      pytorch_reference, flags + ["--output_dir=y"])
+  assert status == 2 and "there is no %s" % tmp_path in err
 
 
 def tiny_model(folder, transformers):

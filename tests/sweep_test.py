@@ -340,18 +340,15 @@ def test_rows_are_sorted_with_undefined_ones_last():
   assert result_table.format_score((0.5, None)) == "0.5000"
 
 
-def test_a_real_run(tmp_path):
-  """The program itself, in processes of their own."""
-  bert = tiny_bert.make_bert(tmp_path / "bert")
+def test_a_real_run(bert, tmp_path, monkeypatch):
+  """The training itself, in a process of its own."""
+  monkeypatch.setattr(run_queue, "raise_on_signals", lambda: None)
   data = tiny_bert.make_data(tmp_path / "data", sizes=(24, 12, 6))
-  process = subprocess.Popen(
-      [sys.executable, "-m", "experiments.sweep", "--grid=pooling=cls"] +
-      tiny_bert.arguments(bert, data, str(tmp_path / "sweep"), do_eval=True,
-                          num_train_epochs=1, report=False),
-      cwd=tiny_bert.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-  out, err = [text.decode("utf-8")
-              for text in process.communicate(timeout=300)]
-  assert process.returncode == 0, err
+  status, out, err, _ = tiny_bert.call(sweep, [
+      "--grid=pooling=cls"] + tiny_bert.arguments(
+          bert, data, str(tmp_path / "sweep"), do_eval=True,
+          num_train_epochs=1, report=False))
+  assert status == 0, err
   lines = out.splitlines()
   assert lines[2].split()[:3] == ["pooling", "n", "micro_f1"]
   assert lines[3].split()[:2] == ["cls", "1"]

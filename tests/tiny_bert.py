@@ -23,6 +23,7 @@ import sys
 
 from absl import logging
 import numpy as np
+import pytest
 import tensorflow.compat.v1 as tf
 
 from multilabel.common import command_line
@@ -297,7 +298,8 @@ def call(module, script_arguments):
       (command_line, "_FLAG_GROUPS", []),
       (command_line, "_set_up_logging", lambda: None),
       (tf, "disable_v2_behavior", lambda: None),
-      (sys, "argv", [module.__name__ + ".py"] + list(script_arguments)),
+      (sys, "argv", [module.__name__.rpartition(".")[2] + ".py"] +
+       list(script_arguments)),
       (sys, "stdout", io.StringIO()), (sys, "stderr", io.StringIO())]
   before = [(target, name, getattr(target, name))
             for target, name, _ in changes]
@@ -392,6 +394,15 @@ class _Lines(python_logging.Handler):
 
   def emit(self, record):
     self.lines.append(record.getMessage())
+
+
+def error_of(function, *args, **kwargs):
+  """The message of the ValueError that must come, one line."""
+  with pytest.raises(ValueError) as raised:
+    function(*args, **kwargs)
+  message = str(raised.value)
+  assert message and "\n" not in message
+  return message
 
 
 def event_points(folder):

@@ -9,6 +9,7 @@ import unicodedata
 import numpy as np
 import pytest
 import tiny_bert
+from tiny_bert import error_of
 
 from multilabel.features import encoding
 from multilabel.reporting import coloured_text
@@ -18,15 +19,6 @@ import tokenization
 
 CAT, DOG = u"\u732b", u"\u72d7"
 ROCKET = u"\U0001f680"
-
-
-def error_of(function, *args, **kwargs):
-  """Returns the message of the ValueError that must come, one line."""
-  with pytest.raises(ValueError) as raised:
-    function(*args, **kwargs)
-  message = str(raised.value)
-  assert message and "\n" not in message
-  return message
 
 
 def spans(text, lower=True):
