@@ -7,6 +7,7 @@ The devices are parts of the CPU; `gpus_test.py` is for real ones.
 import json
 import os
 import re
+import zlib
 
 import numpy as np
 import pytest
@@ -144,6 +145,54 @@ def test_what_saves_memory_goes_with_several_devices(
     assert second["loss"] == pytest.approx(first["loss"], abs=1e-5)
     assert second["grad_norm"] == pytest.approx(first["grad_norm"], rel=1e-3)
   check_close(weights_of(tmp_path / "one"), weights_of(tmp_path / "two"), 1e-4)
+
+
+@pytest.fixture
+def fixed_dropout(monkeypatch):
+  """Factors in place of masks: others in each pass and place, not by row."""
+  def multiply(tensor, unused_rate, seed=None):
+    if seed is None:  # not in training
+      return tensor
+    place = zlib.crc32(tf.get_variable_scope().name.encode("ascii")) % 7
+    return tensor * (0.8 + 0.05 * place + 0.1 * (seed[0] >> 30))
+
+  monkeypatch.setattr(modeling, "dropout", multiply)
+
+
+def evaluations_of(output_dir):
+  """The losses on dev of the evaluations while training."""
+  return [found["loss"] for found in json.loads(tiny_bert.read_text(
+      os.path.join(str(output_dir), "best_checkpoint.json")))["evaluations"]]
+
+
+def test_losses_of_several_passes_go_with_several_devices(
+    plain_bert, data, tmp_path, values, fixed_dropout):
+  """And with parts; the last batch has one text, so a device has none."""
+  def run(name, **flags):
+    del values[:]
+    checked(plain_bert, data, tmp_path / name, learning_rate=0.003,
+            max_train_examples=17, num_train_epochs=2, do_eval=True,
+            eval_steps=2, **flags)
+    return list(values)
+
+  plain = run("plain")
+  for flags, parts in (
+      ({"r_drop": 5.0}, 1),
+      ({"adversarial": "fgm", "multi_sample_dropout": 3}, 2)):
+    names = ["%s-%d" % (sorted(flags)[0], number) for number in (1, 2)]
+    one = run(names[0], **flags)
+    two = run(names[1], num_devices=2, gradient_accumulation_steps=parts,
+              **flags)
+    assert len(one) == len(two) == 6
+    assert 1 in [found["shape"][0] for found in two]
+    for first, second in zip(one, two):
+      assert second["loss"] == pytest.approx(first["loss"], abs=1e-5)
+      assert second["grad_norm"] == pytest.approx(first["grad_norm"], rel=1e-3)
+    assert abs(one[-1]["loss"] - plain[-1]["loss"]) > 1e-4  # they do something
+    check_close(*[weights_of(tmp_path / name) for name in names] + [1e-4])
+    on_dev = [evaluations_of(tmp_path / name) for name in names]
+    assert len(on_dev[0]) == 3
+    assert on_dev[1] == pytest.approx(on_dev[0], abs=1e-5)
 
 
 def test_parts_on_several_devices_have_masks_of_their_own():

@@ -72,7 +72,7 @@ def without_head_dropout(monkeypatch):
 
 @pytest.mark.parametrize("parts,flags", [
     (4, {}), (2, {"head_learning_rate": 5e-3, "adam_bias_correction": False,
-                  "skip_nonfinite": 1})])
+                  "skip_nonfinite": 1, "ema_decay": 0.9})])
 def test_parts_make_the_update_of_the_whole_batch(
     berts, data, tmp_path, without_head_dropout, parts, flags):
   whole = train(berts[False], data, tmp_path / "whole", **flags)

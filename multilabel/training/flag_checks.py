@@ -78,12 +78,9 @@ def check_regularization_flags(settings):
     raise ValueError("--fgm_epsilon needs --adversarial=fgm.")
   chosen = (["--adversarial=fgm"] if settings.adversarial == "fgm" else []) + (
       ["--r_drop=%s" % settings.r_drop] if settings.r_drop else [])
-  others = (["--recompute_layers"] if settings.recompute_layers else []) + (
-      ["--distribution=%s" % settings.distribution]
-      if settings.distribution != mirrored.NONE else [])
-  if chosen and others:
-    raise ValueError("%s does not go with %s; leave one of them out." % (
-        chosen[0], others[0]))
+  if chosen and settings.recompute_layers:
+    raise ValueError("%s does not go with --recompute_layers; leave one of "
+                     "them out." % chosen[0])
 
 
 def check_precision_flags(settings):
