@@ -354,6 +354,7 @@ class MultiLabelClassifier(object):
     if labels is None:
       labels = self._columns.labels
     texts, labels = _take_columns(texts, labels, self._columns)
+    in_memory.check_index(texts, labels)
     _, rows = in_memory.read_labels(labels, names)
     probabilities = self.predict_proba(texts)
     _check_lengths("texts", probabilities, rows)
@@ -462,6 +463,7 @@ class _Data(object):
   def add(self, part, texts, labels, label_names):
     """Adds "train" or "dev"."""
     texts, labels = _take_columns(texts, labels, self.columns)
+    in_memory.check_index(texts, labels, part)
     texts = in_memory.read_texts(texts, "texts of " + part)
     if labels is None:
       raise ValueError("%s has no labels; fit needs them." % part)

@@ -100,8 +100,8 @@ class DelimitedProcessor(base.FileProcessor):
         raise ValueError("%s:%d: %s." % (path, line, error))
       yield (line,
              "" if identifier is None else row[identifier].strip(),
-             row[text],
-             None if pair is None else row[pair],
+             tables.used(path, line, row[text]),
+             None if pair is None else tables.used(path, line, row[pair]),
              labels)
 
   def columns_taken(self, data_dir):
@@ -186,7 +186,7 @@ class DelimitedProcessor(base.FileProcessor):
     header = next(table)[1]
     position = header.index(name) if name in header else None
     cells = () if position is None else (
-        (line, row[position]) for line, row in table)
+        (line, tables.used(path, line, row[position])) for line, row in table)
     known = self.known_labels(data_dir)
     return label_columns.read_meaning(
         path, cells, name, self.options["label_separator"],

@@ -87,6 +87,26 @@ def column_names(table):
   return list(table.columns)
 
 
+def check_index(texts, labels, part="texts"):
+  """Raises ValueError if pandas would put other texts and labels together.
+
+  They are taken by their place; pandas goes by the index.
+
+  Args:
+    texts: any container; those that pandas made have an index.
+    labels: any container.
+    part: str, what the message calls them.
+  """
+  one, other = (getattr(holder, "index", None) for holder in (texts, labels))
+  if not (hasattr(one, "equals") and hasattr(other, "equals")) or (
+      len(one) != len(other) or one.equals(other)):
+    return
+  if set(one) == set(other):
+    raise ValueError(
+        "%s: texts and labels have the same index in different orders: put "
+        "both into one order, as sort_index() does." % part)
+
+
 def read_texts(texts, part="texts"):
   """Checks texts of any container.
 

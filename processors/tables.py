@@ -10,6 +10,7 @@ openpyxl; both are imported when they are needed, no sooner.
 import datetime
 import json
 import os
+import re
 import zipfile
 
 from absl import logging
@@ -23,6 +24,10 @@ from processors.text_lines import list_names
 ENDINGS = {"csv": (".csv", ".csv.gz"), "tsv": (".tsv", ".tsv.gz"),
            "parquet": (".parquet", ".pq"), "xlsx": (".xlsx", ".xlsm")}
 # Flags that mean something to text files alone.
+# A cell's formula without the value that a spreadsheet program stores with it.
+_BARE_FORMULA = re.compile(
+    br'<c\s[^>]*?\br="([A-Z]+\d+)"[^>]*>\s*<f(?:\s[^>]*)?(?:/>|>[^<]*</f>)\s*'
+    br'(?:<v\s*/>|<v>\s*</v>)?\s*</c>')
 _TEXT_FLAGS = (("delimiter", None), ("quoting", table_reader.AUTO),
                ("encoding", None))
 _BATCH = 256  # rows of Parquet that are in memory as Python's objects
@@ -89,8 +94,33 @@ def cell_text(value):
   if isinstance(value, (datetime.date, datetime.time)):
     return value.isoformat()
   if isinstance(value, bytes):
-    return "(%d bytes)" % len(value)
+    return _decoded(value)
   return str(value)
+
+
+class Bytes(str):
+  """Stands for the bytes of a cell that are no text."""
+
+
+def _decoded(value):
+  """The text that bytes are, as some programs store it; else `Bytes`."""
+  try:
+    text = value.decode("utf-8")
+  except UnicodeDecodeError:
+    text = "\0"
+  return text if "\0" not in text else Bytes("(%d bytes)" % len(value))
+
+
+def used(path, row, cell):
+  """Returns a cell that is read as text or labels.
+
+  Raises:
+    ValueError: it holds bytes that are not text.
+  """
+  if isinstance(cell, Bytes):
+    raise ValueError("%s:%d: a cell holds bytes that are not UTF-8 text %s: "
+                     "write the column as strings." % (path, row, cell))
+  return cell
 
 
 # --- Parquet -----------------------------------------------------------------
@@ -160,6 +190,7 @@ def _sheet_rows(path, log):
   _check_start(path, b"PK\x03\x04", "Excel")
   try:
     _check_size(path)
+    _check_formulas(path)
     book = openpyxl.load_workbook(path, read_only=True, data_only=True)
     try:
       sheet = _only_sheet(path, book)
@@ -188,6 +219,24 @@ def _check_size(path):
         raise _SheetError(
             "%s holds %d bytes of text, which is too much for .xlsx: save the "
             "sheet as .csv." % (path, member.file_size))
+
+
+def _check_formulas(path):
+  """Refuses formulas without a value, which would be read as empty cells."""
+  with zipfile.ZipFile(path) as archive:
+    for name in archive.namelist():
+      if not name.startswith("xl/worksheets/") or not name.endswith(".xml"):
+        continue
+      with archive.open(name) as stream:
+        before = b""
+        for piece in iter(lambda: stream.read(1 << 20), b""):
+          found = _BARE_FORMULA.search(before + piece)
+          if found:
+            raise _SheetError(
+                "%s: cell %s holds a formula that was never computed: open the "
+                "file in a spreadsheet program and save it, or save the sheet "
+                "as .csv." % (path, found.group(1).decode("ascii")))
+          before = (before + piece)[-4096:]
 
 
 def _only_sheet(path, book):

@@ -157,6 +157,7 @@ def _table_rows(path, form, options):
   processor = delimited.DelimitedProcessor(options)
   table = tables.read_table(path, processor.options, form)
   text, pair, name = processor.text_columns(path, next(table)[1])
-  for _, row in table:
-    yield (row[name].strip() if name is not None else "", row[text],
-           row[pair] if pair is not None else None)
+  for line, row in table:
+    yield (row[name].strip() if name is not None else "",
+           tables.used(path, line, row[text]),
+           tables.used(path, line, row[pair]) if pair is not None else None)

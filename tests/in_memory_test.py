@@ -134,3 +134,15 @@ def test_the_processor():
               ("train-0", "x", None, ("a",)), ("train-1", "y", "z", ())]
   example, = processors.get_examples(processor, "test", None)
   assert example.labels is None
+
+
+def test_rows_that_pandas_would_put_together_otherwise():
+  pandas = pytest.importorskip("pandas")
+  texts = pandas.Series(["one", "two", "three"], index=[7, 5, 9])
+  labels = pandas.DataFrame({"a": [1, 0, 0]}, index=[7, 5, 9])
+  in_memory.check_index(texts, labels)
+  in_memory.check_index(list(texts), labels)
+  in_memory.check_index(texts, labels.reset_index(drop=True))  # split by hand
+  with pytest.raises(ValueError, match="^texts of dev: texts and labels have "
+                     "the same index in different orders"):
+    in_memory.check_index(texts, labels.sort_index(), "texts of dev")

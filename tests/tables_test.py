@@ -38,7 +38,8 @@ def examples(tmp_path, part="train", **options):
     (None, ""), ("", ""), (" a\n", " a\n"), (True, "1"), (False, "0"),
     (7, "7"), (1.0, "1"), (-2.0, "-2"), (0.5, "0.5"), (1e30, "1e+30"),
     (float("nan"), ""), ([], "[]"), (["a", u"\u732b"], u'["a", "\u732b"]'),
-    ([0, 1], "[0, 1]"), (b"\0\1", "(2 bytes)"), ({"a": None}, '{"a": null}'),
+    ([0, 1], "[0, 1]"), (b"\0\1", "(2 bytes)"), (b"\xff", "(1 bytes)"),
+    (u"caf\xe9".encode("utf-8"), u"caf\xe9"), ({"a": None}, '{"a": null}'),
     (datetime.date(2024, 2, 29), "2024-02-29")])
 def test_cells(value, text):
   assert tables.cell_text(value) == text
@@ -190,3 +191,37 @@ def test_flags_of_text_files(tmp_path, name):
                         ("encoding", "gb18030")):
     assert error_of(tmp_path / name, **{option: value}) == (
         "--%s=%s means nothing to PATH: leave it out." % (option, value))
+
+
+def test_bytes_that_are_no_text(tmp_path):
+  pyarrow = pytest.importorskip("pyarrow")
+  from pyarrow import parquet  # pylint: disable=g-import-not-at-top
+  path = str(tmp_path / "train.parquet")
+  parquet.write_table(pyarrow.table({
+      "text": [b"one", u"\u732b".encode("utf-8")], "labels": [b"a", b"b"],
+      "picture": [b"\x89PNG\0", b"\xff"]}), path)
+  assert examples(tmp_path)[1] == [
+      ("train-1", "one", ("a",)), ("train-2", u"\u732b", ("b",))]
+  for column in ("text", "labels"):
+    cells = {"text": ["one", "two"], "labels": ["a", "b"]}
+    cells[column] = [cells[column][0].encode("ascii"), b"\xff\xfe\0"]
+    parquet.write_table(pyarrow.table(cells), path)
+    with pytest.raises(ValueError, match=r"train.parquet:2: a cell holds bytes "
+                       r"that are not UTF-8 text \(3 bytes\)"):
+      examples(tmp_path)
+  cells = {"text": [b"\xff"]}
+  parquet.write_table(pyarrow.table(cells), path)
+  with pytest.raises(ValueError, match="train.parquet:1: a cell holds bytes"):
+    list(unlabelled.read_texts(path))
+
+
+def test_formulas_that_nobody_computed(tmp_path):
+  openpyxl = pytest.importorskip("openpyxl")
+  path = str(tmp_path / "train.xlsx")
+  book = openpyxl.Workbook()
+  for row in (["text", "labels"], ["one", "a"], ["two", '=IF(1, "a", "b")']):
+    book.active.append(row)
+  book.save(path)
+  with pytest.raises(ValueError, match="train.xlsx: cell B3 holds a formula th"
+                     "at was never computed"):
+    examples(tmp_path)
