@@ -135,6 +135,7 @@ class Training(object):
     import run_multilabel_classifier
     import tokenization
     tf.disable_v2_behavior()
+    command_line.keep_freed_memory()  # as the script does
     self._training, self._job = loop, job
     folder = os.path.join(job["work_dir"], job["model"])
     work = os.path.join(folder, "training")

@@ -99,10 +99,10 @@ def set_variables(session):
   session.run(initializers, feed)
 
 
-def layer_norm(x, beta, gamma):
+def layer_norm(x, beta, gamma, epsilon=1e-12):
   centered = x - x.mean(axis=-1, keepdims=True)
   variance = (centered ** 2).mean(axis=-1, keepdims=True)
-  return centered / np.sqrt(variance + 1e-12) * gamma + beta
+  return centered / np.sqrt(variance + epsilon) * gamma + beta
 
 
 def gelu(x, approximate):
@@ -458,11 +458,38 @@ def test_dropout_seed():
             seeded_masks(2 ** 31 - 1, [2 ** 40])[0]]
   for mask in [first] + others:
     kept = mask[mask != 0]
-    close(kept, 1.0 / 0.7, 1e-6)
+    close(kept, 1.0 / (1 - 19661 / 65536.0), 1e-6)
     assert abs(len(kept) / 60000.0 - 0.7) < 0.01
   for mask in others:
     # Independent masks agree in 0.3^2 + 0.7^2 of their elements.
     assert abs((mask == first).mean() - 0.58) < 0.01
+
+
+@pytest.mark.parametrize("rate, dropped", [
+    (0.1, 6554 / 65536.0), (1e-9, 0.0), (1 - 1e-9, 65535 / 65536.0)])
+def test_seeded_dropout_rounds_its_rate(rate, dropped):
+  with tf.Graph().as_default(), tf.Session() as session:
+    # An odd number of elements, since two share a random number.
+    mask = session.run(modeling.dropout(
+        tf.ones([1001, 999]), rate, (7, tf.constant(5, tf.int64))))
+    alone = session.run(modeling.dropout(
+        tf.ones([1]), rate, (7, tf.constant(5, tf.int64))))
+  kept = mask != 0
+  np.testing.assert_allclose(mask[kept], 1 / (1 - dropped), rtol=1e-6)
+  # Five standard deviations of a binomial distribution.
+  spread = 5 * math.sqrt(dropped * (1 - dropped) / mask.size)
+  assert abs(kept.mean() - (1 - dropped)) <= spread
+  assert alone.shape == (1,) and np.isfinite(alone).all()
+
+
+def test_seeded_dropout_drops_neighbours_independently():
+  with tf.Graph().as_default(), tf.Session() as session:
+    dropped = session.run(modeling.dropout(
+        tf.ones([1000000]), 0.1, (7, tf.constant(5, tf.int64)))) == 0
+  for first, second in ((dropped[0::2], dropped[1::2]),
+                        (dropped[:-2], dropped[2:])):
+    both = (first & second).mean()
+    assert abs(both - 0.01) < 5 * math.sqrt(0.01 / len(first))
 
 
 def test_dropout_without_seed():
@@ -669,6 +696,56 @@ def test_attention_mask_from_input_mask():
     assert mask.dtype == tf.float32
     assert session.run(mask).tolist() == [
         [[1, 1, 0], [1, 1, 0]], [[1, 0, 0], [1, 0, 0]]]
+
+
+def slopes(function, value, weights):
+  """Gradient of sum(weights * function(value)) by finite differences."""
+  found = np.zeros_like(value)
+  for place in np.ndindex(*value.shape):
+    step = np.zeros_like(value)
+    step[place] = 1e-5
+    found[place] = np.sum(weights * (
+        function(value + step) - function(value - step))) / 2e-5
+  return found
+
+
+def test_short_gradient_of_layer_norm():
+  rng = np.random.RandomState(5)
+  value, weights = rng.randn(2, 3, 7) * 3 + 1, rng.randn(2, 3, 7)
+  beta, gamma = rng.randn(7), rng.randn(7)
+  with tf.Graph().as_default(), tf.Session() as session:
+    tensor = tf.constant(value, tf.float32)
+    output = modeling.layer_norm(tensor, epsilon=0.3, short_gradients=True)
+    variables = tf.global_variables()
+    assert [var.name for var in variables] == [
+        "LayerNorm/beta:0", "LayerNorm/gamma:0"]
+    gradients = tf.gradients(output, [tensor] + variables,
+                             tf.constant(weights, tf.float32))
+    session.run([var.assign(array) for var, array in zip(
+        variables, (beta.astype(np.float32), gamma.astype(np.float32)))])
+    found, gradients = session.run([output, gradients])
+  close(found, layer_norm(value, beta, gamma, 0.3), 1e-5)
+  close(gradients[0], slopes(
+      lambda x: layer_norm(x, beta, gamma, 0.3), value, weights), 1e-4)
+  close(gradients[1], weights.sum((0, 1)), 1e-4)
+  close(gradients[2], slopes(
+      lambda x: layer_norm(value, beta, x, 0.3), gamma, weights), 1e-4)
+
+
+@pytest.mark.parametrize("approximate", [True, False])
+def test_short_gradient_of_gelu(approximate):
+  config = make_config()
+  config.gelu_approximate = approximate
+  points = np.concatenate([np.linspace(-12, 12, 401), [0.0]])
+  with tf.Graph().as_default(), tf.Session() as session:
+    tensor = tf.constant(points, tf.float32)
+    # pylint: disable=protected-access
+    activation = modeling._config_activation(config, short_gradients=True)
+    assert activation is not modeling._config_activation(config)
+    output = activation(tensor)
+    found, gradient = session.run([output, tf.gradients(output, tensor)[0]])
+  close(found, gelu(points, approximate), 1e-6)
+  close(gradient, slopes(lambda x: gelu(x, approximate), points, 1.0), 1e-5)
 
 
 def test_layer_norm_and_dropout():

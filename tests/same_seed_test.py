@@ -6,6 +6,7 @@ import os
 import pytest
 import tiny_bert
 
+import modeling
 import run_multilabel_classifier
 
 
@@ -18,12 +19,18 @@ def runs(tmp_path_factory):
   found = {}
   for name, seed in (("one", 7), ("two", 7), ("other", 8)):
     found[name] = str(folder / name)
-    status, _, stderr, _ = tiny_bert.call(
-        run_multilabel_classifier, tiny_bert.arguments(
-            bert, data, found[name], num_train_epochs=2, random_seed=seed,
-            do_eval=True, do_predict=True, eval_steps=0))
-    assert status == 0, stderr[-2000:]
-  return found
+    call(bert, data, found[name], seed)
+  return dict(found, bert=bert, data=data)
+
+
+def call(bert, data, output_dir, seed):
+  """Trains, or finds the run finished; returns the lines of the log."""
+  status, _, stderr, log = tiny_bert.call(
+      run_multilabel_classifier, tiny_bert.arguments(
+          bert, data, output_dir, num_train_epochs=2, random_seed=seed,
+          do_eval=True, do_predict=True, eval_steps=0))
+  assert status == 0, stderr[-2000:]
+  return log
 
 
 def weights(output_dir):
@@ -55,3 +62,10 @@ def test_another_seed_gives_other_weights(runs):
   assert one["output_weights"] != other["output_weights"]
   assert content(runs["one"], "test_results.tsv") != content(
       runs["other"], "test_results.tsv")
+
+
+def test_a_run_of_other_masks_is_told_so(runs, monkeypatch):
+  arguments = runs["bert"], runs["data"], runs["two"], 7
+  assert "dropout masks" not in "".join(call(*arguments))
+  monkeypatch.setattr(modeling, "DROPOUT_BITS", 12)
+  assert "another version of this program" in "".join(call(*arguments))

@@ -10,6 +10,7 @@ from absl import logging
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+import modeling
 from multilabel import losses
 from multilabel.common import atomic_files
 from multilabel.storage import checkpoint_choice
@@ -50,6 +51,7 @@ def run_settings(label_list, parts, settings):
       if settings.distribution == mirrored.CLUSTER else
       mirrored.count_devices(settings))
   values["num_devices"] = num_devices if num_devices > 1 else None
+  values["dropout_bits"] = modeling.DROPOUT_BITS
   values["train_data"] = parts["train"].scan.digest
   values["init_checkpoint"] = os.path.basename(settings.init_checkpoint or "")
   values["init_checkpoint_sha256"] = checkpoint_digest(
@@ -227,12 +229,15 @@ def _check_same_run(trained, model, label_list, compared, here, parts,
   keys.discard("init_checkpoint" if "init_checkpoint_sha256" in there else
                "init_checkpoint_sha256")
   # Batches and steps are the same on any number of devices.
-  keys.discard("num_devices")
+  keys -= {"num_devices", "dropout_bits"}
   devices = [values.get("num_devices") or 1 for values in (there, here)]
   if devices[0] != devices[1]:
     logging.warning("The run began with %d device%s and goes on with %d: from "
                     "here its dropout masks are others.", devices[0],
                     "" if devices[0] == 1 else "s", devices[1])
+  if there.get("dropout_bits") != here["dropout_bits"]:
+    logging.warning("The run began with another version of this program: from "
+                    "here its dropout masks are others.")
   data = [trained.settings.get("data") or {},
           describe_data(parts, settings.data_dir)]
   words = {"train_data": _data_difference("train", *data)}
