@@ -6,9 +6,9 @@
 reads `IN/config.json`, `IN/model.safetensors` (or its shards) and
 `IN/vocab.txt`, and writes what google-research/bert releases consist of, for
 any BERT code to load: `OUT/bert_config.json`, `OUT/bert_model.ckpt.*` and
-`OUT/vocab.txt`. Neither torch nor transformers is needed, and nothing of the
-input is run. Models of the types bert, ernie, distilbert and electra are
-converted; what is not exactly a BERT is refused.
+`OUT/vocab.txt`. Needs neither torch nor transformers, and runs no code from the
+input. Models of the types bert, ernie, distilbert and electra are converted;
+what is not exactly a BERT is refused.
 
 `bert_config.json` gets one key more than the original's: `gelu_approximate`,
 false for Hugging Face's "gelu", which is the exact function with erf; the
@@ -77,8 +77,8 @@ def main(argv):
   if not FLAGS.hf_dir:
     raise ValueError("--hf_dir is missing.")
   if FLAGS.model_dir and FLAGS.output_dir:
-    raise ValueError("--model_dir is written to --hf_dir, and --hf_dir to "
-                     "--output_dir; give --model_dir or --output_dir.")
+    raise ValueError("--model_dir converts to --hf_dir, --output_dir converts "
+                     "from it; give one of the two.")
   if FLAGS.model_dir:
     _export()
   elif FLAGS.output_dir:
@@ -91,8 +91,10 @@ def _convert():
   """Hugging Face's form to google-research/bert's."""
   result = hf_conversion.convert(FLAGS.hf_dir, FLAGS.output_dir)
   print("Wrote %d tensors with %s parameters%s. Train with --encoder=%s, which "
-        "stands for\n"
-        "  --bert_config_file=%s\n  --vocab_file=%s\n  --init_checkpoint=%s\n"
+        "sets\n"
+        "  --bert_config_file=%s\n"
+        "  --vocab_file=%s\n"
+        "  --init_checkpoint=%s\n"
         "  --do_lower_case=%s" % (
             result.num_tensors, "{:,}".format(result.num_parameters),
             "" if result.has_pooler else " and no pooler", FLAGS.output_dir,
@@ -114,5 +116,5 @@ def _export():
 if __name__ == "__main__":
   command_line.run(
       main, define_flags,
-      "Turns a Hugging Face BERT directory into a TF1 checkpoint that any BERT "
-      "code loads, and a trained directory into Hugging Face's form.")
+      "Converts a Hugging Face BERT folder to a TF1 checkpoint that any BERT "
+      "code loads, and a trained directory to Hugging Face's format.")

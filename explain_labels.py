@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Colours the words of a text that made each of its labels.
+"""Colors the words of a text that made each of its labels.
 
   python explain_labels.py --model_dir=DIR "a sentence" "another one"
   python explain_labels.py --model_dir=DIR --output_html=words.html "text"
@@ -64,31 +64,31 @@ def define_flags():
 
 
 def check_flags(flag_values, texts):
-  """Raises ValueError for flags that cannot work."""
+  """Raises ValueError for invalid flags."""
   if not flag_values.model_dir:
     raise ValueError("--model_dir must be given.")
   if not texts:
     raise ValueError("give a text to explain.")
   decisions.parse_threshold(flag_values.threshold)
   if flag_values.text_pair is not None and len(texts) != 1:
-    raise ValueError("--text_pair needs one text beside it, not %d." %
+    raise ValueError("--text_pair needs exactly one text, not %d." %
                      len(texts))
   pair = [] if flag_values.text_pair is None else [flag_values.text_pair]
   for number, text in enumerate(texts + pair, 1):
-    # How Python marks an argument's bytes that are not UTF-8.
+    # How Python marks bytes of an argument that are not UTF-8.
     if any("\ud800" <= char <= "\udfff" for char in text):
       raise ValueError("text %d of the command line is not UTF-8." % number)
   path = flag_values.output_html
   if path is not None:
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
-      raise ValueError("--output_html %s: there is no directory %s that can be "
-                       "written to." % (path, folder))
+      raise ValueError(
+          "--output_html %s: %s is not a writable directory." % (path, folder))
     if os.path.isdir(path):
       raise ValueError("--output_html %s is a directory." % path)
     if os.path.lexists(path) and not _is_page(path):
-      raise ValueError("--output_html %s is there and is no HTML page; it is "
-                       "not overwritten, name another file." % path)
+      raise ValueError("--output_html %s exists and is not an HTML page, so it "
+                       "is not overwritten; name another file." % path)
 
 
 def _is_page(path):
@@ -101,7 +101,7 @@ def _is_page(path):
 
 
 def wants_color(color, is_terminal, environment):
-  """Whether to print colours.
+  """Whether to print colors.
 
   Args:
     color: one of `COLORS`; "always" and "never" are said by the user and win.
@@ -135,8 +135,8 @@ def open_explainer(folder, method="integrated"):
     return attribution.Explainer(folder)
   if method != "occlusion":
     raise ValueError(
-        "--method=%s needs gradients, which the ONNX model %s cannot give; "
-        "give --method=occlusion, or the trained directory." % (
+        "--method=%s needs gradients, which the ONNX model %s does not have; "
+        "use --method=occlusion, or the trained directory." % (
             method, folder))
   return occlusion.OcclusionExplainer(predict_onnx.OnnxPredictor(folder))
 

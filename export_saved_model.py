@@ -11,13 +11,13 @@ With --format=onnx EXPORT itself becomes a folder with model.onnx, which
 predict_onnx.py reads without TensorFlow; with --format=model_dir a trained
 directory with one checkpoint, no optimizer state and nothing of the training.
 
-Otherwise it writes a SavedModel for TensorFlow Serving: it
-makes EXPORT/<version>/ with saved_model.pb, variables/ (or none, with
---frozen) and assets.extra/, from the checkpoint that the predictor takes: the
-best one on dev, if training kept account of that, else the newest. It is
-written beside and renamed when it has been loaded in a process of its own and
-has given the predictor's probabilities: a server that polls EXPORT sees a whole
-model or none.
+Otherwise it writes a SavedModel for TensorFlow Serving: it makes
+EXPORT/<version>/ with saved_model.pb, variables/ (or none, with --frozen) and
+assets.extra/, from the checkpoint that the predictor takes: the best one on
+dev, if training kept account of that, else the newest. It is written beside and
+renamed when it has been loaded in a separate process and has given the
+predictor's probabilities: a server that polls EXPORT sees a whole model or
+none.
 """
 
 from multilabel.common import command_line
@@ -118,8 +118,8 @@ def export(model_dir, export_dir, version=None, frozen=False, raw_text=False,
   export_folder.check(export_dir, version, keep_versions)
   _check_weights_dtype("saved_model", weights_dtype)
   if frozen and weights_dtype != "float32":
-    raise ValueError("weights_dtype %s is for variables, which frozen makes "
-                     "constants of; leave out one of the two." % weights_dtype)
+    raise ValueError("weights_dtype %s needs variables, but frozen turns them "
+                     "into constants; use only one of the two." % weights_dtype)
   onnx_export = _import_onnx() if onnx else None
   with export_check.Checker() as checker:
     trained = trained_model.read(model_dir)
@@ -172,8 +172,7 @@ def export_folder_alone(model_dir, export_dir, form, weights_dtype="float32",
     form: str, "onnx" or "model_dir".
     weights_dtype: str, one of those of `FORMATS`.
     allow_older_checkpoint: bool, see `predict_session.SessionPredictor`.
-    max_f1_loss: float, by how much micro-F1 may fall at most by
-      `weights_dtype`; for "onnx".
+    max_f1_loss: float, maximum drop of micro-F1 by `weights_dtype`; for "onnx".
     calibration_file: str, JSON lines on which that is measured; None: the
       examples of dev that the run kept.
 
@@ -231,7 +230,7 @@ def _check_conformance(path):
   """RuntimeError if a server would refuse the export."""
   found = conformance.problems(path, check_version=False)
   if found:
-    raise RuntimeError("the export cannot be served, nothing was written: %s" %
+    raise RuntimeError("the export cannot be served; nothing was written: %s" %
                        found[0])
 
 
@@ -405,7 +404,7 @@ def _check_format_flags(flag_values):
                     "max_f1_loss", "calibration_file")}[flag_values.format]
   for name in others:
     if flag_values[name].value != flag_values[name].default:
-      raise ValueError("--%s is not for --format=%s; leave it out." % (
+      raise ValueError("--%s cannot be used with --format=%s; leave it out." % (
           name, flag_values.format))
   if not 0 <= flag_values.max_f1_loss <= 1:
     raise ValueError("--max_f1_loss is %s; it must be from 0 to 1." %
@@ -442,7 +441,7 @@ def describe(result):
   differences = ["Loaded back, its probabilities differ by at most %.2g" %
                  result.difference]
   if result.onnx_difference is not None:
-    differences.append("ONNX's by %.2g" % result.onnx_difference)
+    differences.append("those of ONNX by %.2g" % result.onnx_difference)
   if result.rounding is not None:
     differences.append("rounding to float16 changed them by up to %.2g" %
                        result.rounding)

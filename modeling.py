@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The BERT encoder (Devlin et al. 2018, arXiv:1810.04805) as a TF1 graph.
 
-Names, arguments, defaults and variable names are those of
-google-research/bert, so its checkpoints load by name. What is ours stands
-behind keyword arguments whose defaults leave the original's behaviour:
-`dropout_seed` (masks that are a function of seed and step),
-`first_token_only` (no work for outputs that nobody reads),
-`recorded_layers` (how to build a layer again, for `layer_training`),
+Names, arguments, defaults and variable names are those of google-research/bert,
+so its checkpoints load by name. What is ours is behind keyword arguments whose
+defaults leave the original's behavior: `dropout_seed` (masks that are a
+function of seed and step), `first_token_only` (no work for outputs that are not
+used), `recorded_layers` (how to build a layer again, for `layer_training`),
 `short_gradients` (GELU and layer norm with gradients in fewer passes over
 memory) and `layer_norm_eps`. A configuration may have three keys that the
-original's has not: `gelu_approximate`, `layer_norm_eps`, and ELECTRA's
+original's does not have: `gelu_approximate`, `layer_norm_eps`, and ELECTRA's
 `embedding_size`.
 
 Dimensions in the comments:
@@ -38,22 +37,22 @@ import six
 import tensorflow.compat.v1 as tf
 
 
-# What the original's tf.contrib layer_norm used; checkpoints depend on it.
+# The value in the original's tf.contrib layer_norm; checkpoints depend on it.
 LAYER_NORM_EPSILON = 1e-12
 
 # A dropout mask compares that many random bits per element: a rate is rounded
 # to a multiple of 2^-16. Another number here makes other masks of a seed.
 DROPOUT_BITS = 16
 
-# A configuration has a few hundred bytes, or some MB where it names thousands
-# of labels. The largest BERT that was ever published has 48 layers and 4 * 10^9
-# parameters; what says many times more is refused before memory is asked for.
+# A configuration has a few hundred bytes, or a few MB if it names thousands of
+# labels. The largest published BERT has 48 layers and 4 * 10^9 parameters; much
+# larger values are rejected before any memory is allocated.
 _MAX_CONFIG_BYTES = 16 * 1024 * 1024
 _MAX_LAYERS = 1000
 _MAX_PARAMETERS = 2 * 10 ** 10
 
-# Keys that real-world bert_config.json files carry and that change nothing
-# here; `pooler_*` and `_*` are accepted as well.
+# Keys found in real bert_config.json files that have no effect here; `pooler_*`
+# and `_*` are accepted as well.
 _IGNORED_CONFIG_KEYS = frozenset([
     "architectures", "attention_dropout", "bos_token_id",
     "chunk_size_feed_forward", "classifier_dropout", "directionality",
@@ -64,8 +63,7 @@ _IGNORED_CONFIG_KEYS = frozenset([
     "tie_word_embeddings", "tokenizer_class", "torch_dtype", "torchscript",
     "transformers_version", "use_cache"])
 
-# Keys whose other values make another model than is built here, and the value
-# that is built.
+# Keys for which only one value is supported, and that value.
 FIXED_CONFIG_VALUES = (
     ("position_embedding_type", "absolute"), ("ln_type", "postln"),
     ("is_decoder", False), ("is_encoder_decoder", False),
@@ -90,9 +88,9 @@ class BertConfig(object):
       in google-research/bert. False: the exact form with erf, as in Hugging
       Face transformers. Set by a key of that name in the JSON file.
     layer_norm_eps: float, default `LAYER_NORM_EPSILON`. ERNIE has 1e-5.
-    embedding_size: int, width of the three embedding tables; default None,
-      that is `hidden_size`. Where it is another one, a dense layer
-      `embeddings_project` follows them, as in ELECTRA.
+    embedding_size: int, width of the three embedding tables; default None:
+      `hidden_size`. If it differs from that, a dense layer `embeddings_project`
+      follows, as in ELECTRA.
   """
 
   gelu_approximate = True
@@ -117,7 +115,7 @@ class BertConfig(object):
       vocab_size: int, number of rows of the word embeddings.
       hidden_size: int, width of the encoder and the pooler.
       num_hidden_layers: int, number of Transformer layers.
-      num_attention_heads: int, heads a layer; divides `hidden_size`.
+      num_attention_heads: int, heads per layer; divides `hidden_size`.
       intermediate_size: int, width of the feed-forward layer.
       hidden_act: str or function, activation of the feed-forward layer.
       hidden_dropout_prob: float, dropout on embeddings and layer outputs.
@@ -158,8 +156,7 @@ class BertConfig(object):
 
     Raises:
       ValueError: the file cannot be read, is not a JSON object, has no
-        `vocab_size`, has a key that is neither BERT's nor one of those that
-        real-world files carry, or a value that no BERT can have.
+        `vocab_size`, has an unknown key, or a value that is invalid for a BERT.
     """
     json_object = _read_config_file(json_file)
     try:
@@ -171,7 +168,7 @@ class BertConfig(object):
     return config
 
   def validate(self):
-    """Raises ValueError, naming the key, for values that no BERT can have."""
+    """Raises ValueError, naming the key, for invalid values."""
     if self.vocab_size is None:
       raise ValueError("vocab_size is missing.")
     for key in ("vocab_size", "hidden_size", "num_hidden_layers",
@@ -183,7 +180,7 @@ class BertConfig(object):
         continue
       if (not isinstance(value, six.integer_types) or isinstance(value, bool)
           or value < 1):
-        raise ValueError("%s is %s; it must be a whole number above 0." % (
+        raise ValueError("%s is %s; it must be a positive integer." % (
             key, _shown(value)))
     for key in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
       value = getattr(self, key)
@@ -205,21 +202,22 @@ class BertConfig(object):
           "hidden_size %s is not a multiple of num_attention_heads %s." % (
               _shown(self.hidden_size), _shown(self.num_attention_heads)))
     if self.num_hidden_layers > _MAX_LAYERS:
-      raise ValueError("num_hidden_layers is %s; more than %d are refused." % (
+      raise ValueError("num_hidden_layers is %s; the maximum is %d." % (
           _shown(self.num_hidden_layers), _MAX_LAYERS))
     parameters = self._count_parameters()
     if parameters > _MAX_PARAMETERS:
       raise ValueError(
-          "a model of these sizes has %s parameters; more than %d are refused, "
-          "is one of hidden_size, intermediate_size, vocab_size, "
-          "max_position_embeddings, type_vocab_size mistaken?" % (
+          "a model of these sizes has %s parameters; the maximum is %d: is one "
+          "of hidden_size, intermediate_size, vocab_size, "
+          "max_position_embeddings, type_vocab_size wrong?" % (
               _shown(parameters), _MAX_PARAMETERS))
     if not isinstance(self.gelu_approximate, bool):
       raise ValueError("gelu_approximate is %s; it must be true or false." %
                        _shown(self.gelu_approximate))
     if (isinstance(self.hidden_act, six.string_types)
         and len(self.hidden_act) > 100):
-      raise ValueError("hidden_act is no name: %s." % _shown(self.hidden_act))
+      raise ValueError(
+          "hidden_act is not a name: %s." % _shown(self.hidden_act))
     activation = get_activation(self.hidden_act)
     if activation is not None and not callable(activation):
       raise ValueError(
@@ -227,7 +225,7 @@ class BertConfig(object):
           _shown(self.hidden_act))
 
   def _count_parameters(self):
-    """Numbers in the weight matrices; those of biases are few."""
+    """Number of weights in the matrices; biases are few."""
     embeddings = (self.embedding_size or self.hidden_size) * (
         self.vocab_size + self.max_position_embeddings + self.type_vocab_size)
     layer = 2 * self.hidden_size * (
@@ -235,7 +233,7 @@ class BertConfig(object):
     return embeddings + self.num_hidden_layers * layer
 
   def to_dict(self):
-    """Returns the configuration as a dict of its own."""
+    """Returns the configuration as a new dict."""
     return copy.deepcopy(self.__dict__)
 
   def to_json_string(self):
@@ -244,9 +242,9 @@ class BertConfig(object):
 
 
 def _read_config_file(json_file):
-  """Returns the JSON object of a file that a stranger may have written."""
+  """Returns the JSON object of an untrusted file."""
   if os.path.exists(json_file) and not os.path.isfile(json_file):
-    # A pipe might wait for ever, a device have no end.
+    # A pipe might wait forever, a device might not end.
     raise ValueError("bert_config_file %s is not a file." % json_file)
   try:
     with tf.io.gfile.GFile(json_file, "rb") as reader:
@@ -262,12 +260,13 @@ def _read_config_file(json_file):
                              object_pairs_hook=_object_without_duplicates,
                              parse_int=_short_int)
   except RecursionError:
-    raise ValueError("bert_config_file %s is nested too deep." % json_file)
-  except ValueError as error:  # JSON and UTF-8 decoding errors are of it
+    raise ValueError("bert_config_file %s is nested too deeply." % json_file)
+  except ValueError as error:  # JSON and UTF-8 decoding errors are subclasses
     raise ValueError("bert_config_file %s is not JSON: %s" % (
         json_file, " ".join(str(error).split())))
   if not isinstance(json_object, dict):
-    raise ValueError("bert_config_file %s holds no JSON object but a %s." % (
+    raise ValueError(
+        "bert_config_file %s must hold a JSON object, not a %s." % (
         json_file, type(json_object).__name__))
   return json_object
 
@@ -278,7 +277,7 @@ def _object_without_duplicates(pairs):
     seen = set()
     for key, _ in pairs:
       if key in seen:
-        raise ValueError("the key %s is there twice" % _shown(key))
+        raise ValueError("the key %s appears twice" % _shown(key))
       seen.add(key)
   return json_object
 
@@ -291,7 +290,7 @@ def _short_int(digits):
 
 
 def _shown(value):
-  """A value of a file as JSON, fit for one line of an error."""
+  """A value of a file as JSON, for one line of an error message."""
   try:
     text = json.dumps(value)
   except RecursionError:
@@ -304,7 +303,7 @@ def _is_number(value):
 
 
 def _check_config_keys(json_object):
-  """Refuses keys that are nobody's, and those whose meaning is not built in."""
+  """Rejects unknown keys, and keys whose meaning is not implemented."""
   _check_not_albert(json_object)
   known = set(BertConfig(vocab_size=None).__dict__) | {
       "gelu_approximate", "layer_norm_eps", "embedding_size"}
@@ -321,10 +320,10 @@ def _check_config_keys(json_object):
     close = difflib.get_close_matches(key[:100], known, n=1)
     raise ValueError("unknown key %s; %s" % (
         _shown(key), "did you mean %s?" % close[0] if close else
-        "a BERT configuration has no such key, remove it if it is not needed."))
+        "a BERT configuration has no such key; remove it if it is not needed."))
   for key, only in FIXED_CONFIG_VALUES:
     if json_object.get(key) not in (None, only):
-      raise ValueError("%s is %s; this BERT has %s only." % (
+      raise ValueError("%s is %s; this BERT only supports %s." % (
           key, _shown(json_object[key]),
           only if isinstance(only, str) else json.dumps(only)))
   if json_object.get("model_type", "bert") not in ("bert", "electra"):
@@ -336,19 +335,19 @@ def _check_config_keys(json_object):
 
 
 def _check_not_albert(json_object):
-  """Refuses ALBERT's configuration, which looks much like BERT's."""
+  """Rejects ALBERT's configuration, which looks much like BERT's."""
   keys = [key for key in _ALBERT_KEYS if key in json_object]
   if keys or json_object.get("model_type") == "albert":
-    raise ValueError("%s makes this the configuration of an ALBERT, whose "
-                     "layers share their weights; give a BERT's." % (
+    raise ValueError("%s marks this as the configuration of an ALBERT, whose "
+                     "layers share their weights; give that of a BERT." % (
                          keys[0] if keys else "model_type"))
   sizes = [json_object.get(key) for key in ("embedding_size", "hidden_size")]
   if (sizes[0] not in (None, sizes[1])
       and json_object.get("model_type") != "electra"):
     raise ValueError(
-        "embedding_size %s beside hidden_size %s is an ALBERT's, whose layers "
-        "share their weights; give a BERT's configuration, or, if it is an "
-        "ELECTRA's, add \"model_type\": \"electra\"." % (
+        "embedding_size %s with hidden_size %s looks like an ALBERT, whose "
+        "layers share their weights; give the configuration of a BERT, or, for "
+        "an ELECTRA, add \"model_type\": \"electra\"." % (
             _shown(sizes[0]), _shown(sizes[1])))
 
 
@@ -391,17 +390,17 @@ class BertModel(object):
       input_mask: int32 or int64 `[B, S]`, 1 for a token, 0 for padding;
         default: all ones.
       token_type_ids: int32 or int64 `[B, S]`, segment ids; default: zeros.
-      use_one_hot_embeddings: bool; look words up by a matrix product.
+      use_one_hot_embeddings: bool; look up word embeddings with a matrix
+        product.
       scope: str, variable scope; default "bert".
       dropout_seed: None for `tf.nn.dropout`, or `(seed, step)` as `dropout`
         takes it.
-      first_token_only: bool; True computes the last layer for the first token
-        of each text alone, so `get_sequence_output()` is `[B, 1, W]`. The
-        pooled output is the same, for one layer's work less.
+      first_token_only: bool; True computes the last layer only for the first
+        token of each text, so `get_sequence_output()` is `[B, 1, W]`. The
+        pooled output is the same, with one layer less work.
       recorded_layers: see `transformer_model`.
-      change_word_embeddings: function from the word vectors that were looked
-        up, float `[B, S, embedding_size]`, to those that are used; None: the
-        same.
+      change_word_embeddings: function that replaces the word vectors, float
+        `[B, S, embedding_size]`; None: identity.
 
     Raises:
       ValueError: the configuration or a tensor's shape is invalid.
@@ -467,7 +466,7 @@ class BertModel(object):
             short_gradients=is_training)
       self.sequence_output = self.all_encoder_layers[-1]  # [B, S, W]
 
-      # A vector a text: the first token through one dense layer, which
+      # A vector per text: the first token through one dense layer, which
       # pre-training fitted on next-sentence prediction.
       with tf.variable_scope("pooler"):
         first_token = self.sequence_output[:, 0, :]  # [B, W]
@@ -515,7 +514,7 @@ def gelu(x):
   Returns:
     `x` with the activation applied.
   """
-  # Written so, TensorFlow with oneDNN makes it part of the product before it.
+  # In this form, TensorFlow with oneDNN fuses it into the preceding product.
   inner = math.sqrt(2.0 / math.pi) * (x + x * (0.044715 * tf.square(x)))
   return (0.5 * x) * (1.0 + tf.tanh(inner))
 
@@ -565,7 +564,7 @@ def get_activation(activation_string):
     A function, or None for linear.
 
   Raises:
-    ValueError: the name is none of those.
+    ValueError: the name is unknown.
   """
   if not isinstance(activation_string, six.string_types):
     return activation_string
@@ -621,10 +620,10 @@ def dropout(input_tensor, dropout_prob, dropout_seed=None):
   Args:
     input_tensor: float tensor.
     dropout_prob: python float, the probability to *drop*; None or 0: none.
-    dropout_seed: None for `tf.nn.dropout`; else `(seed, step)`, a python int
-      in [0, 2^31) and an int64 scalar tensor. The mask is then a function of
-      the seed, the step and the current variable scope, and of nothing else,
-      so that a resumed run draws the masks it would have drawn.
+    dropout_seed: None for `tf.nn.dropout`; else `(seed, step)`, a python int in
+      [0, 2^31) and an int64 scalar tensor. The mask is then a function of the
+      seed, the step and the current variable scope, and of nothing else, so a
+      resumed run draws the same masks.
 
   Returns:
     A tensor like `input_tensor`. With a seed, the probability is rounded to a
@@ -660,7 +659,7 @@ def _random_int16(shape, key):
 
 def layer_norm(input_tensor, name=None, epsilon=LAYER_NORM_EPSILON,
                short_gradients=False):
-  """Layer normalisation over the last dimension (Ba et al. 2016, eq. 3, 4).
+  """Layer normalization over the last dimension (Ba et al. 2016, eq. 3, 4).
 
   Args:
     input_tensor: float tensor with a static last dimension.
@@ -716,7 +715,7 @@ def layer_norm_and_dropout(input_tensor, dropout_prob, name=None,
 
 
 def create_initializer(initializer_range=0.02):
-  """Truncated normal initializer with that standard deviation."""
+  """Truncated normal initializer with the given standard deviation."""
   return tf.truncated_normal_initializer(stddev=initializer_range)
 
 
@@ -737,7 +736,7 @@ def embedding_lookup(input_ids,
                      initializer_range=0.02,
                      word_embedding_name="word_embeddings",
                      use_one_hot_embeddings=False):
-  """Looks word vectors up.
+  """Looks up word embeddings.
 
   Args:
     input_ids: int32 or int64 `[B, S]` or `[B, S, inputs]`.
@@ -803,13 +802,14 @@ def embedding_postprocessor(input_tensor,
     float `[B, S, W]`.
 
   Raises:
-    ValueError: `token_type_ids` are needed and not given.
+    ValueError: `token_type_ids` are needed but not given.
   """
   batch_size, seq_length, width = get_shape_list(input_tensor, expected_rank=3)
   output = input_tensor
   if use_token_type:
     if token_type_ids is None:
-      raise ValueError("use_token_type is True, so token_type_ids is needed.")
+      raise ValueError(
+          "token_type_ids is required when use_token_type is True.")
     table = tf.get_variable(
         token_type_embedding_name, [token_type_vocab_size, width],
         initializer=create_initializer(initializer_range))
@@ -846,7 +846,7 @@ def create_attention_mask_from_input_mask(from_tensor, to_mask):
   to_shape = get_shape_list(to_mask, expected_rank=2)
   to_mask = tf.cast(tf.reshape(to_mask, [from_shape[0], 1, to_shape[1]]),
                     tf.float32)
-  # Padding as the *source* of attention needs no mask: nobody reads its row.
+  # Padding as the *source* of attention needs no mask: its row is not used.
   ones = tf.ones([from_shape[0], from_shape[1], 1], dtype=tf.float32)
   return ones * to_mask
 
@@ -927,7 +927,7 @@ def attention_layer(from_tensor,
   scores = tf.matmul(query, key, transpose_b=True)  # [B, N, F, T]
   scores *= 1.0 / math.sqrt(float(size_per_head))
   if attention_mask is not None:
-    # -10000 before the softmax is as good as leaving the token out.
+    # -10000 before the softmax has the same effect as removing the token.
     mask = tf.cast(tf.expand_dims(attention_mask, axis=1), tf.float32)
     scores += (1.0 - mask) * -10000.0  # [B, 1, F, T]
   probabilities = dropout(
@@ -1072,11 +1072,11 @@ def transformer_model(input_tensor,
 
 
 def get_shape_list(tensor, expected_rank=None, name=None):
-  """Returns a tensor's shape, static where it is known.
+  """Returns a tensor's shape, static where known.
 
   Args:
     tensor: tensor.
-    expected_rank: int or list of ints; another rank is an error.
+    expected_rank: int or list of ints; any other rank is an error.
     name: str, how the error calls the tensor.
 
   Returns:
@@ -1084,7 +1084,7 @@ def get_shape_list(tensor, expected_rank=None, name=None):
     for each other.
 
   Raises:
-    ValueError: the rank is none of `expected_rank`.
+    ValueError: the rank is not one of `expected_rank`.
   """
   if expected_rank is not None:
     assert_rank(tensor, expected_rank, name)
@@ -1104,7 +1104,8 @@ def reshape_to_matrix(input_tensor):
   """
   rank = input_tensor.shape.ndims
   if rank < 2:
-    raise ValueError("a tensor of rank 2 or more is needed, not of shape %s." %
+    raise ValueError(
+        "the tensor must have rank 2 or more, but its shape is %s." %
                      input_tensor.shape)
   if rank == 2:
     return input_tensor
@@ -1128,7 +1129,7 @@ def assert_rank(tensor, expected_rank, name=None):
     name: str, how the error calls the tensor.
 
   Raises:
-    ValueError: the rank is none of `expected_rank`; names the tensor, its
+    ValueError: the rank is not one of `expected_rank`; names the tensor, its
       scope, its rank and shape, and what was expected.
   """
   if isinstance(expected_rank, six.integer_types):
@@ -1136,6 +1137,6 @@ def assert_rank(tensor, expected_rank, name=None):
   rank = tensor.shape.ndims
   if rank not in expected_rank:
     raise ValueError(
-        "tensor %s in scope `%s` has rank %s (shape %s), but rank %s is "
-        "expected." % (name or tensor.name, tf.get_variable_scope().name, rank,
+        "tensor %s in scope `%s` has rank %s (shape %s); expected rank "
+        "%s." % (name or tensor.name, tf.get_variable_scope().name, rank,
                        tensor.shape, " or ".join(map(str, expected_rank))))

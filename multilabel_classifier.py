@@ -8,9 +8,9 @@
   MultiLabelClassifier.load("model").predict(["another one"])
 
 Settings are keywords with the names, defaults and values of the flags of
-run_multilabel_classifier.py. All runs in a graph and session of its own: the
-program around keeps its eager execution, its flags, its logging, its signal
-handlers and its random numbers.
+run_multilabel_classifier.py. All runs in its own graph and session: the program
+around keeps its eager execution, its flags, its logging, its signal handlers
+and its random numbers.
 """
 
 import collections
@@ -46,7 +46,7 @@ from processors import in_memory
 import run_multilabel_classifier
 
 
-# Flags that are no keywords: the methods and their arguments stand for them.
+# Flags that are not keywords: the methods and their arguments stand for them.
 _NO_KEYWORDS = frozenset([
     # Examples are in memory.
     "data_dir", "task_name", "processor", "text_column", "text_pair_column",
@@ -61,7 +61,7 @@ _NO_KEYWORDS = frozenset([
     "use_tpu", "tpu_name", "tpu_zone", "gcp_project", "master",
     "num_tpu_cores", "iterations_per_loop"])
 
-# Keywords that are no flags.
+# Keywords that are not flags.
 _OWN_KEYWORDS = {"callbacks": None, "progress": True}
 
 # How `fit` was told to read a table; None where it got none.
@@ -72,13 +72,13 @@ _MODEL_FILES = (model_settings.BERT_CONFIG_FILE, model_settings.VOCAB_FILE,
 
 
 class MultiLabelClassifier(object):
-  """A BERT with a probability of its own for each label.
+  """A BERT with its own probability for each label.
 
   It has scikit-learn's interface, and needs no scikit-learn.
 
   Attributes, after `fit` or `load`:
     classes_: numpy array of str, the labels in the order of the columns.
-    threshold_: float, or list of one per label: least probability of a label;
+    threshold_: float, or list of one per label: minimum probability of a label;
       or "expected_f1".
     dev_results_: dict of scores on dev, with thresholds and 95% intervals, as
       in eval_results.txt; None without dev.
@@ -97,13 +97,13 @@ class MultiLabelClassifier(object):
         "mlflow" and "wandb".
       progress: bool, whether a bar shows how far training is.
       **settings: flags of run_multilabel_classifier.py by name, such as
-        `learning_rate=3e-4`; `MultiLabelClassifier.defaults()` lists them.
-        With `output_dir` the run stays there, and one that was stopped goes on;
+        `learning_rate=3e-4`; `MultiLabelClassifier.defaults()` lists them. With
+        `output_dir` the run stays there, and one that was stopped continues;
         without, it is made in a temporary directory, and the weights are in
         memory as long as this object lives.
 
     Raises:
-      ValueError: there is no such setting, or a value cannot be.
+      ValueError: there is no such setting, or a value is invalid.
     """
     self._keywords = {}
     self._reset()
@@ -146,7 +146,7 @@ class MultiLabelClassifier(object):
     """Changes keywords, for the next `fit`; returns this object.
 
     Raises:
-      ValueError: there is no such keyword, or a value cannot be.
+      ValueError: there is no such keyword, or a value is invalid.
     """
     defaults = self.defaults()
     for name in sorted(params):
@@ -176,7 +176,7 @@ class MultiLabelClassifier(object):
 
   def fit(self, texts, labels=None, dev=None, text=None, text_pair=None,
           label_names=None) -> "MultiLabelClassifier":
-    """Trains anew, from the encoder.
+    """Trains from scratch, starting from the encoder.
 
     Args:
       texts: list, tuple, array or column of str, or of pairs (str, str); or a
@@ -196,14 +196,15 @@ class MultiLabelClassifier(object):
       this object.
 
     Raises:
-      ValueError: data or settings that cannot be.
+      ValueError: invalid data or settings.
       KeyboardInterrupt: Ctrl-C. What was trained until then can predict.
       TimeoutError: `max_runtime` is over; the same holds.
     """
     if text is None and text_pair is not None:
       raise ValueError("text_pair needs text, the column of the first text.")
     if text is not None and not in_memory.is_table(texts):
-      raise ValueError("text=%r names a column, but texts is no table." % text)
+      raise ValueError(
+          "text=%r names a column, but texts is not a table." % text)
     data = self._read_fit_data(texts, labels, dev, _Columns(
         text, text_pair, labels if text is not None else None), label_names)
     settings = _make_settings(
@@ -244,12 +245,12 @@ class MultiLabelClassifier(object):
     if dev is not None:
       if fraction:
         raise ValueError("dev_fraction=%s splits a dev set off train, but dev "
-                         "is given, too; leave one of them out." % fraction)
+                         "is given as well; use only one of them." % fraction)
       if columns.text is not None and in_memory.is_table(dev):
         dev = (dev, columns.labels)
       if not isinstance(dev, (tuple, list)) or len(dev) != 2:
         raise ValueError("dev must be a pair (texts, labels)%s." % (
-            "" if columns.text is None else ", or a table like that of train"))
+            "" if columns.text is None else ", or a table like train"))
       data.add("dev", dev[0], dev[1], data.names)
     elif fraction:
       data.split(fraction)
@@ -283,7 +284,7 @@ class MultiLabelClassifier(object):
   def _fitted(self):
     """The predictor; ValueError before `fit`."""
     if self._predictor is None:
-      raise ValueError("this MultiLabelClassifier is not trained yet; call fit "
+      raise ValueError("this MultiLabelClassifier is not fitted yet; call fit "
                        "first, or load a model.")
     return self._predictor
 
@@ -375,8 +376,8 @@ class MultiLabelClassifier(object):
     path = os.fspath(path)
     if os.path.lexists(path) and (
         not os.path.isdir(path) or os.listdir(path)):
-      raise ValueError("%s is there and not an empty directory; name another "
-                       "one to save the model in." % path)
+      raise ValueError("%s exists and is not an empty directory; save the "
+                       "model to another one." % path)
     parent = os.path.dirname(os.path.abspath(path))
     os.makedirs(parent, exist_ok=True)
     work_dir = tempfile.mkdtemp(prefix=".saving-", dir=parent)
@@ -411,7 +412,7 @@ class MultiLabelClassifier(object):
       the run.
 
     Raises:
-      ValueError: it is no whole model.
+      ValueError: it is not a complete model.
     """
     with host_process.undisturbed_logging():
       trained = trained_model.read(os.fspath(path))
@@ -502,7 +503,7 @@ def _flags():
 
 
 def _make_settings(keywords, **changes):
-  """`Settings` of a run from keywords; `changes` are no keywords."""
+  """`Settings` of a run from keywords; `changes` are not keywords."""
   values, names = _flags()
   return run_settings.Settings.from_keywords(
       values, list(values), dict(
@@ -552,5 +553,5 @@ def _take_columns(texts, labels, columns):
 
 def _check_lengths(part, texts, rows):
   if len(texts) != len(rows):
-    raise ValueError("%s: %d texts, but labels of %d." % (
+    raise ValueError("%s: %d texts, but labels for %d." % (
         part, len(texts), len(rows)))

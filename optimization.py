@@ -75,7 +75,7 @@ def create_adam(init_lr, num_train_steps, num_warmup_steps,
 
 
 def finish_step(update, learning_rate, grad_norm):
-  """`TrainOp` of an op that has updated every variable."""
+  """`TrainOp` of an op that updates every variable."""
   global_step = tf.train.get_or_create_global_step()
   # apply_gradients leaves the step alone, as the original's does; it moves
   # last, since the learning rate and the dropout masks of this step read it.
@@ -121,7 +121,7 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
       w = w - learning_rate * (m / (sqrt(v) + epsilon) + weight_decay * w)
 
   Slots are variables named `<variable>/adam_m` and `<variable>/adam_v`. Without
-  bias correction the first hundreds of steps are up to six times as long
+  bias correction, the first few hundred updates are up to six times too large
   (Mosbach et al. 2020, arXiv:2006.04884, section 6); `bias_correction_step`
   switches it on.
   """
@@ -140,20 +140,20 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
 
     Args:
       learning_rate: float or float scalar tensor.
-      weight_decay_rate: float; a step takes `learning_rate` times it off the
-        weights.
+      weight_decay_rate: float; each step reduces the weights by `learning_rate`
+        times it.
       beta_1: float, decay of the first moment.
       beta_2: float, decay of the second moment.
       epsilon: float, added to the root of the second moment.
       exclude_from_weight_decay: list of regular expressions; variables whose
-        name one of them is found in are not decayed.
+        name matches one are not decayed.
       name: str, name of the optimizer.
       learning_rate_scale: function from a variable's name to a float that its
         learning rate is multiplied by; None: 1 for all.
       bias_correction_step: int scalar tensor, the number of this update, 1
         being the first: the learning rate is multiplied by
-        `sqrt(1 - beta_2^step) / (1 - beta_1^step)` (Kingma and Ba 2014, end
-        of section 2); None: it is not, as in the original.
+        `sqrt(1 - beta_2^step) / (1 - beta_1^step)` (Kingma and Ba 2014, end of
+        section 2); None: no correction, as in the original.
     """
     super(AdamWeightDecayOptimizer, self).__init__(False, name)
     self.learning_rate = learning_rate
@@ -169,17 +169,17 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
       self.beta_powers = (tf.pow(beta_1, step), tf.pow(beta_2, step))
 
   def stand_still_unless(self, condition, grads):
-    """Lets an update change no bit of weights and moments where it is false.
+    """Makes an update leave weights and moments unchanged if it is false.
 
-    The kernels run all the same, with rates of 0 and moments that do not decay:
-    a branch would need another form for each kind of variable.
+    The kernels run anyway, with rates of 0 and moments that do not decay:
+    a branch would need a different form for each kind of variable.
 
     Args:
       condition: bool scalar tensor.
-      grads: list of gradients; None among them is left.
+      grads: list of gradients; None stays None.
 
     Returns:
-      The gradients to apply, zeros where it is false.
+      The gradients to apply, zeros if it is false.
     """
     def unless(value, other):
       return tf.where_v2(condition, value, other)
@@ -197,8 +197,8 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
 
     Args:
       grads_and_vars: list of (gradient, variable); pairs with a None are
-        passed over. A gradient may be `tf.IndexedSlices`; the update is dense
-        all the same, since every row's moments and weights decay.
+        skipped. A gradient may be `tf.IndexedSlices`; the update is dense
+        anyway, since every row's moments and weights decay.
       global_step: accepted and left alone, as in the original.
       name: str, name of the op.
 
@@ -209,8 +209,8 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
     pairs = [(tf.convert_to_tensor(grad), var) for grad, var in grads_and_vars
              if grad is not None and var is not None]
     updates = []
-    # Every gradient is there before any weight moves: with reference
-    # variables a gradient could otherwise read a weight already updated.
+    # All gradients are computed before any weight changes: with reference
+    # variables, a gradient could otherwise read an updated weight.
     with tf.control_dependencies([grad for grad, _ in pairs]):
       for grad, var in pairs:
         updates.append(self._update(grad, var))
@@ -219,9 +219,9 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
   def _update(self, grad, var):
     """Makes a variable's slots and its update."""
     name = self._get_variable_name(var.name)
-    # In a cluster a variable has a machine, else this is "".
+    # In a cluster, variables have a device, otherwise this is "".
     with tf.device(var.device):
-      # The kernel wants one kind of variable.
+      # The kernel needs all variables to be of one kind.
       m, v = self.make_slots(var, name, hasattr(var, "handle"))
       return self.update_variable(grad, var, m, v, name)
 
@@ -241,14 +241,14 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
       learning_rate *= self.learning_rate_scale(param_name)
     before = []
     if self._do_use_weight_decay(param_name):
-      # The decay counts from the weight before Adam's update, so it is first.
+      # The decay uses the weight before Adam's update, so it comes first.
       before = [self._subtract(
           var, learning_rate * self.weight_decay_rate, var)]
     with tf.control_dependencies(before):
       return self._apply_adam(grad, var, m, v, learning_rate)
 
   def _subtract(self, var, alpha, delta):
-    """`var -= alpha * delta` in one kernel, without a tensor in between."""
+    """`var -= alpha * delta` in one kernel, without an intermediate tensor."""
     if hasattr(var, "handle"):
       return tf.raw_ops.ResourceApplyGradientDescent(
           var=var.handle, alpha=alpha, delta=delta, use_locking=False)
@@ -256,7 +256,7 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
         var=_reference(var), alpha=alpha, delta=delta, use_locking=False).op
 
   def _apply_adam(self, grad, var, m, v, learning_rate):
-    """One fused kernel; with beta powers of 0 it corrects no bias."""
+    """One fused kernel; with beta powers of 0, it does not correct the bias."""
     arguments = dict(
         beta1_power=self.beta_powers[0], beta2_power=self.beta_powers[1],
         lr=learning_rate, beta1=self.beta_1, beta2=self.beta_2,
@@ -284,5 +284,5 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
 
 
 def _reference(var):
-  """The reference tensor of a variable that is no resource."""
+  """The reference tensor of a variable that is not a resource."""
   return var._ref()  # pylint: disable=protected-access

@@ -56,7 +56,7 @@ class OnnxPredictor(predictor.Predictor):
 
     Raises:
       ValueError: a file is missing or broken, onnxruntime is not installed, or
-        an argument cannot be.
+        an argument is invalid.
     """
     if device is not None and device.lower().replace(
         "device:", "") != "/cpu:0":
@@ -99,8 +99,8 @@ def open_predictor(folder: str, batch_size: int = 32, device=None,
     if (error.name or "").partition(".")[0] != "tensorflow":
       raise
     raise ValueError(
-        "%s holds no ONNX model, and a trained directory needs TensorFlow, "
-        "which is not installed; export one with export_saved_model.py "
+        "%s has no ONNX model, and a trained directory needs TensorFlow, which "
+        "is not installed; export one with export_saved_model.py "
         "--format=onnx, or install TensorFlow." % folder)
   return predict_session.SessionPredictor(
       folder, allow_older_checkpoint=allow_older_checkpoint, **settings)
@@ -120,7 +120,7 @@ def define_flags():
 
 
 def check_flags(flag_values, texts):
-  """Raises ValueError for flags that cannot work."""
+  """Raises ValueError for invalid flags."""
   predict_program.check_flags(flag_values, texts)
 
 

@@ -37,7 +37,7 @@ FLAGS = flags.FLAGS
 
 
 class SessionPredictor(predictor.Predictor):
-  """A trained model in a graph and a session of its own.
+  """A trained model in its own graph and session.
 
   Several predictors can live in one process, beside TF 2 code that runs
   eagerly; all methods may be called from several threads.
@@ -63,15 +63,15 @@ class SessionPredictor(predictor.Predictor):
         TensorFlow's number.
       checkpoint: str, prefix, or its name in `trained_model`; None: the best
         one on dev if the run kept account of that, else the newest.
-      allow_older_checkpoint: bool, whether the newest whole checkpoint may
-        take the place of one that is broken; a warning says so.
+      allow_older_checkpoint: bool, whether the newest intact checkpoint may
+        replace a broken one, with a warning.
       verify_checkpoint: bool, whether it is made sure that the checkpoint is
         of this run, as it was written, and has no weight that is not finite.
-      profile_dir: str, where `session_profile` writes what it traces, or None.
+      profile_dir: str, where `session_profile` writes its traces, or None.
 
     Raises:
       ValueError: a file is missing or broken, the checkpoint does not fit or
-        has weights that are not finite, or an argument cannot be.
+        has weights that are not finite, or an argument is invalid.
     """
     super(SessionPredictor, self).__init__(loaded_model.SessionEngine(
         model_dir, device, inter_op_threads, intra_op_threads, checkpoint,
@@ -100,7 +100,7 @@ def define_flags():
 
 
 def check_flags(flag_values, texts):
-  """Raises ValueError for flags that cannot work."""
+  """Raises ValueError for invalid flags."""
   predict_program.check_flags(flag_values, texts)
 
 

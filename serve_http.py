@@ -117,22 +117,23 @@ def read_keys(path):
     raise ValueError("--api_key_file %s has no key; put one on each line." %
                      path)
   if min(map(len, keys)) < 16:
-    raise ValueError("--api_key_file %s has a key of less than 16 characters, "
-                     "which can be guessed; `openssl rand -hex 32` makes one." %
+    raise ValueError(
+        "--api_key_file %s has a key of less than 16 characters, which can be "
+        "guessed; create one with `openssl rand -hex 32`." %
                      path)
   return keys
 
 
 def check_flags(flag_values):
-  """Raises ValueError for flags that cannot work."""
+  """Raises ValueError for invalid flags."""
   if not flag_values.model_dir:
     raise ValueError("--model_dir must be given.")
   if not os.path.isdir(flag_values.model_dir):
     raise ValueError("model_dir %s is not a directory." % flag_values.model_dir)
   name = flag_values.model_name
   if not name.replace("_", "").replace("-", "").replace(".", "").isalnum():
-    raise ValueError("--model_name %s must be letters, digits, _, - and . "
-                     "alone." % name)
+    raise ValueError("--model_name %s may only contain letters, digits, _, - "
+                     "and . characters." % name)
   for flag in ("workers", "max_batch_size", "max_queue", "max_body_bytes",
                "max_texts", "max_characters", "max_words", "max_connections"):
     if flag_values[flag].value < 1:
@@ -154,11 +155,11 @@ def check_flags(flag_values):
     raise ValueError("--port is %d; it must be from 0 to 65535." %
                      flag_values.port)
   if flag_values.max_queue < flag_values.max_texts:
-    raise ValueError("--max_queue is %d; it must be at least --max_texts, %d, "
-                     "or a request of so many can never be served." % (
+    raise ValueError("--max_queue is %d; it must be at least --max_texts (%d), "
+                     "or a request of that size can never be served." % (
                          flag_values.max_queue, flag_values.max_texts))
   if (flag_values.tls_certificate is None) != (flag_values.tls_key is None):
-    raise ValueError("--tls_certificate and --tls_key need each other.")
+    raise ValueError("--tls_certificate and --tls_key must be given together.")
   _check_certificate(flag_values.tls_certificate, flag_values.tls_key)
 
 
@@ -173,8 +174,8 @@ def _check_certificate(certificate, key):
     ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
         certificate, key, password=lambda: "")
   except (ssl.SSLError, EnvironmentError) as error:
-    raise ValueError("--tls_certificate %s and --tls_key %s are no certificate "
-                     "and its key without a password: %s." % (
+    raise ValueError("--tls_certificate %s and --tls_key %s must be a "
+                     "certificate and its key, without a password: %s." % (
                          certificate, key, error))
 
 
@@ -211,7 +212,7 @@ def open_model(options):
 
 def worker_options(worker, flag_values, loopback):
   """Returns the `worker.Options` that the flags say."""
-  # By a name that a process started anew finds; "__main__" may be another.
+  # By a name that a process started again finds; "__main__" may be another.
   import serve_http
   application = worker.http_app.Settings(
       flag_values.model_name, flag_values.example, flag_values.max_body_bytes,
@@ -239,8 +240,8 @@ def main(argv):
   loopback = ipaddress.ip_address(port.host.partition("%")[0]).is_loopback
   if not loopback and not keys:
     logging.warning(
-        "Listening at %s, beyond this machine, without --api_key_file: anyone "
-        "who reaches it can use it.", port.host)
+        "Listening on %s without --api_key_file: anyone who can reach this "
+        "address can use the server.", port.host)
 
   def say_ready():
     print("Serving %s at %s (ready after %.1f s)" % (

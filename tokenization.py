@@ -5,12 +5,12 @@ The public names are those of google-research/bert, and so is every id:
 
     text --BasicTokenizer--> words --WordpieceTokenizer--> pieces --vocab--> ids
 
-What makes it quick is that both tokenizers remember: `BasicTokenizer` what
-becomes of a character, `WordpieceTokenizer` how a word is cut, and its ids. The
-memories have a bound and start empty; several threads may use one tokenizer.
+It is fast because both tokenizers have caches: `BasicTokenizer` for characters,
+`WordpieceTokenizer` for the pieces and ids of words. The caches are bounded and
+start empty; a tokenizer is thread-safe.
 
 A lone surrogate, which no valid text has, is a letter like any other: the word
-that it stands in becomes `[UNK]`, as with the original.
+that it is in becomes `[UNK]`, as with the original.
 
 This module does not import tensorflow, unless a vocabulary's path has a scheme
 (`gs://...`).
@@ -47,10 +47,10 @@ _CHINESE_CHARACTER = re.compile(
 # Bytes; the vocabularies of the largest multilingual models have 10 MB.
 _MAX_VOCAB_BYTES = 64 * 1024 * 1024
 
-# What a model needs to be fed: padding, unknown words, and the frame of a text.
+# Required tokens: padding, unknown words, and the frame of a text.
 _REQUIRED_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
-# Bounds of what is remembered; all memories together stay under about 70 MB.
+# Limits of the caches; together they stay under about 70 MB.
 _MAX_CHARACTERS = 1 << 15
 _MAX_WORDS = 1 << 16
 _MAX_WORD_LENGTH = 32
@@ -62,12 +62,12 @@ _HEAD = 5
 # Characters from which on a word is decomposed one by one.
 _LONG_WORD = 1000
 
-# In printable ASCII, all that is no letter, digit or space is punctuation.
+# In printable ASCII, all that is not a letter, digit or space is punctuation.
 _ASCII_WORD = re.compile("[0-9A-Za-z]+|[^0-9A-Za-z ]")
 
 
 def validate_case_matches_checkpoint(do_lower_case, init_checkpoint):
-  """Refuses a case that contradicts the name of a published checkpoint.
+  """Rejects a case that contradicts the name of a published checkpoint.
 
   Args:
     do_lower_case: bool. Whether texts will be lower-cased.
@@ -83,15 +83,15 @@ def validate_case_matches_checkpoint(do_lower_case, init_checkpoint):
   if is_lower_cased is None or is_lower_cased == bool(do_lower_case):
     return
   raise ValueError(
-      "--do_lower_case=%s does not fit --init_checkpoint=%s: %s was trained on "
-      "%s text, so give --do_lower_case=%s (or rename the directory if it "
+      "--do_lower_case=%s does not match --init_checkpoint=%s: %s was trained "
+      "on %s text, so use --do_lower_case=%s (or rename the directory if it "
       "holds another model)." %
       (bool(do_lower_case), init_checkpoint, model_name,
        "lower-cased" if is_lower_cased else "cased", is_lower_cased))
 
 
 def convert_to_unicode(text):
-  """Returns `text` as str: as it is, or from bytes in UTF-8.
+  """Returns `text` as str: unchanged, or decoded from UTF-8 bytes.
 
   Bytes that are not UTF-8 are left out, as the original does.
 
@@ -128,30 +128,30 @@ def load_vocab(vocab_file):
   """
   vocab = collections.OrderedDict()
   for number, line in _read_vocab_lines(vocab_file):
-    # Interned, so that pieces of remembered words are these very objects.
+    # Interned, so that pieces of cached words are the same objects.
     vocab[sys.intern(line.strip())] = number - 1
   return vocab
 
 
 def validate_vocab(vocab_file, embedding_size=None, config_file=None,
                    warn=None):
-  """Refuses a vocabulary that a model cannot be fed with.
+  """Rejects a vocabulary that does not work with a model.
 
   `[PAD]` may have any id: padding is written as id 0, whatever that token is,
   and the input mask hides it from the model.
 
   Released vocabularies have empty lines and repeated tokens. They are accepted
-  where the number of lines fits the table, since the ids of all others are
-  then right; the original gives a repeated token the later id, too. Empty lines
-  at the end do not count.
+  if the number of lines fits the table, since all other ids are then right; the
+  original gives a repeated token the later id, too. Empty lines at the end do
+  not count.
 
   Args:
     vocab_file: str. Path of the vocabulary.
     embedding_size: int or None. Rows of the word embedding table (`vocab_size`
       of the config). None: the length is not checked, and a repeated line is
-      refused.
+      rejected.
     config_file: str or None. Where `embedding_size` was read, for the message.
-    warn: function of a str, or None. It is told what is odd and accepted.
+    warn: function of a str, or None. Called with accepted oddities.
 
   Returns:
     int, the number of ids: lines of the file.
@@ -178,8 +178,7 @@ def validate_vocab(vocab_file, embedding_size=None, config_file=None,
          % (vocab_file, first_seen["[PAD]"]))
   repeated = [place for place in repeated if place[0] <= last_token]
   if repeated and warn is not None:
-    warn("%s has %d line%s that an earlier one has, too (%s%s); the later id "
-         "counts." % (
+    warn("%s has %d duplicate line%s (%s%s); the later id is used." % (
              vocab_file, len(repeated), "" if len(repeated) == 1 else "s",
              ", ".join("%r in lines %d and %d" % (token, first, number)
                        for number, token, first in repeated[:3]),
@@ -201,8 +200,9 @@ def _scan_vocab(vocab_file, embedding_size, config_file):
   for count, line in lines:
     if count == 1 and line.startswith("\ufeff"):
       raise ValueError(
-          "%s:1: the vocabulary begins with a byte order mark, which would be "
-          "part of the first token: save it as UTF-8 without one." % vocab_file)
+          "%s:1: the vocabulary starts with a byte order mark, which would "
+          "become part of the first token: save it as UTF-8 without "
+          "one." % vocab_file)
     token = line.rstrip("\n")
     if embedding_size is not None and count > embedding_size:
       if not token:
@@ -219,8 +219,8 @@ def _scan_vocab(vocab_file, embedding_size, config_file):
       first_seen[token] = count
     elif embedding_size is None:
       raise ValueError(
-          "%s:%d: token %r is a duplicate of line %d: use the vocabulary that "
-          "came with the checkpoint, unchanged." %
+          "%s:%d: token %r is a duplicate of line %d: use the unchanged "
+          "vocabulary that came with the checkpoint." %
           (vocab_file, count, token, first_seen[token]))
     else:
       repeated.append((count, token, first_seen[token]))
@@ -232,8 +232,8 @@ def _read_vocab_lines(vocab_file):
   try:
     with _open_vocab(vocab_file) as reader:
       for number, line in enumerate(reader, 1):
-        # TensorFlow's line reader, with which the original reads vocabularies,
-        # leaves out every carriage return.
+        # TensorFlow's line reader, which the original uses for vocabularies,
+        # drops every carriage return.
         line = line.replace(b"\r", b"")
         if line:
           yield number, line.decode("utf-8")
@@ -247,13 +247,13 @@ def _read_vocab_lines(vocab_file):
 
 
 def _open_vocab(vocab_file):
-  """Returns the bytes of a local file, or of one that TensorFlow knows.
+  """Returns the bytes of a local file, or of one that TensorFlow can open.
 
   No more than a vocabulary can have is ever read.
   """
   if "://" not in str(vocab_file):
     if os.path.exists(vocab_file) and not os.path.isfile(vocab_file):
-      # A pipe might wait for ever, a device have no end.
+      # A pipe might wait forever, a device might not end.
       raise OSError(errno.EINVAL, "it is not a file")
     with open(vocab_file, "rb") as reader:
       return _within_limit(vocab_file, reader)
@@ -333,14 +333,14 @@ class FullTokenizer(object):
 
     Args:
       text: str, or bytes in UTF-8.
-      max_tokens: int or None. The first so many ids; None: all.
+      max_tokens: int or None. Return only the first ids; None: all.
 
     Returns:
       list of int, equal to `convert_tokens_to_ids(tokenize(text))`.
 
     Raises:
       KeyError: a word is unknown, and the vocabulary has no `[UNK]`.
-      ValueError: `max_tokens` is negative, or `text` is no text.
+      ValueError: `max_tokens` is negative, or `text` is not text.
     """
     if max_tokens is not None and max_tokens < 0:
       raise ValueError("max_tokens is %d: give a number from 0, or None." %
@@ -349,7 +349,7 @@ class FullTokenizer(object):
     if (type(self) is not FullTokenizer or  # pylint: disable=unidiomatic-typecheck
         type(pieces_of) is not WordpieceTokenizer or
         pieces_of.vocab is not self.vocab):
-      # Somebody's own steps, whose ids nothing here remembers.
+      # A subclass with its own steps, whose ids are not cached.
       return self.convert_tokens_to_ids(self.tokenize(text)[:max_tokens])
     return pieces_of.encode(self.basic_tokenizer.tokenize(text), max_tokens)
 
@@ -365,9 +365,9 @@ class FullTokenizer(object):
 class BasicTokenizer(object):
   """Text to words: cleans, lower-cases, and cuts at punctuation.
 
-  `_tokenize_in_steps` is the definition. Almost every character fares the same
-  wherever it stands, so `tokenize` asks the steps about each character once,
-  and then replaces all characters of a text in one pass.
+  `_tokenize_in_steps` is the definition. Almost every character is treated the
+  same in any context, so `tokenize` runs the steps on each character once, and
+  then replaces all characters of a text in one pass.
   """
 
   def __init__(self, do_lower_case=True):
@@ -375,7 +375,7 @@ class BasicTokenizer(object):
     self.do_lower_case = do_lower_case
 
   def __setattr__(self, name, value):
-    # A setting that changes makes untrue what was remembered under the old one.
+    # A changed setting invalidates the caches.
     self.__dict__[name] = value
     self.__dict__["_replacements"] = _Memo(self._replacement, _MAX_CHARACTERS)
 
@@ -402,7 +402,7 @@ class BasicTokenizer(object):
     return whitespace_tokenize(" ".join(words))
 
   def _replacement(self, codepoint):
-    """Returns what the steps make of a character within a word, as str."""
+    """Returns the result of the steps for a character within a word, as str."""
     char = chr(codepoint)
     if self.do_lower_case and _neighbours_matter(char):
       raise _NeighboursMatter()
@@ -444,7 +444,7 @@ class WordpieceTokenizer(object):
     Args:
       vocab: dict whose keys are the pieces, `##` before those that continue a
         word; or another container of them. Not to be changed in place.
-      unk_token: str. Stands for a word that cannot be put together.
+      unk_token: str. Replaces a word that cannot be composed of pieces.
       max_input_chars_per_word: int. A word of more characters is unknown.
     """
     self.vocab = vocab
@@ -452,19 +452,19 @@ class WordpieceTokenizer(object):
     self.max_input_chars_per_word = max_input_chars_per_word
 
   def __setattr__(self, name, value):
-    # A setting that changes makes untrue what was remembered under the old one.
+    # A changed setting invalidates the caches.
     self.__dict__[name] = value
     self.__dict__["_pieces"] = _Memo(self._split_word, _MAX_WORDS,
                                      _MAX_WORD_LENGTH)
     self.__dict__["_ids"] = _Memo(self._word_ids, _MAX_WORDS,
                                   _MAX_WORD_LENGTH)
     if name == "vocab":
-      # By their heads the longest entries, that no longer piece is looked for.
+      # Maximum length of entries by their head, to limit the search.
       self.__dict__["_longest"] = {
           entry[:_HEAD]: len(entry) for entry in sorted(value, key=len)}
 
   def tokenize(self, text):
-    """Cuts words into pieces: "unaffable" into "un", "##aff", "##able".
+    """Splits words into pieces: "unaffable" into "un", "##aff", "##able".
 
     Args:
       text: str, or bytes in UTF-8. Words of a `BasicTokenizer`, between spaces.
@@ -481,7 +481,7 @@ class WordpieceTokenizer(object):
 
     Args:
       words: iterable of str.
-      max_tokens: int or None. The first so many ids; None: all.
+      max_tokens: int or None. Return only the first ids; None: all.
 
     Raises:
       KeyError: a word is unknown, and `vocab` (a dict here) has no `unk_token`.
@@ -505,7 +505,7 @@ class WordpieceTokenizer(object):
     prefix = ""
     while start < size:
       head = (prefix + word[start:start + _HEAD])[:_HEAD]
-      # Where no entry has this head, what fits is shorter than the head.
+      # If no entry has this head, the match is shorter than the head.
       end = start + longest.get(head, _HEAD - 1) - len(prefix)
       if end > size:
         end = size
@@ -522,10 +522,10 @@ class WordpieceTokenizer(object):
 
 
 class _Memo(dict):
-  """Values of a function, each worked out when first asked for.
+  """Cached values of a function.
 
-  A full memo forgets all and starts again, so that it follows the texts. Two
-  threads that ask for the same key at most do the same work twice.
+  A full cache is cleared, so that it follows the texts. Two threads that need
+  the same key may compute it twice.
   """
 
   def __init__(self, function, max_entries, max_length=None):
@@ -546,15 +546,16 @@ class _Memo(dict):
 
 
 class _NeighboursMatter(Exception):
-  """A text has a character whose fate depends on those around it."""
+  """A text has a character whose treatment depends on its context."""
 
 
 def _neighbours_matter(char):
-  """Whether lower-casing or decomposition looks at what is around `char`."""
+  """Whether lower-casing or decomposition depends on the context of `char`."""
   # The only letter whose lower case depends on its place in the word.
   if char == "\u03a3":
     return True
-  # Decomposition sorts marks by class; those that are stripped may stay behind.
+  # Decomposition sorts marks by class; those that are stripped may stay at the
+  # end.
   return any(
       unicodedata.combining(part) and unicodedata.category(part) != "Mn"
       for part in unicodedata.normalize("NFD", char.lower()))
@@ -572,7 +573,7 @@ def _decompose(text):
 
 
 def _is_mark(char):
-  """Whether a character has a place of its own among marks."""
+  """Whether a character has its own position among marks."""
   return unicodedata.combining(char) > 0
 
 
@@ -587,6 +588,6 @@ def _is_control(char):
 
 
 def _is_punctuation(char):
-  """Whether a character is a word of its own: Unicode's P*, ASCII's symbols."""
+  """Whether a character is a word by itself: Unicode's P*, ASCII's symbols."""
   is_ascii_symbol = "!" <= char <= "~" and not char.isalnum()
   return is_ascii_symbol or unicodedata.category(char).startswith("P")

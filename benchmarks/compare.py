@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two commits of this project by turns: what a change did to its speed.
+"""Compares the speed of two commits of this project, interleaved.
 
   python3 -m benchmarks.compare BASE HEAD
   python3 -m benchmarks.compare main work         work: the files as they are
@@ -78,13 +78,13 @@ def unpack(commit, folder):
         target = os.path.join(folder, name)
         os.makedirs(os.path.dirname(target), exist_ok=True)
         shutil.copyfile(os.path.join(ROOT, name), target)
-    return "the files as they are"
+    return "working tree"
   try:
     found = subprocess.check_output(
         ["git", "rev-parse", "--verify", commit + "^{commit}"], cwd=ROOT,
         stderr=subprocess.DEVNULL).decode("utf-8").strip()
   except subprocess.CalledProcessError:
-    raise ValueError("git knows no commit %s." % commit)
+    raise ValueError("git has no commit %s." % commit)
   archive = subprocess.check_output(
       ["git", "archive", "--format=tar", found], cwd=ROOT)
   with tarfile.open(fileobj=io.BytesIO(archive)) as files:
@@ -112,7 +112,7 @@ def verdict(low, high, allowed):
     return "slower"
   if high < 1:
     return "faster"
-  return "no difference seen" if low <= 1 <= high else "within what is allowed"
+  return "no difference found" if low <= 1 <= high else "within the limit"
 
 
 def two_peers(roots, work_dirs):
@@ -133,7 +133,7 @@ def compare(options, python, folder, results):
     os.makedirs(roots[name])
     results["commits"][name] = unpack(commit, roots[name])
     options.work_dir = work_dirs[name]
-    measure.say("Making models and texts for %s ..." % commit)
+    measure.say("Creating models and texts for %s ..." % commit)
     made[name] = run.prepare(options, works, python, roots[name])
   bench = measure.Bench({"ours": python}, {}, options.threads, folder,
                         with_limit=False)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An environment of its own for each peer, made by pip and found again.
+"""A separate environment for each peer, made by pip and reused.
 
 Beside `tools/environment.py`, whose environments all have this project's
 TensorFlow: a peer gets what it needs and nothing else.
@@ -56,7 +56,7 @@ def find(chosen):
     if path == "none":
       missing[name] = "left out"
     elif path and not os.access(path, os.X_OK):
-      missing[name] = "%s is no Python that can be run" % path
+      missing[name] = "%s is not a usable Python" % path
     elif path:
       pythons[name] = os.path.abspath(path)
     else:

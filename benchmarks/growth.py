@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How time and memory grow with the size of the work.
+"""How time and memory grow with the size of the workload.
 
   python -m benchmarks.growth --output_dir=DIR [--quick]
 
@@ -153,7 +153,7 @@ def model_curves(name, sizes, rounds):
              for size in sizes]
   else:
     works = [Model(layers=size).work(BATCH, TOKENS) for size in sizes]
-  of = {"length": "tokens of a text", "batch": "texts of a batch",
+  of = {"length": "tokens per text", "batch": "texts per batch",
         "labels": "labels", "layers": "layers"}[name]
   return [curve("prediction", of, "seconds per batch", sizes,
                 by_turns(works, rounds))]
@@ -251,7 +251,7 @@ def predict_rows(size, folder, unused_vocab_file, predictor):
 
 
 def write_features(size, folder, vocab_file, unused_predictor):
-  """Features of so many texts, written to a record file."""
+  """Features of that many texts, written to a record file."""
   record_file.file_based_convert_examples_to_features(
       (processors.InputExample(name, text, None, ())
        for name, text, _ in make_rows(size)), ["a"], 64,
@@ -268,7 +268,7 @@ def open_records(unused_size, folder, unused_vocab_file, unused_predictor):
 
 
 def format_curves(curves):
-  """Lines of text: a line a curve, its values and its exponent."""
+  """Lines of text: a line per curve, its values and its exponent."""
   lines = []
   for found in curves:
     lines.append("%s, %s over %s: exponent %s" % (
@@ -287,7 +287,7 @@ def main(argv):
     raise ValueError("--output_dir must be given.")
   for name in FLAGS.only:
     if name not in SIZES:
-      raise ValueError("--only: there is no curve %s; they are %s." % (
+      raise ValueError("--only: there is no curve %s; choose from %s." % (
           name, ", ".join(sorted(SIZES))))
   os.makedirs(FLAGS.output_dir, exist_ok=True)
   rounds = 3 if FLAGS.quick else FLAGS.rounds

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Peers by turns: loads each, compares outputs, times round after round."""
+"""Runs peers interleaved: loads, compares outputs, times them in rounds."""
 
 import collections
 import math
@@ -71,7 +71,7 @@ def make_items(works, sizes, lengths, options):
       item("d", work.title, "train", sizes.train_steps)
     elif work.letter == "e":
       title = work.title if model == work.model else (
-          "%s (the model %s here)" % (work.title, model))
+          "%s (model %s here)" % (work.title, model))
       item("e", title, "base", sizes.base_steps, batch_size=8,
            max_seq_length=120)
     elif work.letter == "f":
@@ -105,7 +105,7 @@ class Bench(object):
     self.versions, self.failed = {}, {}
 
   def start(self, name, module, environment, settings):
-    """Starts a process; WorkerFailure if that cannot be."""
+    """Starts a process; WorkerFailure if that fails."""
     if environment in self._missing:
       raise worker_process.WorkerFailure(
           "no environment: " + self._missing[environment])
@@ -207,7 +207,7 @@ def load_turns(bench, item, peers, results):
       worker = bench.worker(peer.name, peer.module, peer.environment,
                             peer.settings)
       if peer.name == "ours":
-        # The original's only form of GELU is another than all others'.
+        # The original only has a form of GELU that differs from all others.
         for form in ("tanh", "trained"):
           if form == "trained" or any(
               other.environment == "original" for other in peers):
@@ -221,7 +221,7 @@ def load_turns(bench, item, peers, results):
         result["difference"] = difference(
             outputs, references[form][:len(outputs)])
         if not result["difference"] <= TOLERANCE:
-          result["why"] = ("its outputs differ from ours by %.2g; not timed" %
+          result["why"] = ("outputs differ from ours by %.2g; not timed" %
                            result["difference"])
           say("  %s: %s" % (peer.name, result["why"]))
           continue

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The machine's limit: the products of the work, and nothing else.
+"""The machine's limit: only the matrix products of a workload.
 
 The matrix products of the dense layers, of the sizes that the batches of the
 work have without any padding, one after another in fp32 into memory that is
@@ -64,7 +64,7 @@ class Products(object):
                         shared[m, n, "out"]) for m, k, n in sizes]
     self.flops = layers * sum(2 * m * k * n for m, k, n in sizes)
     self._times = max(1, int(job["flops"] // self.flops))
-    self.says = "%s, %.1f GFLOP a round" % (
+    self.says = "%s, %.1f GFLOP per round" % (
         library, self.flops * self._times / 1e9)
 
   def outputs(self):

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""onnxruntime as a peer, fp32, with the graph of its BERT optimiser.
+"""onnxruntime as a peer, fp32, with the graph of its BERT optimizer.
 
 The graph is written here with the operators that
 `onnxruntime.transformers.optimizer` fuses an exported BERT into
 (EmbedLayerNormalization, Attention, SkipLayerNormalization, BiasGelu), so that
-no exporter stands between the weights and the runtime.
+no exporter is between the weights and the runtime.
 """
 
 import json
@@ -133,7 +133,7 @@ def build(folder, pooling):
   for number in range(config["num_hidden_layers"]):
     x = graph.layer(number, x, config["num_attention_heads"])
   if pooling == "mean":
-    raise ValueError("mean pooling is not written for onnxruntime here")
+    raise ValueError("mean pooling is not implemented for onnxruntime here")
   pooled = graph.add("Gather", [x, graph.constant(
       "first", np.array(0, np.int64))], "first_token", axis=1)
   if pooling == "pooler":
@@ -174,7 +174,7 @@ def make_encoder(job):
           known[text] = [first] + tokenizer.encode(text)[
               :job["max_seq_length"] - 2] + [last]
       return [known[text] for text in texts]
-    return encode, "ids made before, as tokenizers is not installed"
+    return encode, "ids computed before, since tokenizers is not installed"
   fast = tokenizers.BertWordPieceTokenizer(vocab)
   fast.enable_truncation(job["max_seq_length"])
   return (lambda texts: [row.ids for row in fast.encode_batch(texts)],
@@ -225,7 +225,7 @@ class Prediction(object):
 
 
 class Single(Prediction):
-  """A call a text; the seconds of each are kept."""
+  """A call per text; the seconds of each are kept."""
 
   def run(self):
     each = []

@@ -4,7 +4,7 @@
 Its tokenizer, `convert_single_example`, `BertModel` and optimizer, with the
 label head that its multi-label forks have. Every text is padded to
 `max_seq_length`, as its `run_classifier.py` does. Batches go through
-`feed_dict`, where that has Estimator and a TFRecord reader: in its favour.
+`feed_dict`, where that has Estimator and a TFRecord reader: in its favor.
 """
 
 import os
@@ -144,7 +144,7 @@ class Prediction(object):
 
   def __init__(self, job, settings):
     if job["pooling"] != "pooler":
-      raise ValueError("the original pools by its pooler only")
+      raise ValueError("the original only supports its pooler")
     rows = load_texts(job)
     length = padded_length(job, settings, rows)
     self._texts, self._job = [text for text, _ in rows], job
@@ -172,7 +172,7 @@ class Prediction(object):
 
 
 class Single(Prediction):
-  """A call a text; the seconds of each are kept."""
+  """A call per text; the seconds of each are kept."""
 
   def run(self):
     each = []
@@ -213,7 +213,7 @@ class Training(object):
 
   def __init__(self, job, settings):
     if job["pooling"] != "pooler":
-      raise ValueError("the original pools by its pooler only")
+      raise ValueError("the original only supports its pooler")
     rows = load_texts(job)
     length = padded_length(job, settings, rows)
     self._job = job

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""This project as a peer of the benchmark; a job a kind of work."""
+"""This project as a peer of the benchmark; one job per kind of workload."""
 
 from multilabel.common import command_line
 
@@ -69,7 +69,7 @@ class Prediction(object):
 
 
 class Single(Prediction):
-  """A call a text, one after another; the seconds of each are kept."""
+  """A call per text, one after another; the seconds of each are kept."""
 
   def run(self):
     each = []
@@ -93,8 +93,8 @@ class Features(object):
         os.path.join(job["work_dir"], job["model"], "hf", "vocab.txt"))
     self._max_seq_length = job["max_seq_length"]
     self._num_workers = record_file.choose_num_workers(len(self._texts))
-    self.says = ("%d process(es), words forgotten before each round, written "
-                 "to a record file" % self._num_workers)
+    self.says = ("%d process(es), word cache cleared before each round, "
+                 "written to a record file" % self._num_workers)
 
   def outputs(self):
     from multilabel.features import encoding
@@ -169,7 +169,7 @@ class Training(object):
         job["batch_size"], 1)
     self._run.save = lambda step: None
     self._run.remove_old_checkpoints = lambda best_step=None: None
-    self.says = "batches of like length, dropout on, AdamW, clipping"
+    self.says = "batches of similar length, dropout on, AdamW, clipping"
 
   def outputs(self):
     inference = self._run.inference

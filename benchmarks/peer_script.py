@@ -24,7 +24,7 @@ class Peer(object):
 
 
 class Whole(object):
-  """A training run in a process of its own: one `run`."""
+  """A training run in a separate process: one `run`."""
 
   says = "run_multilabel_classifier.py --do_train --do_eval --eval_steps=0"
 

@@ -2,8 +2,8 @@
 """Hugging Face transformers on PyTorch as a peer.
 
 Training is the loop that its Trainer runs (AdamW, weight decay but on biases
-and LayerNorm, linear schedule, clipping at 1), without what Trainer does
-beside it, in its favour; with "sort", on our batches in our order.
+and LayerNorm, linear schedule, clipping at 1), without what Trainer does beside
+it, in its favor; with "sort", on our batches in our order.
 """
 
 import os
@@ -133,7 +133,7 @@ class Prediction(object):
 
 
 class Single(Prediction):
-  """A call a text; the seconds of each are kept."""
+  """A call per text; the seconds of each are kept."""
 
   def run(self):
     each = []

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes what all peers share: models in each one's form, texts, data.
+"""Makes what all peers share: models in each peer's format, texts, data.
 
   python -m benchmarks.prepare --work_dir=DIR --models=encoder,base
 
 In DIR, for each model: `hf/` (config.json, model.safetensors, vocab.txt),
-`bert/` (the checkpoint that `hf_conversion` makes of it), `trained/` (the
-same with a label head, as training leaves it), `tanh/` (that with the tanh
-form of GELU, which is all that the original has) and `head.npy`. The encoder's
-weights are the demo's where `--encoder_dir` is; all others are drawn with a
-seed. `texts.json` holds texts with exactly so many tokens, cut from the demo's
-data where that is, else made of words of the vocabulary. `data/` is the
-training run's.
+`bert/` (the checkpoint that `hf_conversion` makes of it), `trained/` (the same
+with a label head, as training leaves it), `tanh/` (that with the tanh form of
+GELU, which is all that the original has) and `head.npy`. The encoder's weights
+are the demo's where `--encoder_dir` is; all others are drawn with a seed.
+`texts.json` holds texts with exactly that many tokens, cut from the demo's data
+where that is, else made of words of the vocabulary. `data/` is the training
+run's.
 """
 
 import argparse
@@ -160,7 +160,7 @@ def make_model(work_dir, name, encoder_dir, pooling, seed):
   """Makes one model, or finds it; returns where its weights are from."""
   folder = os.path.join(work_dir, name)
   is_demo = name == "encoder" and os.path.isdir(encoder_dir)
-  origin = encoder_dir if is_demo else "drawn with seed %d" % seed
+  origin = encoder_dir if is_demo else "random, seed %d" % seed
   stamp = "%s, pooling %s\n" % (origin, pooling)
   stamp_file = os.path.join(folder, "made.txt")
   if os.path.exists(stamp_file) and io.open(stamp_file).read() == stamp:
@@ -196,7 +196,7 @@ def corpus(data_dir, tokenizer, rng):
 
 
 def make_text(words, filler, tokens, rng):
-  """A text of exactly so many tokens, [CLS] and [SEP] among them."""
+  """A text of exactly that many tokens, [CLS] and [SEP] among them."""
   left, chosen = tokens - 2, []
   place = rng.randrange(len(words))
   while left > 0:
@@ -250,7 +250,7 @@ def make_data(folder, data_dir, words, sizes, seed):
         for i, tokens in enumerate(
             work_items.lengths_of("short", count, seed + 4))))
   write_text(os.path.join(folder, "labels.txt"), u"\n".join(LABELS) + u"\n")
-  return "drawn with seed %d" % seed
+  return "random, seed %d" % seed
 
 
 def main(argv=None):

@@ -12,7 +12,7 @@ def ratios(result, ours):
 
 
 def with_range(values, form="%.2f"):
-  """Median and, where there are several, least and most."""
+  """Median and, if there are several, minimum and maximum."""
   text = form % middle(values)
   if len(values) > 1:
     text += " (%s-%s)" % (form % min(values), form % max(values))
@@ -35,7 +35,7 @@ def share_of_limit(item, result, key="flops"):
 
 
 def aim(letter, name, pooling):
-  """What the ratio should be at least; with mean pooling nine tenths of it."""
+  """The target of the ratio; with mean pooling nine tenths of it."""
   target = work_items.TARGETS.get(letter, {}).get(name)
   if target is None or name == "limit" or pooling != "mean":
     return target
@@ -101,7 +101,7 @@ def format_item(key, item, pooling):
   if not item.get("peers"):
     return lines + ["  not measured", ""]
   if "flops" in item:
-    lines.append("    %.1f tokens, %.2f GFLOP a %s (%.2f of that is read)" % (
+    lines.append("    %.1f tokens, %.2f GFLOP per %s (%.2f of that is used)" % (
         item["tokens"], item["flops"] / 1e9, item["unit"],
         item["flops_read"] / item["flops"]))
   rows, notes = item_rows(item, pooling)
@@ -109,20 +109,20 @@ def format_item(key, item, pooling):
   share = share_of_limit(item, item["peers"].get("ours", {}), "flops_read")
   if share:
     target = work_items.TARGETS.get(item["letter"], {}).get("limit")
-    lines.append("    of the work that is read ours is at %.2f of the limit"
-                 "%s" % (share, "; of the whole, aim %.2f" % target
+    lines.append("    ours reaches %.2f of the limit of the work that is "
+                 "used%s" % (share, "; of all work, target %.2f" % target
                          if target else ""))
   return lines + ["    " + note for note in notes] + [""]
 
 
 def format_results(results):
-  """The whole text: what it was run with, then a table an item."""
+  """The whole text: how it was run, then a table per item."""
   lines = [
       "%s, commit %s%s" % (
           results["date"], results["commit"][:12] or "unknown",
           ", %d files changed since" % results["changed_files"]
           if results["changed_files"] else ""),
-      "%s, %d of %d cores, load before %s, pooling %s" % (
+      "%s, %d of %d cores, load before the run %s, pooling %s" % (
           results["cpu"], results["threads"], results["cores"],
           "unknown" if results["load_before"] is None
           else "%.1f" % results["load_before"], results["pooling"])]
@@ -132,11 +132,12 @@ def format_results(results):
   for name, why in sorted(results.get("missing", {}).items()):
     lines.append("  without %s: %s" % (name, why))
   if results.get("interrupted"):
-    lines.append("  interrupted: what follows is not all")
+    lines.append("  interrupted: the results below are incomplete")
   lines.append("")
-  lines.append("by ours: time of the peer by ours of the same round, median "
-               "(least-most); limit: time of\nthe products alone, by the time "
-               "taken; aim: what the ratio should be at least.")
+  lines.append("by ours: the peer's time divided by ours in the same round, "
+               "median (min-max); limit:\n"
+               "time of the matrix products alone divided by our time; aim: "
+               "minimum target of the ratio.")
   lines.append("")
   for key, item in results["items"].items():
     lines += format_item(key, item, results["pooling"])

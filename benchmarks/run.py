@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""This project beside what a user would pick instead, in one run.
+"""Compares this project with the alternatives, in one run.
 
   python3 -m benchmarks.run                  all works, within an hour
   python3 -m benchmarks.run --quick          small, for about two minutes
@@ -7,9 +7,9 @@
 
 The same weights, texts and threads for every peer; a peer whose outputs differ
 from ours is not timed. Rounds are interleaved, A B C A B C ..., and what is
-given are medians with the least and the most, and ratios to ours of the same
+results are medians with minimum and maximum, and ratios to ours in the same
 round. See benchmarks/README.md. Needs a Python from 3.7 on and nothing else:
-each peer gets an environment of its own in .venvs (or --python_NAME=PATH).
+each peer gets its own environment in .venvs (or --python_NAME=PATH).
 """
 
 import argparse
@@ -80,7 +80,7 @@ def chosen_works(options):
   letters = [letter for letter in options.only.split(",") if letter]
   for letter in letters:
     if letter not in work_items.WORKS:
-      sys.exit("--only: there is no work %s; they are %s." % (
+      sys.exit("--only: there is no workload %s; choose from %s." % (
           letter, ", ".join(work_items.WORKS)))
   default = [letter for letter in work_items.WORKS
              if letter != "h" or not options.quick]
@@ -92,7 +92,7 @@ def chosen_peers(options):
   names = [name.strip() for name in options.peers.split(";") if name.strip()]
   for name in names:
     if name not in work_items.PEERS:
-      sys.exit("--peers: there is no peer %r; they are %s." % (
+      sys.exit("--peers: there is no peer %r; choose from %s." % (
           name, "; ".join(work_items.PEERS)))
   return [peer for name, peer in work_items.PEERS.items() if name == "ours" or
           (name in names if names else "compile" not in peer.settings)]
@@ -149,7 +149,7 @@ def prepare(options, works, python, root=ROOT):
 
 
 def save(results, options):
-  """Writes results.json and results.txt; a reader finds them whole."""
+  """Writes results.json and results.txt, atomically."""
   for name, text in (("results.json", json.dumps(results, indent=1) + "\n"),
                      ("results.txt", result_text.format_results(results))):
     atomic_files.write_text(os.path.join(options.output_dir, name), text)
@@ -196,7 +196,7 @@ def main(argv=None):
     if "ours" not in pythons:
       return 1
     results["missing"] = missing
-    measure.say("Making models and texts in %s ..." % options.work_dir)
+    measure.say("Creating models and texts in %s ..." % options.work_dir)
     made = prepare(options, works, pythons["ours"])
     results["weights_and_texts"] = made["origins"]
     items = measure.make_items(works, options.sizes, made["lengths"], options)
@@ -205,10 +205,10 @@ def main(argv=None):
     measure_all(bench, items, peers, options, results)
   except KeyboardInterrupt as stop:
     results["interrupted"] = True
-    measure.say("Interrupted; what was measured is kept.")
+    measure.say("Interrupted; the measurements so far are kept.")
     return environments.environment.stop_status(stop)
   except subprocess.CalledProcessError as error:
-    measure.say("%s failed with status %d; what it said is above." % (
+    measure.say("%s failed with status %d; its output is above." % (
         error.cmd[4], error.returncode))
     return 1
   finally:

@@ -35,9 +35,9 @@ PEERS = collections.OrderedDict((peer.name, peer) for peer in (
          "SessionPredictor; training.train over records, as the script does"),
     Peer("original", "peer_original", "original", {},
          "bert-tensorflow 1.0.4: its tokenizer, features and graph, padded to "
-         "max_seq_length; a session loop in place of Estimator, in its favour"),
+         "max_seq_length; a session loop instead of Estimator, in its favor"),
     Peer("original, tight", "peer_original", "original", {"tight": True},
-         "the same with the least max_seq_length that cuts nothing off"),
+         "the same with the smallest max_seq_length that truncates nothing"),
     Peer("transformers", "peer_torch", "torch", {"sort": False},
          "as documented: arrival order, padded to the batch's longest, its "
          "default attention (sdpa), its fast tokenizer"),
@@ -46,9 +46,9 @@ PEERS = collections.OrderedDict((peer.name, peer) for peer in (
          "inference mode"),
     Peer("transformers, compiled", "peer_torch", "torch",
          {"sort": True, "compile": True},
-         "the expert's with torch.compile, dynamic shapes"),
+         "the expert version with torch.compile, dynamic shapes"),
     Peer("onnxruntime", "peer_onnx", "onnx", {"sort": True},
-         "fp32, sorted; the graph of its BERT optimiser: fused attention, "
+         "fp32, sorted; the graph from its BERT optimizer: fused attention, "
          "skip layer norm, bias and GELU"),
 ))
 
@@ -76,19 +76,19 @@ WORKS = collections.OrderedDict((work.letter, work) for work in (
     Work("e", "training steps, BERT-Base, 120 tokens, batch 8", "train",
          "base", "step",
          {"ours": 1.0, "original": 1.0, "transformers, expert": 1.0}),
-    Work("f", "texts to ids", "features", "encoder", "text",
+    Work("f", "tokenization", "features", "encoder", "text",
          {"ours": 1.0, "original": 0.1, "transformers": 1.0}),
-    Work("g", "start-up to first prediction, peak memory", "start", "encoder",
+    Work("g", "startup to first prediction, peak memory", "start", "encoder",
          "start",
          {"ours": 1.0, "original": 1.0, "transformers, expert": 1.0,
           "onnxruntime": 1.0}),
-    Work("h", "training run, from start to saved checkpoint", "whole",
+    Work("h", "training run, from startup to saved checkpoint", "whole",
          "encoder", "run",
          {"ours": 1.0, "original": 1.0, "transformers": 1.0,
           "transformers, expert": 1.0}),
 ))
 
-# Least ratio of peer to ours that is aimed at; "one text" and "start-up" as
+# Minimum ratio of peer to ours that is aimed at; "one text" and "start-up" as
 # ours by the peer's.
 TARGETS = {
     "a": {"original": 9, "transformers": 1.8, "transformers, expert": 1.25,

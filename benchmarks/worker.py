@@ -6,7 +6,7 @@
 Requests, by "do": "hello" (answers versions), "load" (a job), "check" (answers
 outputs, a list of lists of numbers), "run" (the job once; answers seconds, CPU
 seconds and the peak of resident memory), "quit". What fails is answered as
-{"error": sentence}, and the process goes on.
+{"error": sentence}, and the process continues.
 """
 
 import ctypes

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A peer in a process of its own, as the driver sees it.
+"""A peer in a separate process, as the driver sees it.
 
 Requests and answers are JSON, a line each. Between its turns a worker is
 stopped by a signal, so that threads which wait actively take nothing from the
@@ -73,7 +73,7 @@ class Worker(object):
       **request: "do" and what it needs; see `worker`.
 
     Raises:
-      WorkerFailure: it said that it failed, or died, or took too long; in the
+      WorkerFailure: it reported a failure, or died, or took too long; in the
         last two cases it is over.
     """
     self._signal("SIGCONT")
@@ -106,7 +106,7 @@ class Worker(object):
         lines = log.read().decode("utf-8", "replace").strip().splitlines()
     except OSError:
       lines = []
-    return lines[-1][:300] if lines else "it said nothing"
+    return lines[-1][:300] if lines else "no output"
 
   def _signal(self, name):
     """Sends a signal to the process and its children, where there are such."""

@@ -10,11 +10,11 @@ PROGRAMS = [
      "fine-tune, evaluate on dev, predict a test set"),
     # Takes either kind of folder; TensorFlow is imported for one of them.
     ("predict", "predict_onnx", "label texts with a trained model"),
-    ("serve", "serve_http", "answer over HTTP"),
+    ("serve", "serve_http", "serve a model over HTTP"),
     ("export", "export_saved_model", "write a SavedModel or an ONNX folder"),
     ("convert", "convert_checkpoint",
-     "Hugging Face's weights to a checkpoint, and back"),
-    ("explain", "explain_labels", "show which words made a label"),
+     "convert Hugging Face weights to a checkpoint, and back"),
+    ("explain", "explain_labels", "show which words led to a label"),
 ]
 
 
@@ -32,7 +32,7 @@ def main():
     sys.exit(0 if command else 2)
   names = {word: module for word, module, _ in PROGRAMS}
   if command not in names:
-    sys.exit("bert-multilabel: there is no command %s; there are %s." % (
+    sys.exit("bert-multilabel: there is no command %s; choose from %s." % (
         command, ", ".join(sorted(names))))
   sys.argv[:2] = ["bert-multilabel " + command]
   folder = os.path.dirname(os.path.abspath(__file__))

@@ -46,7 +46,7 @@ def take(address, path, width, height):
 
 
 def shrink(path):
-  """Makes a PNG file smaller, with 256 colours, and says how large it is."""
+  """Makes a PNG file smaller, with 256 colors, and says how large it is."""
   if shutil.which("pngquant"):
     subprocess.check_call(["pngquant", "--force", "--ext=.png", "256", path])
   print("%s: %d bytes" % (path, os.path.getsize(path)))

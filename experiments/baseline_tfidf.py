@@ -67,8 +67,8 @@ def load_part(examples, label_names, part):
   ids, texts, shown, rows = [], [], [], []
   for example in examples:
     if example.labels is None:
-      raise ValueError("%s example %s is not labelled: the baseline needs the "
-                       "labels to score itself." % (part, example.guid))
+      raise ValueError("%s example %s has no labels, which the baseline needs "
+                       "for scoring." % (part, example.guid))
     for name in example.labels:
       if name not in index:
         raise ValueError("%s example %s has the label %r, which is not in the "
@@ -197,7 +197,7 @@ def load_data(data_dir, task_name, with_dev=True):
     try:
       examples = processor.get_dev_examples(data_dir)
     except ValueError as error:
-      raise ValueError("%s (--no_tuning does without a dev set)" % error)
+      raise ValueError("%s (with --no_tuning, no dev set is needed)" % error)
     dev = load_part(examples, label_names, "dev")
   test = load_part(processor.get_test_examples(data_dir), label_names, "test")
   return label_names, train, dev, test
@@ -255,7 +255,7 @@ def format_results(results):
   for title, key in (("Label prior", "label_prior"),
                      ("TF-IDF and logistic regression", "tfidf")):
     for kind, words in (("fixed", "0.5"), ("tuned", "tuned on dev"),
-                        ("tuned_per_label", "tuned a label")):
+                        ("tuned_per_label", "tuned per label")):
       if kind in results[key]:
         lines.append(layout % (("%s, %s" % (title, words),) + tuple(
             "%.3f" % results[key][kind][name] for name in HEADLINE)))

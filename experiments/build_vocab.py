@@ -66,7 +66,7 @@ def build(texts, vocab_size=8000, min_frequency=2, do_lower_case=True):
 
   Args:
     texts: iterable of str.
-    vocab_size: int, most pieces.
+    vocab_size: int, maximum number of pieces.
     min_frequency: int.
     do_lower_case: bool.
 
@@ -90,13 +90,13 @@ def build(texts, vocab_size=8000, min_frequency=2, do_lower_case=True):
                      if counts[piece] >= min_frequency),
                     key=lambda piece: (-counts[piece], piece))
   if not alphabet:
-    raise ValueError("no character is seen %d times in the texts." %
+    raise ValueError("no character occurs %d times in the texts." %
                      min_frequency)
   vocabulary = list(SPECIAL_TOKENS) + alphabet
   if len(vocabulary) > vocab_size:
     raise ValueError(
-        "--vocab_size is %d, but the characters alone, each as a word and "
-        "inside one, need %d; make it larger, or --min_frequency." % (
+        "--vocab_size is %d, but the single characters, at the start of and "
+        "inside a word, already need %d; increase it or --min_frequency." % (
             vocab_size, len(vocabulary)))
   known = set(alphabet)
   merging = _Merging(
@@ -178,7 +178,7 @@ def _join(pieces, pair, piece):
 
 def main(argv):
   if len(argv) > 1:
-    raise ValueError("unexpected argument %s; every flag begins with --." %
+    raise ValueError("unexpected argument %s; flags begin with --." %
                      argv[1])
   for name in ("data_dir", "output_file"):
     if not FLAGS[name].value:

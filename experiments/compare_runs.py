@@ -77,9 +77,9 @@ def read_predictions(path):
     found = prediction_files.read(path)
     if found.true is None:
       raise ValueError(
-          "%s: there are no true labels in it, so that nothing can be scored; "
-          "label the test file and predict it with --do_test, or name the "
-          "directory of a run with --do_eval." % path)
+          "%s: it has no true labels, so nothing can be scored; use a labelled "
+          "test file and --do_test, or name the directory of a run with "
+          "--do_eval." % path)
     return path, found
   unlabelled = []
   for name in FILES:
@@ -90,8 +90,8 @@ def read_predictions(path):
         return candidate, found
       unlabelled.append(name)
   raise ValueError(
-      "%s: there is no file of predictions with true labels (%s); run "
-      "run_multilabel_classifier.py with --do_eval or --do_test there." % (
+      "%s: no file of predictions with true labels found (%s); run "
+      "run_multilabel_classifier.py there with --do_eval or --do_test." % (
           path, "%s has none" % ", ".join(unlabelled) if unlabelled else
           "looked for %s" % " and ".join(FILES)))
 
@@ -125,21 +125,21 @@ def check_same_texts(path_a, a, path_b, b):
     lacking = [label for label in there if label not in known]
     if lacking:
       raise ValueError(
-          "the lists of labels differ: %s has the label %s, %s has not; "
-          "compare runs on the same labels." % (path, shown(lacking[0]), other))
+          "the labels differ: %s has the label %s, but %s does not; compare "
+          "runs with the same labels." % (path, shown(lacking[0]), other))
   for i, (id_a, id_b, text_a, text_b) in enumerate(
       zip(a.ids, b.ids, a.texts, b.texts), 1):
     if id_a != id_b or not _is_same_text(text_a, text_b):
       raise ValueError(
-          "the texts differ: the first that does is number %d, %s %s in %s, %s "
-          "%s in %s; compare predictions of the same file." % (
+          "the texts differ, first at number %d: %s %s in %s, %s %s in %s; "
+          "compare predictions for the same file." % (
               i, shown(id_a), shown(text_a), path_a, shown(id_b),
               shown(text_b), path_b))
   if len(a.ids) != len(b.ids):
     longer, path = (a, path_a) if len(a.ids) > len(b.ids) else (b, path_b)
     first = min(len(a.ids), len(b.ids))
     raise ValueError(
-        "the texts differ: %s has %d, %s has %d; the first that only %s has is "
+        "the texts differ: %s has %d, %s has %d; the first one only in %s is "
         "%s." % (path_a, len(a.ids), path_b, len(b.ids), path,
                  shown(longer.ids[first])))
   index = {label: column for column, label in enumerate(b.labels)}
@@ -151,7 +151,7 @@ def check_same_texts(path_a, a, path_b, b):
   if rows.size:
     raise ValueError(
         "the true labels of text %s differ: %s in %s, %s in %s; compare "
-        "predictions of the same file." % (
+        "predictions for the same file." % (
             shown(a.ids[rows[0]]), _named(a.labels, a.true[rows[0]]) or "none",
             path_a, _named(a.labels, b.true[rows[0]]) or "none", path_b))
   return b
@@ -256,7 +256,7 @@ def format_labels(changes):
   won = sum(change.low > 0 for change in changes)
   lost = sum(change.high < 0 for change in changes)
   lines = ["Labels: %d of %d won, %d lost (the 95%% interval of the difference "
-           "leaves out 0)" % (won, len(changes), lost), ""]
+           "excludes 0)" % (won, len(changes), lost), ""]
   table = [["label", "texts", "F1 A", "F1 B", "B - A", "95% interval", ""]]
   for change in changes:
     table.append([
@@ -314,7 +314,7 @@ def compare(path_a, path_b, show_texts=20, num_resamples=1000, seed=0):
 
 def main(argv):
   if len(argv) != 3:
-    raise ValueError("give two runs or files of predictions, A and B (got %d)."
+    raise ValueError("give two runs or prediction files, A and B (got %d)."
                      % (len(argv) - 1))
   if FLAGS.show_texts < 0:
     raise ValueError("--show_texts is %d; it must be 0 or more." %

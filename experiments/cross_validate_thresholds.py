@@ -182,15 +182,15 @@ def format_table(summary):
 
 
 def check_flags(flag_values):
-  """Raises ValueError for flags that cannot work."""
+  """Raises ValueError for invalid flags."""
   if not flag_values.predictions:
     raise ValueError("--predictions must be given.")
   if flag_values.output:
     folder = atomic_files.unwritable_folder(
         os.path.dirname(os.path.abspath(flag_values.output)))
     if folder:
-      raise ValueError("--output %s cannot be written: %s is no folder that "
-                       "can be written to." % (flag_values.output, folder))
+      raise ValueError("--output %s cannot be written: %s is not a writable "
+                       "folder." % (flag_values.output, folder))
     if os.path.isdir(flag_values.output):
       raise ValueError("--output %s is a directory; name a file." %
                        flag_values.output)
@@ -200,22 +200,22 @@ def read_predictions(path):
   """Reads a `PredictionFile` that thresholds can be tuned on."""
   predictions = prediction_files.read(path)
   if predictions.true is None:
-    raise ValueError('%s has no "true_labels", without which nothing can be '
-                     "tuned or scored." % path)
+    raise ValueError(
+        "%s has no \"true_labels\", which tuning and scoring need." % path)
   if not predictions.true.any():
-    raise ValueError("%s has no text with a true label, without which no "
-                     "threshold can be tuned." % path)
+    raise ValueError("%s has no text with a true label, so no threshold can be "
+                     "tuned." % path)
   if predictions.duplicate_ids:
     logging.warning(
-        "%d ids stand more than once in %s (%s); every line counts as a text "
-        "of its own.", len(predictions.duplicate_ids), path,
+        "%d ids occur more than once in %s (%s); every line counts as a "
+        "separate text.", len(predictions.duplicate_ids), path,
         text_lines.list_names(predictions.duplicate_ids, 3))
   never = [name for name, is_on in zip(predictions.labels,
                                        predictions.true.any(axis=0))
            if not is_on]
   if never:
     logging.warning(
-        "%d of %d labels are true in no text and count as F1 0 in macro-F1: "
+        "%d of %d labels are true for no text and count as F1 0 in macro-F1: "
         "%s.", len(never), len(predictions.labels),
         text_lines.list_names(never))
   return predictions
@@ -223,7 +223,7 @@ def read_predictions(path):
 
 def main(argv):
   if len(argv) > 1:
-    raise ValueError("unexpected argument %s; every flag begins with --." %
+    raise ValueError("unexpected argument %s; flags begin with --." %
                      argv[1])
   check_flags(FLAGS)
   predictions = read_predictions(FLAGS.predictions)
@@ -241,8 +241,8 @@ def main(argv):
         ("settings", settings),
         ("scores", summary),
     ]), indent=2, ensure_ascii=False) + "\n")
-  print("%s: %d texts, %d labels; %d folds, dealt %d times, seed %d, "
-        "shrinkage %g" % (FLAGS.predictions, len(predictions.ids),
+  print("%s: %d texts, %d labels; %d folds, %d repeats, seed %d, shrinkage "
+        "%g" % (FLAGS.predictions, len(predictions.ids),
                           len(predictions.labels), FLAGS.folds, FLAGS.repeats,
                           FLAGS.seed, FLAGS.shrinkage))
   print(format_table(summary), end="")

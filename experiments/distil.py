@@ -123,7 +123,7 @@ def write_rows(path, *parts):
 
 
 def check_flags():
-  """Raises ValueError for flags that cannot work."""
+  """Raises ValueError for invalid flags."""
   for name in ("teacher_dir", "unlabelled", "data_dir", "output_dir"):
     if not FLAGS[name].value:
       raise ValueError("--%s must be given." % name)
@@ -132,19 +132,20 @@ def check_flags():
       raise ValueError("--%s is %d; it must be 1 or more." % (
           name, FLAGS[name].value))
   if FLAGS.hard and FLAGS.samples != 1:
-    raise ValueError("--samples needs drawn labels; leave it or --hard out.")
+    raise ValueError(
+        "--samples and --hard exclude each other; use only one of them.")
   if not 0 <= FLAGS.random_seed < 2 ** 31:
     raise ValueError("--random_seed is %d; it must be from 0 to 2^31 - 1." %
                      FLAGS.random_seed)
   if os.path.lexists(FLAGS.output_dir) and (
       not os.path.isdir(FLAGS.output_dir) or os.listdir(FLAGS.output_dir)):
-    raise ValueError("--output_dir %s is there and not an empty folder; name "
+    raise ValueError("--output_dir %s exists and is not an empty folder; name "
                      "another." % FLAGS.output_dir)
 
 
 def main(argv):
   if len(argv) > 1:
-    raise ValueError("unexpected argument %s; every flag begins with --." %
+    raise ValueError("unexpected argument %s; flags begin with --." %
                      argv[1])
   check_flags()
   processor = processors.create_processor(task_name=FLAGS.task_name)
@@ -153,7 +154,8 @@ def main(argv):
   with predict_onnx.open_predictor(FLAGS.teacher_dir,
                                    FLAGS.batch_size) as predictor:
     if sorted(labels) != sorted(predictor.labels):
-      raise ValueError("--data_dir %s has other labels than the teacher %s." % (
+      raise ValueError(
+          "--data_dir %s has different labels from the teacher %s." % (
           FLAGS.data_dir, FLAGS.teacher_dir))
     if not os.path.isdir(FLAGS.output_dir):
       os.makedirs(FLAGS.output_dir)
@@ -170,7 +172,7 @@ def main(argv):
     # Last: a folder without it is not complete.
     atomic_files.write_text(os.path.join(FLAGS.output_dir, "labels.txt"),
                             "".join(name + "\n" for name in predictor.labels))
-  print("%s: train has %d labelled texts and %d of the teacher" % (
+  print("%s: train has %d labelled texts and %d from the teacher" % (
       FLAGS.output_dir, num_labelled, num_drawn))
 
 

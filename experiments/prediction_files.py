@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the files of predictions that evaluation and prediction write.
+"""Reads the prediction files that evaluation and prediction write.
 
 A line is a JSON object:
 
@@ -31,7 +31,7 @@ class PredictionFile(collections.namedtuple(
   """What a file of N predictions over L labels holds.
 
   Attributes:
-    ids: list of N str. An id may stand there more than once.
+    ids: list of N str. An id may occur more than once.
     texts: list of N str, as the file has them (cut with --shorten_texts).
     labels: list of L str, the order of the columns.
     predicted: bool [N, L].
@@ -43,7 +43,7 @@ class PredictionFile(collections.namedtuple(
 
   @property
   def duplicate_ids(self):
-    """List of the ids that stand more than once, in the file's order."""
+    """List of the ids that occur more than once, in the file's order."""
     return [name for name, count in collections.Counter(self.ids).items()
             if count > 1]
 
@@ -74,7 +74,7 @@ def read(path):
     except ValueError as error:
       raise ValueError("%s:%d: %s." % (path, line, error))
   if reader is None:
-    raise ValueError("%s: the file is empty, there is no prediction in it." %
+    raise ValueError("%s: the file is empty; it has no predictions." %
                      path)
   return reader.result()
 
@@ -97,8 +97,8 @@ class _Reader(object):
     is_labelled = record.get("true_labels") is not None
     if is_labelled != self._is_labelled:
       raise ValueError(
-          'the line has %s "true_labels", line %d has %s: give all lines true '
-          "labels, or none" % (
+          "the line has %s \"true_labels\", line %d has %s: give true labels "
+          "on all lines or on none" % (
               "some" if is_labelled else "no", self._first_line,
               "some" if self._is_labelled else "no"))
     if is_labelled:
@@ -119,7 +119,7 @@ class _Reader(object):
             shown(name), shown(value)))
       if not 0 <= value <= 1:
         raise ValueError("the probability of %s is %s, not in 0..1 (logits are "
-                         "no probabilities)" % (shown(name), shown(value)))
+                         "not probabilities)" % (shown(name), shown(value)))
       self._probabilities.append(value)
 
   def _add_labels(self, record, key):
@@ -131,13 +131,13 @@ class _Reader(object):
     columns = []
     for name in names:
       if not isinstance(name, str) or name not in self._index:
-        raise ValueError('"%s" holds %s, which is not among the labels of '
-                         '"probabilities" (%s)' % (
+        raise ValueError("\"%s\" has %s, which is not among the labels of "
+                         "\"probabilities\" (%s)" % (
                              key, shown(name), list_names(self._index)))
       columns.append(start + self._index[name])
     if len(set(columns)) != len(columns):
       twice, _ = collections.Counter(names).most_common(1)[0]
-      raise ValueError('"%s" holds %s twice' % (key, shown(twice)))
+      raise ValueError("\"%s\" has %s twice" % (key, shown(twice)))
     self._cells[key].extend(columns)
 
   def result(self):
@@ -156,7 +156,7 @@ class _Reader(object):
 
 
 def _check_keys(record):
-  """Refuses what is no line of a file of predictions."""
+  """Refuses what is not a line of a file of predictions."""
   if not isinstance(record, dict):
     raise ValueError("the line holds %s, not an object" % shown(record))
   for key in ("id", "text", "labels", "probabilities"):
@@ -167,15 +167,15 @@ def _check_keys(record):
     raise ValueError('"probabilities" is %s, not an object such as {"a": 0.5}'
                      % shown(record["probabilities"]))
   if not record["probabilities"]:
-    raise ValueError('"probabilities" names no label')
+    raise ValueError("\"probabilities\" is empty")
 
 
 def _describe_difference(first, here, first_line):
   missing = [name for name in first if name not in here]
   if missing:
-    return ("the probability of %s is missing, which line %d has; give every "
+    return ("the probability of %s is missing, but line %d has it; give every "
             "line the same labels" % (list_names(missing, 3), first_line))
-  return ("there is a probability of %s, which line %d lacks; give every line "
+  return ("there is a probability of %s, but line %d has none; give every line "
           "the same labels" % (
               list_names([name for name in here if name not in first], 3),
               first_line))
@@ -186,7 +186,7 @@ def _read_id(value):
     return _make_valid(value)
   if isinstance(value, int) and not isinstance(value, bool):
     return str(value)
-  raise ValueError('"id" is %s, not a string or a whole number' %
+  raise ValueError("\"id\" is %s, not a string or an integer" %
                    shown(value))
 
 

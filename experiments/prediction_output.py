@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes predictions of other models in the form of test_predictions.jsonl.
+"""Writes predictions of other models in the format of test_predictions.jsonl.
 
 So that `compare_runs` can set them beside a run of this project.
 """
@@ -17,7 +17,7 @@ def shown_text(text_a, text_b=None):
 
 
 def write(path, ids, texts, label_names, predicted, true, probabilities):
-  """Writes a file of predictions, whole or not at all.
+  """Writes a file of predictions, atomically.
 
   Args:
     path: str.
@@ -41,5 +41,5 @@ def write(path, ids, texts, label_names, predicted, true, probabilities):
             for label, value in zip(label_names, probabilities[i])))]),
                             ensure_ascii=False) + "\n")
   text = "".join(lines)
-  # A lone surrogate, which JSON can bring into a text, is no UTF-8.
+  # A lone surrogate, which JSON can bring into a text, is not UTF-8.
   atomic_files.write_text(path, text.encode("utf-8", "replace").decode("utf-8"))

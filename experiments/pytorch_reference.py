@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same recipe in PyTorch, to hold this project's scores against.
+"""The same recipe in PyTorch, to compare this project's scores with.
 
   python -m experiments.pytorch_reference --data_dir=demo_work/data \\
       --task_name=attack_tactics --hf_dir=demo_work/encoder --pooling=mean \\
@@ -85,7 +85,7 @@ def define_flags():
 
 
 def check_flags(flag_values):
-  """Raises ValueError for flags that cannot work."""
+  """Raises ValueError for invalid flags."""
   for name in ("data_dir", "hf_dir", "output_dir"):
     if not flag_values[name].value:
       raise ValueError("--%s must be given." % name)
@@ -98,7 +98,8 @@ def check_flags(flag_values):
       raise ValueError("--%s is %d; it must be 1 or more." % (
           name, flag_values[name].value))
   if flag_values.max_seq_length < 3:
-    raise ValueError("--max_seq_length is %d; [CLS], a token and [SEP] need 3."
+    raise ValueError("--max_seq_length is %d; it must be at least 3 for [CLS], "
+                     "a token and [SEP]."
                      % flag_values.max_seq_length)
 
 
@@ -106,7 +107,7 @@ def check_flags(flag_values):
 
 
 def make_model(bert, num_labels, pooling, bias):
-  """The encoder with a head of one logit a label.
+  """The encoder with a head of one logit per label.
 
   Args:
     bert: `transformers.BertModel`.
@@ -233,7 +234,7 @@ def train(model, rows, labels, settings, seed):
 
 
 def predict(model, rows, num_labels, batch_size=64):
-  """Probabilities, float32 [N, L]; texts of like length share a batch."""
+  """Probabilities, float32 [N, L]; texts of similar length share a batch."""
   import torch
 
   model.eval()
@@ -279,7 +280,7 @@ def run_seed(seed, data, rows, settings, output_dir):
     if found["settings"] == settings:
       logging.info("seed %d: found in %s", seed, output_dir)
       return found
-    raise ValueError("%s is of a run with other settings; name another "
+    raise ValueError("%s is from a run with other settings; name another "
                      "--output_dir." % path)
   label_names, train_part, dev, test = data
   labels = train_part.labels.astype(np.float32)
@@ -316,7 +317,7 @@ def format_results(results):
                               for result in results)), ""]
   table = [["threshold", "micro-F1", "macro-F1", "mAP"]]
   for kind, title in (("fixed", "0.5"), ("tuned", "tuned on dev"),
-                      ("tuned_per_label", "tuned a label")):
+                      ("tuned_per_label", "tuned per label")):
     table.append([title] + [result_table.format_score(
         result_table.mean_and_deviation(
             [result["scores"][kind][name] for result in results]))
@@ -326,7 +327,7 @@ def format_results(results):
 
 def main(argv):
   if len(argv) > 1:
-    raise ValueError("unexpected argument %s; every flag begins with --." %
+    raise ValueError("unexpected argument %s; flags begin with --." %
                      argv[1])
   check_flags(FLAGS)
   try:

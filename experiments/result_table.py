@@ -29,9 +29,9 @@ def check_metric(metric, scores):
   """Raises ValueError, with those there are, if `scores` lacks the metric."""
   if metric not in scores:
     raise ValueError(
-        "--metric=%s is no metric of these runs; there are: %s. What has "
-        "finished is kept: give another --metric, and the same command goes "
-        "on." % (metric, ", ".join(sorted(scores))))
+        "--metric=%s is not a metric of these runs; choose from: %s. Finished "
+        "runs are kept: give another --metric, and the same command "
+        "resumes." % (metric, ", ".join(sorted(scores))))
 
 
 def make_rows(outcomes, metric):
@@ -111,7 +111,7 @@ def _cell(row, name):
 
 
 def to_text(rows, metric):
-  """The rows as a table that a person reads: list of lines."""
+  """The rows as a readable table: list of lines."""
   if not rows:
     return ["No run has finished."]
   names = []

@@ -3,15 +3,14 @@
 
 Beside each other in the folder of a sweep:
 
-  NAME/       the run's own --output_dir
-  NAME.log    what it said
-  NAME.json   its exact flags, its inputs and its scores; written when it has
+  NAME/ the run's own --output_dir NAME.log its log NAME.json its exact flags,
+  its inputs and its scores; written when it has
               finished, so that a run with that file is not started again
 
 NAME says what was varied, and ends with a hash of all flags and of the data,
 vocabulary, configuration and checkpoint they name: with other flags or data it
 is another run. A run that was stopped is started with the same command, and
-goes on from its checkpoint by itself.
+resumes from its checkpoint by itself.
 """
 
 import collections
@@ -95,7 +94,7 @@ def plan_runs(base, variations, num_seeds, output_dir):
       run = _make_run(values, settings, seed, inputs)
       same = seen.setdefault(tuple(run.flags), run)
       if same is not run:
-        raise ValueError("%s and %s are the same run; leave one out." % (
+        raise ValueError("%s and %s are the same run; remove one." % (
             describe(same.settings), describe(settings)))
       run_lock.check_output_dir(os.path.join(output_dir, run.name))
       runs.append(run)
@@ -103,7 +102,7 @@ def plan_runs(base, variations, num_seeds, output_dir):
 
 
 def describe(settings):
-  """Settings as a person reads them: str."""
+  """Settings in readable form: str."""
   return ", ".join("%s=%s" % (name, "default" if value is None else value)
                    for name, value in settings.items()) or "the base"
 
@@ -126,10 +125,10 @@ def with_settings(base, settings):
     if name not in names or name in _OWN_FLAGS:
       raise ValueError(
           "%s cannot be varied: %s." % (name, {
-              "random_seed": "--seeds says how many seeds to run",
-              "output_dir": "every run gets a directory of its own",
-          }.get(name, "it is no flag of run_multilabel_classifier.py that "
-                "changes a result (its --help lists them)")))
+              "random_seed": "use --seeds to run several seeds",
+              "output_dir": "every run gets its own directory",
+          }.get(name, "it is not a flag of run_multilabel_classifier.py that "
+                      "affects results (see its --help)")))
   values = copy.deepcopy(base)
   for name, value in settings.items():
     if value is None:
@@ -144,8 +143,8 @@ def with_settings(base, settings):
   except (flags.Error, ValueError) as error:
     raise ValueError("%s: %s" % (describe(settings), error))
   if not (values.do_eval or values.do_test):
-    raise ValueError("a run without --do_eval and --do_test has no scores to "
-                     "compare; add one to the flags.")
+    raise ValueError("a run without --do_eval or --do_test has no scores to "
+                     "compare; add one of them to the flags.")
   return values
 
 
@@ -218,7 +217,7 @@ def execute(runs, output_dir, jobs=1, keep_checkpoints=True):
     if not keep_checkpoints:
       remove_checkpoints(os.path.join(output_dir, run.name))
     yield outcome
-  logging.info("%d runs: %d have finished before, %d to do", len(runs),
+  logging.info("%d runs: %d already finished, %d to do", len(runs),
                len(runs) - len(waiting), len(waiting))
   number = len(runs) - len(waiting)
   children = []
@@ -272,7 +271,7 @@ def _finish(child, output_dir, keep_checkpoints):
             if process.returncode < 0 else
             "ended with exit status %d" % process.returncode)
     if process.returncode == 0:
-      what += ", but wrote no score"
+      what += ", but wrote no scores"
     logging.error("  %s after %.0f s; its log: %s.log", what, seconds, folder)
     return Outcome(run, None, None, None, [what] + _last_lines(
         folder + ".log"))
@@ -293,8 +292,8 @@ def raise_on_signals():
   """Lets the signals that stop a program raise `command_line.Interrupted`."""
   def on_signal(number, unused_frame):
     raise command_line.Interrupted(
-        number, "stopped by signal %d; what has finished is kept, the run at "
-        "work has saved a checkpoint, and the same command goes on from there."
+        number, "stopped by signal %d; finished runs are kept, the current run "
+                "has saved a checkpoint, and the same command resumes."
         % number)
 
   for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -313,7 +312,7 @@ def read_outcome(run, output_dir):
     return None
   record = atomic_files.read_json(path)
   if record.get("flags") != run.flags or record.get("inputs") != run.inputs:
-    raise ValueError("%s is of a run with other flags; move it away, or name "
+    raise ValueError("%s is from a run with other flags; move it away, or name "
                      "another --output_dir." % path)
   return Outcome(run, record["scores"], record["commit"], record["versions"],
                  None)
@@ -327,7 +326,7 @@ def read_scores(folder):
 
   Returns:
     `OrderedDict`, metric -> float; those on test are `test_<metric>`. Values
-    that are no numbers are left out.
+    that are not numbers are left out.
   """
   scores = collections.OrderedDict()
   for prefix, name in RESULT_FILES.items():

@@ -4,8 +4,8 @@
 Random search (Bergstra and Bengio 2012, "Random Search for Hyper-Parameter
 Optimization") draws each setting by itself. Successive halving (Jamieson and
 Talwalkar 2016, "Non-stochastic Best Arm Identification and Hyperparameter
-Optimization", section 3) trains all for a few epochs and goes on with the best
-of them for more.
+Optimization", section 3) trains all for a few epochs and continues with the
+best of them for more.
 """
 
 import collections
@@ -61,10 +61,10 @@ def _parse_range(entry, low, high, log):
   try:
     low, high = float(low), float(high)
   except ValueError:
-    raise ValueError("--grid %s must have two numbers, low..high." % entry)
+    raise ValueError("--grid %s must be two numbers, low..high." % entry)
   if not low < high < float("inf") or (log and low <= 0):
-    raise ValueError("--grid %s must have numbers of which the second is the "
-                     "greater one%s." % (
+    raise ValueError(
+        "--grid %s must be two numbers, the second one greater%s." % (
                          entry, ", both above 0 for log" if log else ""))
   return Range(low, high, bool(log), bool(is_int))
 
@@ -77,8 +77,8 @@ def combinations(choices):
   """
   for name, values in choices.items():
     if isinstance(values, Range):
-      raise ValueError("--grid %s=%g..%g is a range; --random=N draws from "
-                       "it." % (name, values.low, values.high))
+      raise ValueError("--grid %s=%g..%g is a range, which needs "
+                       "--random=N." % (name, values.low, values.high))
   return [collections.OrderedDict(zip(choices, combination))
           for combination in itertools.product(*choices.values())]
 
@@ -93,10 +93,10 @@ def draw(choices, size, seed):
       first are those of fewer.
 
   Raises:
-    ValueError: there are not so many different ones.
+    ValueError: there are fewer different ones.
   """
   if not choices:
-    raise ValueError("--random needs --grid: what to draw from.")
+    raise ValueError("--random needs --grid to draw from.")
   rng, drawn = random.Random(seed), collections.OrderedDict()
   for _ in range(100 * size):
     settings = collections.OrderedDict(
@@ -104,8 +104,8 @@ def draw(choices, size, seed):
     drawn.setdefault(tuple(settings.items()), settings)
     if len(drawn) == size:
       return list(drawn.values())
-  raise ValueError("--random=%d: --grid has not so many different settings "
-                   "(%d were found)." % (size, len(drawn)))
+  raise ValueError("--random=%d: --grid has fewer different settings (%d were "
+                   "found)." % (size, len(drawn)))
 
 
 def _draw(values, rng):

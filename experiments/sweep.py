@@ -9,8 +9,8 @@
 
 The flags of run_multilabel_classifier.py, from a file or the command line, are
 those of every run; --grid varies one of them, --random draws from it, --halving
-goes on with the best on dev. A run is a process of its own; a run that fails
-does not stop the others. The same command goes on where it was stopped, and
+continues with the best on dev. Each run is a separate process; a run that fails
+does not stop the others. The same command continues where it was stopped, and
 does not repeat what has finished. DIR gets results.csv and results.txt: mean
 and standard deviation over the seeds, best first, and the command of the best.
 With --halving they are of its last round.
@@ -80,8 +80,8 @@ def own_output_dir(argv):
     if name in ("--output_dir", "-output_dir"):
       found = value if equals else "".join(argv[i + 1:i + 2])
   if not found:
-    raise ValueError("--output_dir must be given on the command line: the "
-                     "folder of the sweep (one in a flag file is not taken).")
+    raise ValueError("--output_dir, the folder of the sweep, must be given on "
+                     "the command line (a flag file does not count).")
   return found
 
 
@@ -122,8 +122,8 @@ def run_variations(base, variations, options, on_outcome):
     list of all `run_queue.Outcome`s.
 
   Raises:
-    ValueError: before any run, a flag or value that cannot be; after the
-      first one, a metric that does not exist.
+    ValueError: before any run, an invalid flag or value; after the first one, a
+      metric that does not exist.
   """
   for name in ("seeds", "jobs"):
     if getattr(options, name) < 1:
@@ -157,18 +157,18 @@ def report(outcomes, options, num_runs):
   lines += result_table.to_text(rows, options.metric) + [""]
   lines += result_table.origin(outcomes)
   if failed:
-    lines += ["", "Failed, and not in the table (the same command tries them "
-              "again):"] + failed
+    lines += ["", "Failed and not in the table (the same command retries "
+                  "them):"] + failed
   if rows:
     best = rows[0].runs[0]
-    lines += ["", "The best, its first seed:", show_command(
+    lines += ["", "The best settings, first seed:", show_command(
         run_queue.command(best, options.output_dir))]
   result_table.write(options.output_dir, rows, lines)
   return lines
 
 
 def show_command(words):
-  """A command as a person can paste it into a shell, a flag a line."""
+  """A command that can be pasted into a shell, one flag per line."""
   quoted = [shlex.quote(word) for word in words]
   return " \\\n    ".join([" ".join(quoted[:2])] + quoted[2:])
 
@@ -176,7 +176,7 @@ def show_command(words):
 def prepare(argv, flag_values):
   """Checks the command line, and settles --output_dir, --metric and signals."""
   if len(argv) > 1:
-    raise ValueError("unexpected argument %s; every flag begins with --." %
+    raise ValueError("unexpected argument %s; flags begin with --." %
                      argv[1])
   flag_values.output_dir = own_output_dir(sys.argv[1:])
   flag_values.metric = full_metric_name(flag_values.metric)
@@ -187,7 +187,7 @@ def raise_on_failures(outcomes, output_dir):
   """Raises RuntimeError if a run failed."""
   num_failed = sum(outcome.failure is not None for outcome in outcomes)
   if num_failed:
-    raise RuntimeError("%d of %d runs failed; %s says how." % (
+    raise RuntimeError("%d of %d runs failed; see %s." % (
         num_failed, len(outcomes), os.path.join(output_dir, "results.txt")))
 
 
@@ -216,10 +216,10 @@ def run_halving(base, variations):
     ValueError: what does not go with it.
   """
   if base.metric.startswith("test_"):
-    raise ValueError("--halving chooses on dev, not by --metric=%s." %
+    raise ValueError("--halving selects on dev and cannot use --metric=%s." %
                      base.metric)
   if any("num_train_epochs" in settings for settings in variations):
-    raise ValueError("--halving sets num_train_epochs; leave it out of --grid.")
+    raise ValueError("--halving sets num_train_epochs; remove it from --grid.")
   rounds = search.halving_rounds(len(variations), base.num_train_epochs,
                                  base.halving)
   for number, (size, num_epochs) in enumerate(rounds, 1):

@@ -29,7 +29,7 @@ def _weighted_average_precision(truth, scores, weights):
   group = np.append(0, np.cumsum(scores[1:] != scores[:-1]))
   hits = np.flatnonzero(truth)
   groups, first_hit = np.unique(group[hits], return_index=True)
-  # Examples between two groups that hold positives need no sums of their own.
+  # Groups of examples without positives need no separate sums.
   ends = np.searchsorted(group, groups, side="right")
   starts = np.append(0, ends[:-1])
   predicted = np.cumsum(
@@ -43,8 +43,8 @@ def _weighted_average_precision(truth, scores, weights):
 def _resampled_scores(labels, probabilities, thresholds, weights):
   """Returns micro-F1, macro-F1 and mAP, float64 [3, K], for weights [N, K].
 
-  Where a resample leaves nothing of a label to be scored by, the label's score
-  on the data itself is taken, so that all resamples average the same labels.
+  If a label cannot be scored on a resample, its score on the original data is
+  used, so all resamples average over the same labels.
   """
   num_examples, num_labels = labels.shape
   weights = np.concatenate(
@@ -111,8 +111,8 @@ _BOOTSTRAPPED = ("micro_f1", "macro_f1", "macro_average_precision")
 def _centred(values, value):
   """Moves resampled scores so that their median is the score of the data.
 
-  A text that is drawn twice ties with itself, which raises average precision:
-  resamples of rare labels lie above the score by more than they are wide.
+  A text drawn twice ties with itself, which raises average precision: for rare
+  labels, this bias exceeds the width of the interval.
   """
   if np.all(np.isnan(values)):
     return values
@@ -120,7 +120,7 @@ def _centred(values, value):
 
 
 def _interval(values, confidence):
-  """Returns the two percentiles around the middle share of the values."""
+  """Returns the percentiles that enclose the middle fraction of the values."""
   if not 0 < confidence < 1:
     raise ValueError("confidence is %s; give a share between 0 and 1" %
                      confidence)

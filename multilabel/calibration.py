@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calibration after training, in numpy alone: a line over each logit.
+"""Calibration after training, in numpy only: a linear function of each logit.
 
 Legend: N texts, L labels, x logit. The calibrated probability of a label is
 
@@ -11,12 +11,12 @@ Legend: N texts, L labels, x logit. The calibrated probability of a label is
   platt        a scale and a shift for each label (Platt 1999, "Probabilistic
                Outputs for Support Vector Machines")
 
-Both minimise the sum of cross entropies on labelled texts the model was not
+Both minimize the sum of cross entropies on labelled texts the model was not
 trained on, plus half the squared distance from a starting point: (1, 0) for the
 temperature, and (its scale, 0) for the labels. That is a normal prior of
-deviation 1. It outweighs nothing where there are positives to learn from, and
-keeps a label with few of them near the temperature. The sum is strictly convex,
-so there is one minimum, which Newton's method finds.
+deviation 1. It has little effect if there are enough positives, and keeps a
+label with few of them near the temperature. The sum is strictly convex, so
+there is one minimum, which Newton's method finds.
 
 A scale is at least `LEAST_SCALE`: the order of a label's texts never changes.
 """
@@ -66,7 +66,7 @@ def from_json(value, num_labels):
   """`Calibration` of what `to_json` returned; None of None.
 
   Raises:
-    ValueError: it is no calibration of so many labels; says which part.
+    ValueError: it is not a calibration of that many labels; says which part.
   """
   if value is None:
     return None
@@ -74,18 +74,18 @@ def from_json(value, num_labels):
     raise ValueError("calibration must have %s." % ", ".join(
         Calibration._fields))
   if value["kind"] not in KINDS:
-    raise ValueError("the calibration's kind is %s; it must be one of %s." % (
+    raise ValueError("the kind of calibration is %s; it must be one of %s." % (
         value["kind"], ", ".join(KINDS)))
   for name in ("scale", "shift"):
     numbers = value[name] if isinstance(value[name], list) else [value[name]]
     if isinstance(value[name], list) and len(numbers) != num_labels:
-      raise ValueError("the calibration's %s has %d numbers for %d labels." % (
+      raise ValueError("%s of the calibration has %d numbers for %d labels." % (
           name, len(numbers), num_labels))
     for number in numbers:
       if isinstance(number, bool) or not isinstance(
           number, (int, float)) or not np.isfinite(number) or (
               name == "scale" and number <= 0):
-        raise ValueError("the calibration's %s is %s; it must be a finite "
+        raise ValueError("%s of the calibration is %s; it must be a finite "
                          "number%s." % (name, number,
                                         " above 0" * (name == "scale")))
   return Calibration(**value)
@@ -116,7 +116,7 @@ def fit(kind, labels, logits):
 
   def pooled(line):
     cost, gradient, hessian = _measure(labels, logits, line, prior, True)
-    # There is no shift to find.
+    # There is no shift to fit.
     gradient[1], hessian[1], hessian[2] = 0.0, 0.0, 1.0
     return cost, gradient, hessian
 
@@ -126,7 +126,7 @@ def fit(kind, labels, logits):
   prior = np.array([[scale], [0.0]]) * np.ones([1, logits.shape[1]])
   line = _minimise(
       lambda line: _measure(labels, logits, line, prior, False), prior)
-  # Where texts with the label score lower than those without, no line helps.
+  # If texts with the label score lower than those without, no line helps.
   useful = line[0] >= LEAST_SCALE
   line = np.where(useful, line, prior)
   return Calibration(kind, [_float32(value) for value in line[0]],
@@ -138,7 +138,7 @@ def _float32(value):
 
 
 def _measure(labels, logits, line, prior, is_pooled):
-  """What is minimised, and its derivatives.
+  """The objective and its derivatives.
 
   Args:
     labels: [N, L].
@@ -168,7 +168,7 @@ def _measure(labels, logits, line, prior, is_pooled):
 
 
 def _minimise(measure, start):
-  """Newton's method, a column a problem; a step is halved until it helps.
+  """Newton's method, one problem per column; a step is halved until it helps.
 
   Args:
     measure: function of [2, n] to what `_measure` returns, strictly convex.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Thresholds of multi-label classification: search and use, in numpy alone.
+"""Thresholds for multi-label classification: search and use, in numpy only.
 
 Legend: N examples, L labels, G groups of equal scores. `labels` is [N, L] of
 0 and 1 (bool, int or float), `probabilities` is [N, L] in 0..1.
@@ -8,13 +8,13 @@ A prediction is positive when probability >= threshold; a threshold is first
 rounded to the type of the probabilities, so a float32 probability that prints
 as 0.7 passes the threshold 0.7.
 
-Search is exact: every cut between two distinct scores is tried, and of equally
-good ones the highest is taken, which predicts least. The threshold of a cut is
-the midpoint between the scores on both sides (0 below the lowest score),
-rounded to float32, or the upper score itself where they are so close that the
-midpoint rounds out of the gap. All thresholds are exact in float32, so writing
-them as JSON and reading them into float32 or float64 moves no prediction.
-Cuts between float64 scores that no float32 number separates are not tried.
+The search is exact: every cut between two distinct scores is tried, and among
+equally good ones the highest is used, which predicts least. The threshold of a
+cut is the midpoint between the scores on both sides (0 below the lowest score),
+rounded to float32, or the upper score itself if the midpoint would round out of
+the gap. All thresholds are exact in float32, so a round trip through JSON
+changes no prediction. Cuts between float64 scores that no float32 number
+separates are not tried.
 """
 
 import collections
@@ -43,7 +43,7 @@ def _best_cuts(curve, lower, min_precision):
 
   Returns:
     Four arrays [rows]: whether the precision is reached, F1, precision,
-    threshold (float32). Where no cut reaches the precision, the cut of the
+    threshold (float32). If no cut reaches the precision, the cut with the
     highest precision.
   """
   upper = curve.score.astype(np.float64)
@@ -78,21 +78,21 @@ def _threshold_between(lower, upper):
 
 
 def _check_min_precision(min_precision, num_labels):
-  """Returns None, or the least precision a label, [L]."""
+  """Returns None, or the minimum precision per label, [L]."""
   if min_precision is None:
     return None
   array = np.asarray(min_precision, dtype=np.float64)
   if array.shape not in ((), (num_labels,)) or not np.all(
       (array >= 0) & (array <= 1)):
     raise ValueError(
-        "min_precision is not one number in 0..1, or one for each of %d labels"
+        "min_precision must be one number in 0..1, or one for each of %d labels"
         % num_labels)
   return np.broadcast_to(array, (num_labels,))
 
 
 def find_global_threshold(labels, probabilities, min_precision=None,
                           default=0.5):
-  """Finds the one threshold that maximises micro-F1.
+  """Finds the one threshold that maximizes micro-F1.
 
   F1 at the best cut of the pooled list (Lipton, Elkan and Naryanaswamy 2014,
   "Optimal Thresholding of Classifiers to Maximize F1 Measure").
@@ -100,9 +100,9 @@ def find_global_threshold(labels, probabilities, min_precision=None,
   Args:
     labels: [N, L] of 0 and 1.
     probabilities: [N, L] in 0..1.
-    min_precision: float in 0..1 or None; cuts of a lower micro precision are
-      not taken. When none reaches it, the cut of the highest precision is.
-    default: float, the threshold when there is no positive at all.
+    min_precision: float in 0..1 or None; cuts with a lower micro precision are
+      not used. If none reaches it, the cut with the highest precision is.
+    default: float, the threshold if there are no positives.
 
   Returns:
     OrderedDict: floats `threshold`, `micro_f1`, `micro_precision`; bools
@@ -128,7 +128,7 @@ def find_global_threshold(labels, probabilities, min_precision=None,
     reached, f1, precision, threshold = [
         x[0] for x in _best_cuts(curve, lower, wanted)]
     lowest = float(curve.score[-1])
-    # Parts come in ascending order, so the higher cut wins a draw.
+    # Parts come in ascending order, so the higher cut wins a tie.
     key = (bool(reached), f1 if reached else precision)
     if best is None or key >= best[0]:
       best = key, threshold, f1, precision
@@ -140,10 +140,10 @@ def find_global_threshold(labels, probabilities, min_precision=None,
 
 
 def find_macro_threshold(labels, probabilities, default=0.5):
-  """Finds the one threshold for all labels that maximises macro-F1.
+  """Finds the one threshold for all labels that maximizes macro-F1.
 
-  Every cut between two scores of any label is tried. Labels without a positive
-  have F1 0 at each of them. Takes about 40 bytes of memory a cell.
+  Every cut between two scores of any label is tried. Labels without positives
+  have F1 0 at each of them. Takes about 40 bytes of memory per cell.
 
   Args:
     labels: [N, L] of 0 and 1.
@@ -161,7 +161,7 @@ def find_macro_threshold(labels, probabilities, default=0.5):
 
 
 def find_samples_threshold(labels, probabilities, default=0.5):
-  """Finds the one threshold that maximises samples-F1, the mean F1 per text.
+  """Finds the one threshold that maximizes samples-F1, the mean F1 per text.
 
   As `find_macro_threshold`, with texts in place of labels.
 
@@ -211,28 +211,28 @@ def _precision_at(labels, probabilities, thresholds):
 
 def find_label_thresholds(labels, probabilities, shrinkage=10.,
                           min_precision=None, label_names=None, default=0.5):
-  """Finds a threshold for each label that maximises its F1.
+  """Finds a threshold for each label that maximizes its F1.
 
-  The best cut of a label with few positives is mostly chance, so it is drawn
-  to the global threshold: (n own + s global) / (n + s) with n positives of
-  the label and s = `shrinkage`, the posterior mean of a normal mean whose
-  prior weighs s observations (Efron and Morris 1975, "Data Analysis Using
-  Stein's Estimator and Its Generalizations"). Where that would bring a label
-  below its least precision and its own cut would not, its own stays.
+  The best cut of a label with few positives is mostly chance, so it is shrunk
+  towards the global threshold: (n own + s global) / (n + s) with n positives of
+  the label and s = `shrinkage`, the posterior mean of a normal mean whose prior
+  weighs s observations (Efron and Morris 1975, "Data Analysis Using Stein's
+  Estimator and Its Generalizations"). If that would bring a label below its
+  minimum precision but its own cut would not, its own cut is kept.
 
   Args:
     labels: [N, L] of 0 and 1.
     probabilities: [N, L] in 0..1.
-    shrinkage: float, positives that the global threshold weighs; 0 for none.
+    shrinkage: float, weight of the global threshold, in positives; 0 for none.
     min_precision: None, float in 0..1 or [L]; as in `find_global_threshold`.
     label_names: None or L names, for the two lists in the result.
     default: float, as in `find_global_threshold`.
 
   Returns:
     OrderedDict: `thresholds` and `own_thresholds` (before shrinkage), float64
-    [L]; `global_threshold`, float; `fallback_labels`, names of those without
-    a positive, which take it; `precision_not_reached`, names of the others
-    where no cut has the least precision.
+    [L]; `global_threshold`, float; `fallback_labels`, names of those without a
+    positive, which take it; `precision_not_reached`, names of the others where
+    no cut has the minimum precision.
 
   Raises:
     ValueError: invalid input.
@@ -241,7 +241,7 @@ def find_label_thresholds(labels, probabilities, shrinkage=10.,
   names = score_curves.check_label_names(label_names, labels.shape[1])
   wanted = _check_min_precision(min_precision, labels.shape[1])
   if not 0 <= shrinkage < np.inf:
-    raise ValueError("shrinkage is %s; give 0 or more positives" % shrinkage)
+    raise ValueError("shrinkage is %s; it must be 0 or more" % shrinkage)
   middle = find_global_threshold(labels, probabilities,
                                  default=default)["threshold"]
   own = np.full(labels.shape[1], middle, dtype=np.float32)
@@ -296,7 +296,7 @@ def apply_thresholds(probabilities, thresholds, top_k=None,
   thresholds = score_curves.check_thresholds(thresholds, num_labels,
                                              probabilities.dtype)
   if top_k is not None and top_k < 1:
-    raise ValueError("top_k is %s; give a number of labels above 0" % top_k)
+    raise ValueError("top_k is %s; it must be above 0" % top_k)
   decided = probabilities >= thresholds
   for block in score_curves.row_blocks(*probabilities.shape):
     scores = probabilities[block]
@@ -390,20 +390,20 @@ ALL = "all"
 LABELS = "labels"
 
 
-# Without being asked, an answer over HTTP holds all of so many labels, and of
-# more labels the highest few.
+# By default, an HTTP response has the probabilities of all labels up to this
+# many, otherwise only the highest few.
 MAX_ANSWERED = 1000
 
 
 MANY_ANSWERED = 100
 
 
-HELP = ("Which are written to JSON lines: all, labels (those of the labels "
-        "given), or a number, so many of the highest.")
+HELP = ("Probabilities to write to JSON lines: all, labels (those of the "
+        "predicted labels), or a number N (the N highest).")
 
 
 def parse(text):
-  """`ALL`, `LABELS` or an int above 0, of the flag; ValueError for another."""
+  """Parses the flag: `ALL`, `LABELS` or an int above 0, else ValueError."""
   if text in (ALL, LABELS):
     return text
   if re.match("[0-9]{1,9}$", text) and int(text):
@@ -413,7 +413,7 @@ def parse(text):
 
 
 def default_answer(num_labels):
-  """Which probabilities an answer holds where the client does not say."""
+  """Which probabilities a response contains by default."""
   return ALL if num_labels <= MAX_ANSWERED else MANY_ANSWERED
 
 
@@ -422,12 +422,12 @@ def columns(row, chosen, which):
 
   Args:
     row: float `[num_labels]`, a text's probabilities.
-    chosen: bool `[num_labels]`, the labels given.
+    chosen: bool `[num_labels]`, the predicted labels.
     which: what `parse` returned.
 
   Returns:
-    k ints: all from the first on; or the labels given, or the `which` most
-    probable ones, the most probable first and equal ones by their column.
+    k ints: all in order; or the predicted labels, or the `which` most probable
+    ones, most probable first and ties by column.
   """
   if which == ALL:
     return range(len(row))
@@ -436,7 +436,7 @@ def columns(row, chosen, which):
   elif which >= len(row):
     found = np.arange(len(row))
   else:
-    # Linear in the labels; only what may be among the highest is sorted.
+    # Linear in the labels; only candidates for the highest are sorted.
     found = np.flatnonzero(row >= np.partition(row, -which)[-which])
   order = found[np.argsort(-row[found], kind="mergesort")]
   return (order if which == LABELS else order[:which]).tolist()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The multi-label head: one sigmoid a label on top of BERT.
+"""The multi-label head: one sigmoid per label on top of BERT.
 
-`create_model` is the only place where the model is put together: training,
-evaluation, the session predictor and the export build their graphs with it.
+Only `create_model` assembles the model: training, evaluation, the session
+predictor and the export build their graphs with it.
 """
 
 import collections
@@ -28,7 +28,7 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
                  recorded_layers=None, output_weights_initializer=None,
                  calibration=None, dropout_samples=1,
                  change_word_embeddings=None):
-  """BERT, then a logit a label, then a sigmoid a logit.
+  """BERT, then a logit per label, then a sigmoid per logit.
 
   Variables: those of `modeling.BertModel` in the scope "bert",
   `output_weights` `[num_labels, hidden_size]`, `output_bias` `[num_labels]`.
@@ -40,10 +40,10 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
     input_mask: int32 or int64 `[batch, seq]`.
     segment_ids: int32 or int64 `[batch, seq]`.
     labels: float32 `[batch, num_labels]`, 1 where the label holds, else 0; or
-      None when no loss is asked for.
+      None if no loss is needed.
     num_labels: int.
     use_one_hot_embeddings: bool, see `modeling.BertModel`.
-    pooling: what stands for a text: "pooler", the first token through the tanh
+    pooling: what represents a text: "pooler", the first token through the tanh
       pooler; "cls", the first token of the last layer; "mean", the mean of the
       last layer over real tokens.
     dropout_seed: see `modeling.dropout`.
@@ -55,10 +55,10 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
       truncated normal of standard deviation `WEIGHTS_STDDEV`.
     calibration: `calibration.Calibration` of the probabilities, which the loss
       knows nothing of; None: none.
-    dropout_samples: int, in training: so many dropout masks of the sentence
+    dropout_samples: int, in training: number of dropout masks of the sentence
       vector, whose losses are averaged (Inoue 2019, "Multi-Sample Dropout for
-      Accelerated Training and Better Generalization"); the logits are those
-      of the first.
+      Accelerated Training and Better Generalization"); the logits are those of
+      the first one.
     change_word_embeddings: see `modeling.BertModel`.
 
   Returns:
@@ -67,7 +67,7 @@ def create_model(bert_config, is_training, input_ids, input_mask, segment_ids,
     None without labels.
 
   Raises:
-    ValueError: `pooling` is none of `POOLINGS`.
+    ValueError: `pooling` is not one of `POOLINGS`.
   """
   if pooling not in POOLINGS:
     raise ValueError("pooling is %s; it must be one of %s." % (
@@ -143,7 +143,7 @@ def _mean_over_tokens(sequence_output, input_mask):
   """Mean of `[batch, seq, hidden]` over the tokens whose mask is 1."""
   mask = tf.expand_dims(tf.cast(input_mask, tf.float32), axis=-1)
   total = tf.reduce_sum(sequence_output * mask, axis=1)
-  # A row without any token has no mean; 1 keeps it finite.
+  # A row without tokens has no mean; 1 keeps it finite.
   return total / tf.maximum(tf.reduce_sum(mask, axis=1), 1.0)
 
 
@@ -231,7 +231,7 @@ def log_odds(label_counts, num_examples):
     num_examples: int, at least 1.
 
   Returns:
-    list of float; frequencies are kept half an example away from 0 and 1.
+    list of float; frequencies stay half an example away from 0 and 1.
   """
   counts = np.clip(np.asarray(label_counts, np.float64), 0.5,
                    num_examples - 0.5)

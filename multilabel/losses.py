@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Losses of multi-label classification, from logits.
 
-Legend: x logit, p = sigmoid(x), y label in [0, 1], L labels. `zlpr` has a value
-a text, see there. Every other loss has one per cell, is
+Legend: x logit, p = sigmoid(x), y label in [0, 1], L labels. `zlpr` has one
+value per text, see there. Every other loss has one value per cell, is
 
   y * positive term + (1 - y) * negative term
 
@@ -11,12 +11,11 @@ any numeric type or bool) and `logits` [batch, L] (a floating type), and returns
 [batch, L] of the logits' type. It can be differentiated by the logits, and by
 the labels where they are floating.
 
-All terms are put together from -log p = softplus(-x) and -log(1 - p) =
-softplus(x), so that no probability is rounded to 0 or 1 before its logarithm:
-losses and gradients are finite for every finite logit. Types of less than 32
-bits are computed in float32 and rounded at the end; a loss above the largest
-number of such a type (65504 in float16) becomes that number and keeps its
-gradient.
+All terms are computed from -log p = softplus(-x) and -log(1 - p) = softplus(x),
+so no probability is rounded to 0 or 1 before its logarithm: losses and
+gradients are finite for every finite logit. Types with less than 32 bits are
+computed in float32 and rounded at the end; a loss above the maximum of such a
+type (65504 in float16) is clipped to it and keeps its gradient.
 """
 
 import functools
@@ -33,7 +32,7 @@ from processors.text_lines import shown
 LOSSES = ("sigmoid", "weighted", "focal", "asymmetric", "zlpr",
           "class_balanced", "distribution_balanced")
 
-# Losses that take the label counts of train, and how many texts it has.
+# Losses that need the label counts and the number of texts of train.
 COUNTING = ("class_balanced", "distribution_balanced")
 
 _MAX_WEIGHT_FILE = 1 << 26  # characters
@@ -43,11 +42,11 @@ def make_loss(name, pos_weight=None, label_smoothing=0.0, gamma=2.0,
               alpha=None, gamma_pos=0.0, gamma_neg=4.0, clip=0.05,
               label_counts=None, num_examples=None, beta=0.999, mu=0.3,
               negative_scale=5.0, kappa=0.05):
-  """Makes the function of labels and logits that a model is trained with.
+  """Makes the loss function of labels and logits.
 
   Args:
     name: one of `LOSSES`.
-    pos_weight: list of L floats, for "weighted" alone, which needs it.
+    pos_weight: list of L floats, only for "weighted", which requires it.
     label_smoothing: float in [0, 1), the epsilon of `smooth_labels`; 0 leaves
       the labels as they are.
     gamma: float, see `focal`.
@@ -56,7 +55,7 @@ def make_loss(name, pos_weight=None, label_smoothing=0.0, gamma=2.0,
     gamma_neg: float, see `asymmetric`.
     clip: float, see `asymmetric`.
     label_counts: [L] int, examples a label is on, for those of `COUNTING`.
-    num_examples: int, the examples that were counted.
+    num_examples: int, the number of examples counted.
     beta: float, see `class_balanced_weights`.
     mu: float, see `distribution_balanced`.
     negative_scale: float, see `distribution_balanced`.
@@ -67,17 +66,17 @@ def make_loss(name, pos_weight=None, label_smoothing=0.0, gamma=2.0,
     [batch] of "zlpr".
 
   Raises:
-    ValueError: unknown name, a parameter out of its range, `pos_weight`
-      missing or given to another loss, or counts missing.
+    ValueError: unknown name, a parameter out of range, `pos_weight` missing or
+      given to another loss, or counts missing.
   """
   if name not in LOSSES:
     raise ValueError("loss is %s; it must be one of %s." % (
         name, ", ".join(LOSSES)))
   if (pos_weight is not None) != (name == "weighted"):
     raise ValueError(
-        "loss weighted needs a pos_weight for each label."
+        "loss weighted needs a pos_weight for every label."
         if pos_weight is None else
-        "pos_weight is used by the loss weighted alone, not by %s." % name)
+        "pos_weight only applies to the loss weighted, not to %s." % name)
   _check_range("label_smoothing", label_smoothing, 0, 1, "0 <= value < 1")
   loss = sigmoid
   if name == "weighted":
@@ -98,9 +97,9 @@ def make_loss(name, pos_weight=None, label_smoothing=0.0, gamma=2.0,
         label_counts, beta))
   elif name == "distribution_balanced":
     if label_smoothing:
-      raise ValueError("label_smoothing does not go with the loss "
-                       "distribution_balanced, which weighs a text by the "
-                       "labels that it has; leave one of them out.")
+      raise ValueError("label_smoothing cannot be combined with the loss "
+                       "distribution_balanced, which weights a text by its "
+                       "labels; use only one of them.")
     _check_distribution_balanced(label_counts, num_examples, mu,
                                  negative_scale, kappa)
     loss = functools.partial(
@@ -114,7 +113,7 @@ def make_loss(name, pos_weight=None, label_smoothing=0.0, gamma=2.0,
 
 
 def sigmoid(labels, logits):
-  """Cross entropy of one sigmoid a label.
+  """Cross entropy of one sigmoid per label.
 
   -y log p - (1 - y) log(1 - p), `tf.nn.sigmoid_cross_entropy_with_logits`.
 
@@ -134,7 +133,7 @@ def sigmoid(labels, logits):
 
 
 def weighted(labels, logits, pos_weight):
-  """Cross entropy whose positive term is weighted a label.
+  """Cross entropy whose positive term is weighted per label.
 
   -w y log p - (1 - y) log(1 - p): the weighted log-likelihood of King and Zeng
   2001, "Logistic Regression in Rare Events Data", with weight 1 for negatives.
@@ -184,8 +183,8 @@ def focal(labels, logits, gamma=2.0, alpha=None):
     [batch, L] of the logits' type, smooth in the logits.
 
   Raises:
-    ValueError: a parameter out of its range, the shapes differ, or the logits
-      are not floating.
+    ValueError: a parameter out of range, the shapes differ, or the logits are
+      not floating.
   """
   _check_focal(gamma, alpha)
   labels, wide, dtype = _widen(labels, logits)
@@ -199,14 +198,14 @@ def focal(labels, logits, gamma=2.0, alpha=None):
 
 
 def asymmetric(labels, logits, gamma_pos=0.0, gamma_neg=4.0, clip=0.05):
-  """Asymmetric loss: easy negatives count little, the easiest nothing.
+  """Asymmetric loss: easy negatives count little, the easiest not at all.
 
-  -(1 - p)^gamma_pos y log p - p_m^gamma_neg (1 - y) log(1 - p_m) with
-  p_m = max(p - clip, 0): Ridnik et al. 2021, "Asymmetric Loss for Multi-Label
+  -(1 - p)^gamma_pos y log p - p_m^gamma_neg (1 - y) log(1 - p_m) with p_m =
+  max(p - clip, 0): Ridnik et al. 2021, "Asymmetric Loss for Multi-Label
   Classification", eq. 5 (the probability shift) and 7. With all three
   parameters 0 it is `sigmoid`. Its gradient is weak for negatives of p near 1
-  as well, which the paper takes for mislabelled. Probabilities trained with it
-  are too high to be believed; thresholds must be tuned.
+  as well, which the paper treats as mislabelled. Probabilities trained with it
+  are too high; thresholds must be tuned.
 
   Args:
     labels: [batch, L].
@@ -221,8 +220,8 @@ def asymmetric(labels, logits, gamma_pos=0.0, gamma_neg=4.0, clip=0.05):
     p <= clip; it has a kink at p = clip if gamma_neg is 0, else it is smooth.
 
   Raises:
-    ValueError: a parameter out of its range, the shapes differ, or the logits
-      are not floating.
+    ValueError: a parameter out of range, the shapes differ, or the logits are
+      not floating.
   """
   _check_asymmetric(gamma_pos, gamma_neg, clip)
   labels, wide, dtype = _widen(labels, logits)
@@ -239,8 +238,8 @@ def _shifted_negative_term(cost_on, cost_off, gamma, clip):
   """-p_m^gamma log(1 - p_m), from -log p and -log(1 - p), for clip > 0."""
   p = tf.exp(-cost_on)
   is_costly = p > clip
-  # Both branches of a `tf.where` are differentiated, so each gets arguments at
-  # which its derivative is finite, also where the other one is taken.
+  # Both branches of a `tf.where` are differentiated, so each gets arguments
+  # with a finite derivative even where the other one is used.
   shifted = tf.where(is_costly, p - clip, 0.5 * tf.ones_like(p))
   # log(1 - p_m): near p_m = 0 the first keeps the digits, near 1 the second.
   log_rest = tf.where(p <= 0.5, tf.log1p(-tf.minimum(shifted, 0.5)),
@@ -252,13 +251,13 @@ def _shifted_negative_term(cost_on, cost_off, gamma, clip):
 
 
 def zlpr(labels, logits):
-  """Every logit of a text's labels above 0, all others below: one value a text.
+  """Pushes a text's labels above logit 0, all others below it.
 
   log(1 + sum_i y_i e^-x_i) + log(1 + sum_i (1 - y_i) e^x_i): Su et al. 2022,
   "ZLPR: A Novel Loss for Multi-label Classification", eq. 8, with labels
   between 0 and 1 as weights. It compares logits with each other and with 0, so
-  a label holds from logit 0 on, probability 0.5. The sigmoid of such a logit is
-  no estimate of a frequency; `calibration` makes one of it.
+  the threshold is logit 0, probability 0.5. The sigmoid of such a logit does
+  not estimate a frequency; `calibration` fixes that.
 
   Args:
     labels: [batch, L]; they are treated as constants.
@@ -279,7 +278,7 @@ def zlpr(labels, logits):
 def _log_of_one_and(weights, values):
   """log(1 + sum weights e^values) over the last dimension, at any values."""
   counts = weights > 0
-  # e^0 of what does not count is finite, and weighs 0.
+  # e^0 of masked values is finite, and has weight 0.
   values = tf.where(counts, values, tf.zeros_like(values))
   most = tf.stop_gradient(tf.maximum(
       tf.reduce_max(values, axis=-1, keepdims=True), 0.0))
@@ -293,11 +292,12 @@ def class_balanced_weights(label_counts, beta=0.999):
 
   (1 - beta) / (1 - beta^n): Cui et al. 2019, "Class-Balanced Loss Based on
   Effective Number of Samples", eq. 2, made to sum up to L as they do. A label
-  without examples weighs as one with a single one.
+  without examples has the weight of one with a single example.
 
   Args:
     label_counts: [L] int, examples a label is on.
-    beta: float in [0, 1); 0 weighs all labels alike, near 1 by 1 / n.
+    beta: float in [0, 1); 0 gives all labels the same weight, near 1 it is
+      proportional to 1 / n.
 
   Returns:
     list of L floats.
@@ -314,7 +314,7 @@ def class_balanced_weights(label_counts, beta=0.999):
 
 def class_balanced(labels, logits, weights):
   """`sigmoid` times [L] weights (Cui et al. 2019, section 4.3), which are those
-  of `class_balanced_weights`, for positives and negatives alike."""
+  of `class_balanced_weights`, for both positives and negatives."""
   labels, wide, dtype = _widen(labels, logits)
   return _narrow(tf.constant(weights, wide.dtype) *
                  tf.nn.sigmoid_cross_entropy_with_logits(
@@ -323,18 +323,19 @@ def class_balanced(labels, logits, weights):
 
 def distribution_balanced(labels, logits, label_counts, num_examples, mu=0.3,
                           negative_scale=5.0, kappa=0.05):
-  """Rare labels weigh more, counted with the labels they come with.
+  """Rare labels get more weight, considering the labels they occur with.
 
   r (y log(1 + e^-(x - v)) + (1 - y) / s log(1 + e^(s (x - v)))), s being
   `negative_scale`: Wu et al. 2020, "Distribution-Balanced Loss for Multi-Label
   Classification in Long-Tailed Datasets".
 
     r = 0.1 + sigmoid(10 (q - mu)), q = (1 / n_i) / sum_j y_j / n_j (eq. 3 to
-        5): of the chances to meet the text by one of its labels, drawn evenly,
-        the share of label i; a text without labels has q infinite
+        5): if the text is sampled through one of its labels, drawn uniformly,
+        the probability of label i; for a text without labels q is infinite
     v = kappa log(N / n_i - 1) (eq. 7 and 8), the head's prior
 
-  Thresholds must be tuned, or probabilities calibrated: s and v move them.
+  Thresholds must be tuned, or probabilities calibrated, since s and v shift
+  them.
 
   Args:
     labels: [batch, L] of 0 and 1.
@@ -349,15 +350,15 @@ def distribution_balanced(labels, logits, label_counts, num_examples, mu=0.3,
     [batch, L] of the logits' type.
 
   Raises:
-    ValueError: a parameter out of its range, the shapes differ, or the logits
-      are not floating.
+    ValueError: a parameter out of range, the shapes differ, or the logits are
+      not floating.
   """
   _check_distribution_balanced(label_counts, num_examples, mu, negative_scale,
                                kappa)
   labels, wide, dtype = _widen(labels, logits)
   counts = [max(int(count), 1) for count in label_counts]
   inverse = tf.constant([1.0 / count for count in counts], wide.dtype)
-  # Half an example away from all of them, whose log-odds would be infinite.
+  # Half an example away from the limits, where log-odds would be infinite.
   shift = tf.constant([
       kappa * math.log(num_examples / min(count, num_examples - 0.5) - 1)
       for count in counts], wide.dtype)
@@ -380,14 +381,14 @@ def smooth_labels(labels, epsilon):
   Vision", section 7, with the two classes of one label.
 
   Args:
-    labels: [batch, L]; what is not floating becomes float32.
+    labels: [batch, L]; non-floating types become float32.
     epsilon: float in [0, 1).
 
   Returns:
     [batch, L], floating, in [epsilon / 2, 1 - epsilon / 2].
 
   Raises:
-    ValueError: `epsilon` out of its range.
+    ValueError: `epsilon` out of range.
   """
   _check_range("label_smoothing", epsilon, 0, 1, "0 <= value < 1")
   labels = tf.convert_to_tensor(labels)
@@ -400,9 +401,9 @@ def _widen(labels, logits):
   """Returns both in one type of at least 32 bits, and the logits' own type."""
   labels, logits = tf.convert_to_tensor(labels), tf.convert_to_tensor(logits)
   if not logits.dtype.is_floating:
-    raise ValueError("logits are of type %s; give a floating type." %
+    raise ValueError("logits have type %s; they must be floating-point." %
                      logits.dtype.name)
-  # A label or an example for all of them would go through as broadcasting.
+  # A single label or example would silently be broadcast.
   if not labels.shape.is_compatible_with(logits.shape):
     raise ValueError("labels have shape %s and logits %s; give one logit for "
                      "each label." % (labels.shape, logits.shape))
@@ -411,7 +412,7 @@ def _widen(labels, logits):
 
 
 def _narrow(losses, dtype):
-  """Rounds to `dtype`; what is too large becomes its largest number."""
+  """Rounds to `dtype`; values that are too large become its maximum."""
   if losses.dtype == dtype:
     return losses
   largest = tf.stop_gradient(tf.minimum(losses, float(dtype.max)))
@@ -420,7 +421,7 @@ def _narrow(losses, dtype):
 
 
 def _cross_entropies(logits):
-  """(-log p, -log(1 - p)), both without loss of digits at any logit."""
+  """(-log p, -log(1 - p)), both at full precision for any logit."""
   return tf.nn.softplus(-logits), tf.nn.softplus(logits)
 
 
@@ -442,8 +443,8 @@ def _check_asymmetric(gamma_pos, gamma_neg, clip):
 
 def _check_counts(label_counts):
   if label_counts is None:
-    raise ValueError("label_counts are missing; give how many examples each "
-                     "label is on in train.")
+    raise ValueError("label_counts is missing; give the number of train "
+                     "examples with each label.")
 
 
 def _check_distribution_balanced(label_counts, num_examples, mu,
@@ -473,14 +474,14 @@ def _check_weight(name, weight):
 
 
 def pos_weight_from_counts(label_counts, num_examples, cap=10.0):
-  """Weights for `weighted` from how often each label is on in train.
+  """Weights for `weighted` from the label counts in train.
 
-  negatives / positives gives both sides of a label the same weight. It is kept
-  in 1 / cap ... cap: a weight w moves the cut at probability 0.5 to where the
-  unweighted model says 1 / (1 + w), and makes one positive example pull as w
-  negatives do. At 10 that is a cut at 0.09 and ten times the noise of a single
-  example; the full 500 of a label that is on in 0.2% would predict it wherever
-  the model says 0.002, and follow each of its few examples.
+  negatives / positives gives both sides of a label the same weight. It is
+  clipped to 1 / cap ... cap: a weight w moves the threshold 0.5 to where the
+  unweighted model predicts 1 / (1 + w), and gives one positive example the
+  weight of w negatives. At 10, that is a threshold of 0.09 and ten times the
+  noise of a single example; the full 500 for a label with frequency 0.2% would
+  predict it wherever the model predicts 0.002, and overfit its few examples.
 
   Args:
     label_counts: [L] int, examples a label is on.
@@ -500,15 +501,16 @@ def pos_weight_from_counts(label_counts, num_examples, cap=10.0):
   weights = []
   for column, count in enumerate(label_counts):
     if not 0 <= count <= num_examples:
-      raise ValueError("label %d is on in %s of %s examples; give counts in "
-                       "0..%s." % (column, count, num_examples, num_examples))
+      raise ValueError(
+          "label %d occurs in %s of %s examples; counts must be in "
+          "0..%s." % (column, count, num_examples, num_examples))
     ratio = float(num_examples - count) / count if count else cap
     weights.append(float(min(max(ratio, 1.0 / cap), cap)))
   return weights
 
 
 def read_pos_weight_file(path, label_list):
-  """Reads weights for `weighted` that somebody chose.
+  """Reads weights for `weighted` from a file.
 
   Args:
     path: str, a UTF-8 file: a JSON object {"label": weight}, or one line per
@@ -519,10 +521,10 @@ def read_pos_weight_file(path, label_list):
     list of L floats, in the order of `label_list`.
 
   Raises:
-    ValueError: the file cannot be read; a label is missing, unknown or there
-      twice; a weight is not a finite number above 0.
+    ValueError: the file cannot be read; a label is missing, unknown or
+      duplicate; a weight is not a finite number above 0.
   """
-  lines = []  # read once: a pipe can be read no second time
+  lines = []  # read once: a pipe cannot be read again
   size = 0
   for line in read_lines(path):
     lines.append(line)
@@ -539,7 +541,7 @@ def read_pos_weight_file(path, label_list):
       raise ValueError("%s: label %s is not among the labels of the data (%s)."
                        % (place, shown(label), list_names(label_list)))
     if label in weights:
-      raise ValueError("%s: label %s is there twice." % (place, shown(label)))
+      raise ValueError("%s: label %s appears twice." % (place, shown(label)))
     if value is None:
       raise ValueError("%s: the weight of label %s is not a number." % (
           place, shown(label)))
@@ -547,7 +549,8 @@ def read_pos_weight_file(path, label_list):
     weights[label] = value
   missing = [label for label in label_list if label not in weights]
   if missing:
-    raise ValueError("%s: there is no weight for %s; give every label one." % (
+    raise ValueError(
+        "%s: there is no weight for %s; give a weight for every label." % (
         path, list_names(missing)))
   return [weights[label] for label in label_list]
 
@@ -573,23 +576,23 @@ def _tsv_weights(path, lines):
   for number, line in enumerate(lines, 1):
     if not line.strip():
       continue
-    # The last tab counts: a label may hold tabs itself.
+    # The last tab counts: a label may contain tabs itself.
     label, _, cell = line.rpartition("\t")
     place = "%s:%d" % (path, number)
     if not label.strip():
-      raise ValueError("%s: there is no label before a tab; write "
-                       '"label<TAB>weight".' % place)
+      raise ValueError("%s: there is no label before the tab; write "
+                       "\"label<TAB>weight\"." % place)
     yield place, label.strip(), _to_float(cell)
 
 
 def _to_float(value):
-  """float of a number or its text; None where it is none."""
-  # Python reads 1_0 as 10, which nobody means.
+  """float of a number or its text; None if it is neither."""
+  # Python reads 1_0 as 10, which is never meant.
   if isinstance(value, str) and "_" in value:
     return None
   try:
     return float(value)
   except ValueError:
     return None
-  except OverflowError:  # a whole number of hundreds of digits
+  except OverflowError:  # an integer of hundreds of digits
     return math.inf

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics of multi-label classification, on numpy arrays alone.
+"""Metrics of multi-label classification, in numpy only.
 
 Legend: N examples, L labels, B bins, K resamples, C labels of a block.
 `labels` is [N, L] of 0 and 1 (bool, int or float), `probabilities` is [N, L]
@@ -8,17 +8,17 @@ rounded to the type of the probabilities (see multilabel_thresholds.py).
 
 Undefined cases. A ratio with denominator 0 (precision without a prediction,
 recall and F1 without a positive) is 0, as in scikit-learn with
-`zero_division=0`. Average precision of a label without a positive, and ROC
-AUC of a label without a positive or without a negative, are nan, are left out
-of the macro average, and the labels are listed in the result. An average of
+`zero_division=0`. Average precision of a label without a positive, and ROC AUC
+of a label without a positive or without a negative, are nan and excluded from
+the macro average, and the labels are listed in the result. An average of
 nothing is nan.
 
 Invalid input (shapes that differ, nothing to measure, nan, labels other than
 0 and 1, probabilities outside 0..1) raises `ValueError`.
 
-Beside the input, the memory used does not grow with N x L: sortable keys of at
-most about `score_curves.POOLED_CELLS` cells (4 bytes each for float32)
-for the micro averages, and about a hundred megabytes for a block.
+Apart from the input, memory does not grow with N x L: sortable keys of at most
+about `score_curves.POOLED_CELLS` cells (4 bytes each for float32) for the micro
+averages, and about a hundred megabytes for a block.
 """
 
 import collections
@@ -40,7 +40,7 @@ from multilabel.score_curves import sorted_keys
 
 
 def _mean_defined(values):
-  """Returns the mean of what is not nan; nan when nothing is left."""
+  """Returns the mean of all values except nan; nan if there are none."""
   values = values[~np.isnan(values)]
   return float(np.mean(values)) if values.size else float("nan")
 
@@ -53,7 +53,7 @@ def _precision_sums(curve):
 
 
 def _ordered_pairs(curve):
-  """Returns [rows]: pairs with the positive above; a tie counts a half."""
+  """Returns [rows]: pairs with the positive above; a tie counts 1/2."""
   twice = (curve.size - curve.positives) * (2 * curve.tp - curve.positives)
   return np.bincount(curve.row, weights=twice,
                      minlength=len(curve.totals)) / 2
@@ -71,19 +71,18 @@ def _f1_triples(tp, predicted, actual):
 
 
 def threshold_metrics(labels, probabilities, thresholds=0.5):
-  """Metrics of the decisions probability >= threshold.
+  """Metrics of the predictions probability >= threshold.
 
   Precision tp / (tp + fp), recall tp / (tp + fn), F1 2 tp / (2 tp + fp + fn)
   (van Rijsbergen 1979, "Information Retrieval", ch. 7). micro: of the counts
   summed over labels; macro: mean over labels; weighted: mean over labels
   weighted by their positives; samples: mean over examples (Yang 1999, "An
   Evaluation of Statistical Approaches to Text Categorization"; Tsoumakas,
-  Katakis and Vlahavas 2010, "Mining Multi-label Data", sec. 7, also for
-  subset accuracy and Hamming loss). `macro_f1` counts a label without a
-  positive as 0, `macro_f1_present` leaves it out; `samples_f1` counts an
-  example that neither has nor gets a label as 0, as scikit-learn does, and
-  `samples_f1_present` leaves it out. The weighted averages
-  without any positive are 0.
+  Katakis and Vlahavas 2010, "Mining Multi-label Data", sec. 7, also for subset
+  accuracy and Hamming loss). `macro_f1` counts a label without a positive as 0,
+  `macro_f1_present` leaves it out; `samples_f1` counts an example without true
+  or predicted labels as 0, as scikit-learn does, and `samples_f1_present`
+  leaves it out. Without any positive, the weighted averages are 0.
 
   Args:
     labels: [N, L] of 0 and 1.
@@ -150,11 +149,11 @@ def ranking_metrics(labels, probabilities):
 
   Average precision is the sum over distinct scores of (rise of recall) x
   precision, without interpolation (Manning, Raghavan and Schuetze 2008,
-  "Introduction to Information Retrieval", sec. 8.4; the sum of
-  scikit-learn's `average_precision_score`). ROC AUC is the chance that a
-  positive scores above a negative, a tie counting a half (Hanley and McNeil
-  1982, "The Meaning and Use of the Area under a ROC Curve"). micro: all
-  cells as one list; macro: mean over the labels where it is defined.
+  "Introduction to Information Retrieval", sec. 8.4; the sum of scikit-learn's
+  `average_precision_score`). ROC AUC is the probability that a positive scores
+  above a negative, a tie counting 1/2 (Hanley and McNeil 1982, "The Meaning and
+  Use of the Area under a ROC Curve"). micro: all cells as one list; macro: mean
+  over the labels where it is defined.
 
   Args:
     labels: [N, L] of 0 and 1.
@@ -209,16 +208,16 @@ def example_ranking_metrics(labels, probabilities, ks=(1, 3, 5)):
   """How each example ranks the labels.
 
   Label ranking average precision, coverage error and ranking loss as in
-  Tsoumakas, Katakis and Vlahavas 2010, "Mining Multi-label Data", sec. 7,
-  and in scikit-learn: an example whose labels are all or none positive has
-  average precision 1 and ranking loss 0; coverage is 0 without a positive;
-  a tie counts against the ranking. precision@k and recall@k (Manning et al.
-  2008, sec. 8.4) divide the positives among the k most probable labels by k
-  (by L where k is more) and by the example's positives; where the k-th place
-  is tied, the expectation over the orders of the tied labels is taken
-  (McSherry and Najork 2008, "Computing Information Retrieval Performance
-  Measures Efficiently in the Presence of Tied Scores"). Without a positive,
-  precision@k is 0 and recall@k leaves the example out (nan if none is left).
+  Tsoumakas, Katakis and Vlahavas 2010, "Mining Multi-label Data", sec. 7, and
+  in scikit-learn: an example whose labels are all or none positive has average
+  precision 1 and ranking loss 0; coverage is 0 without a positive; a tie counts
+  against the ranking. precision@k and recall@k (Manning et al. 2008, sec. 8.4)
+  divide the positives among the k most probable labels by k (by L where k is
+  more) and by the example's positives; if the k-th place is tied, the
+  expectation over the orders of the tied labels is used (McSherry and Najork
+  2008, "Computing Information Retrieval Performance Measures Efficiently in the
+  Presence of Tied Scores"). Without a positive, precision@k is 0 and recall@k
+  leaves the example out (nan if none is left).
 
   Args:
     labels: [N, L] of 0 and 1.
@@ -236,7 +235,7 @@ def example_ranking_metrics(labels, probabilities, ks=(1, 3, 5)):
   labels, probabilities = check_arrays(labels, probabilities)
   num_examples, num_labels = labels.shape
   if any(k < 1 for k in ks):
-    raise ValueError("k is %s; give numbers of labels above 0" % (list(ks),))
+    raise ValueError("k is %s; it must be above 0" % (list(ks),))
   ranked, coverage, loss, with_positive = 0., 0., 0., 0
   precision, recall = np.zeros(len(ks)), np.zeros(len(ks))
   for _, curve in example_curves(labels, probabilities):
@@ -278,7 +277,7 @@ def _equal_mass_edges(rows, num_bins):
 
 
 def _quantile_places(size, num_bins):
-  """Sorted places around each inner quantile: low, high, share of the way."""
+  """Sorted places around each inner quantile: low, high, weight."""
   places = np.arange(1, num_bins) * (size - 1)
   low = places // num_bins
   return low, np.minimum(low + 1, size - 1), places % num_bins / num_bins
@@ -327,10 +326,10 @@ def reliability_curve(labels, probabilities, num_bins=15, equal_mass=False):
 
   (DeGroot and Fienberg 1983, "The Comparison and Evaluation of Forecasters";
   Niculescu-Mizil and Caruana 2005, "Predicting Good Probabilities with
-  Supervised Learning".) Bins of equal width are closed above:
-  (0, 1/B] has also the zeros. Bins of equal mass are cut at the quantiles j/B
-  (interpolated linearly) and closed above, so equal scores share a bin, and
-  bins are empty where scores are tied.
+  Supervised Learning".) Bins of equal width are closed above: (0, 1/B] also has
+  the zeros. Bins of equal mass are cut at the quantiles j/B (interpolated
+  linearly) and closed above, so equal scores share a bin, and bins are empty
+  where scores are tied.
 
   Args:
     labels: [N, L] of 0 and 1.
@@ -362,18 +361,17 @@ def reliability_curve(labels, probabilities, num_bins=15, equal_mass=False):
 
 
 def calibration_metrics(labels, probabilities, num_bins=15):
-  """Whether the probabilities can be believed.
+  """How well the probabilities are calibrated.
 
   Brier score, mean of (p - y)^2 (Brier 1950, "Verification of Forecasts
-  Expressed in Terms of Probability"). Log loss, mean of -log of the
-  probability given to the truth (Good 1952, "Rational Decisions"), p first
-  moved into [eps, 1 - eps] with eps of the probabilities' own type, as
-  scikit-learn does since 1.3. Expected calibration error, sum over bins of
-  (share of the cells) x |mean p - positive rate| (Naeini, Cooper and
-  Hauskrecht 2015, "Obtaining Well Calibrated Probabilities Using Bayesian
-  Binning"; bins of equal mass: Nguyen and O'Connor 2015, "Posterior
-  Calibration and Exploratory Analysis"), with the bins of
-  `reliability_curve`. All are defined for any labels.
+  Expressed in Terms of Probability"). Log loss, mean of -log of the probability
+  of the truth (Good 1952, "Rational Decisions"), p first clipped to [eps, 1 -
+  eps] with eps of the probabilities' own type, as scikit-learn does since 1.3.
+  Expected calibration error, sum over bins of (fraction of the cells) x
+  |mean p - positive rate| (Naeini, Cooper and Hauskrecht 2015, "Obtaining Well
+  Calibrated Probabilities Using Bayesian Binning"; bins of equal mass: Nguyen
+  and O'Connor 2015, "Posterior Calibration and Exploratory Analysis"), with the
+  bins of `reliability_curve`. All are defined for any labels.
 
   Args:
     labels: [N, L] of 0 and 1.
@@ -381,7 +379,7 @@ def calibration_metrics(labels, probabilities, num_bins=15):
     num_bins: int, B.
 
   Returns:
-    OrderedDict: floats `brier_score`, `log_loss` (mean a cell),
+    OrderedDict: floats `brier_score`, `log_loss` (mean per cell),
     `ece_equal_width`, `ece_equal_mass`, over all cells; arrays [L]
     `label_brier_score`, `label_log_loss`, `label_ece_equal_width`,
     `label_ece_equal_mass`.
@@ -420,16 +418,16 @@ def calibration_metrics(labels, probabilities, num_bins=15):
 
 
 def undefined_labels(labels, label_names=None):
-  """Names the labels that an average leaves out or counts as 0.
+  """Names the labels that an average excludes or counts as 0.
 
   Args:
     labels: [N, L] of 0 and 1.
     label_names: None (column numbers as text) or L names.
 
   Returns:
-    OrderedDict, key of an average -> list of names: left out of
-    `macro_average_precision` (no positive) and of `macro_roc_auc` (no
-    positive or no negative); counted as 0 in `macro_f1` (no positive).
+    OrderedDict, key of an average -> list of names: excluded from
+    `macro_average_precision` (no positive) and of `macro_roc_auc` (no positive
+    or no negative); counted as 0 in `macro_f1` (no positive).
 
   Raises:
     ValueError: invalid input.
@@ -450,24 +448,23 @@ def undefined_labels(labels, label_names=None):
 
 def evaluate(labels, probabilities, thresholds=0.5, label_names=None,
              decided=None):
-  """Computes the scores that are looked at first.
+  """Computes the headline scores.
 
   Args:
     labels: [N, L] of 0 and 1.
     probabilities: [N, L] in 0..1.
     thresholds: number or [L].
     label_names: None (column numbers as text) or L names.
-    decided: bool [N, L] or None: the labels given, where more than thresholds
-      decides.
+    decided: bool [N, L] or None: the predicted labels, if not decided by
+      thresholds alone.
 
   Returns:
     OrderedDict of floats: `{micro,macro,weighted,samples}_f1`,
-    `samples_f1_present` (of examples that have or get a label),
+    `samples_f1_present` (of examples with a true or predicted label),
     `{micro,macro}_{precision,recall}`, `subset_accuracy`, `hamming_loss`,
-    `{micro,macro}_average_precision` and
-    `{micro,macro}_roc_auc` (nan when undefined; `undefined_labels` says which
-    labels the macro ones leave out), `f1/<label name>` in label order; and
-    the int `num_examples`.
+    `{micro,macro}_average_precision` and `{micro,macro}_roc_auc` (nan when
+    undefined; `undefined_labels` says which labels the macro ones leave out),
+    `f1/<label name>` in label order; and the int `num_examples`.
 
   Raises:
     ValueError: invalid input.
@@ -478,7 +475,7 @@ def evaluate(labels, probabilities, thresholds=0.5, label_names=None,
     decisions = threshold_metrics(labels, probabilities, thresholds)
   elif getattr(decided, "dtype", None) == bool and (
       decided.shape == labels.shape):
-    # As they are: to be compared with a threshold they would become float64.
+    # Unconverted: compared with a threshold they would become float64.
     decisions = _decision_metrics(labels, lambda block: decided[block])
   else:
     decisions = threshold_metrics(labels, decided)

@@ -1,25 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checked arrays of probabilities and labels, and the curves made of them."""
+"""Checks arrays of probabilities and labels, and computes curves from them."""
 
 import collections
 
 import numpy as np
 
 
-# Cells handled at once: large enough for numpy, small enough for the memory.
+# Cells processed at once: large enough for numpy, small enough for memory.
 BLOCK_CELLS = 1 << 20
 
 
 # Cells of all labels together that are sorted at once; more are sorted by
-# ranges of their scores, with a pass over the input for each.
+# ranges of scores, with one pass over the input per range.
 POOLED_CELLS = 1 << 25
 
 
 # What `score_curve` returns, all [G]: groups of equal scores, ascending in a
 # row. `tp` and `predicted` count the positives and the cells of the row at or
-# above the score; `positives` and `size` those that have just this score.
-# `row_starts` [rows] is the first group of each row, `totals` [rows] the
-# number of positives of each row.
+# above the score; `positives` and `size` those with exactly this score.
+# `row_starts` [rows] is the first group of each row, `totals` [rows] the number
+# of positives of each row.
 ScoreCurve = collections.namedtuple(
     "ScoreCurve", ["row", "score", "size", "positives", "tp", "predicted",
                    "row_starts", "totals"])
@@ -50,10 +50,10 @@ def check_probabilities(probabilities):
   array = np.asarray(probabilities)
   if array.ndim != 2 or not array.shape[1]:
     raise ValueError(
-        "probabilities have shape %s; give one row an example and one column "
-        "a label" % (array.shape,))
+        "probabilities have shape %s; give one row per example and one column "
+        "per label" % (array.shape,))
   if array.dtype.kind not in "fiub":
-    raise ValueError("probabilities are of type %s; give numbers in 0..1" %
+    raise ValueError("probabilities have type %s; give numbers in 0..1" %
                      array.dtype)
   if array.dtype == np.float16:
     array = array.astype(np.float32)
@@ -68,7 +68,7 @@ def check_probabilities(probabilities):
 
 
 def check_labels(labels):
-  """Checks labels; returns them as array [N, L], in the type they had.
+  """Checks labels; returns them as array [N, L], with their type.
 
   Raises:
     ValueError: not two dimensions, empty, or a cell that is not 0 or 1.
@@ -79,7 +79,7 @@ def check_labels(labels):
         "labels have shape %s; give at least one row (an example) and one "
         "column (a label)" % (array.shape,))
   if array.dtype.kind not in "fiub":
-    raise ValueError("labels are of type %s; give numbers 0 and 1" %
+    raise ValueError("labels have type %s; give the numbers 0 and 1" %
                      array.dtype)
   if array.dtype.kind != "b":
     bad = _first_bad(array, lambda x: (x == 0) | (x == 1))
@@ -133,7 +133,7 @@ def check_label_names(label_names, num_labels):
   """Returns the names as list; the column numbers as text for None.
 
   Raises:
-    ValueError: another count than labels, or a name that is there twice.
+    ValueError: the number differs from that of the labels, or a duplicate name.
   """
   if label_names is None:
     return [str(i) for i in range(num_labels)]
@@ -143,7 +143,7 @@ def check_label_names(label_names, num_labels):
                      (len(names), num_labels))
   if len(set(names)) != num_labels:
     twice = [n for n, c in collections.Counter(names).items() if c > 1][0]
-    raise ValueError("label name %r is there twice; give each label its own" %
+    raise ValueError("label name %r appears twice; names must be unique" %
                      (twice,))
   return names
 
@@ -156,7 +156,7 @@ def row_blocks(num_rows, num_columns):
 
 
 def divide(numerator, denominator):
-  """Returns the float64 quotient, 0 where the denominator is 0."""
+  """Returns the float64 quotient, 0 if the denominator is 0."""
   numerator, denominator = np.broadcast_arrays(numerator, denominator)
   return np.divide(numerator, denominator, where=denominator != 0,
                    out=np.zeros(numerator.shape, np.float64))
@@ -167,10 +167,10 @@ def _make_keys(labels, probabilities):
 
   The bits of floats in 0..1, read as integers, are in the order of the floats
   and leave the two highest bits free. Sorting such keys needs no index array,
-  and half of the memory of one.
+  and half the memory of one.
   """
   width = np.uint32 if probabilities.dtype == np.float32 else np.uint64
-  # Adding 0 makes -0.0 to 0.0, whose bits are those of the lowest score.
+  # Adding 0 turns -0.0 into 0.0, whose bits are those of the lowest score.
   keys = np.add(probabilities, 0, order="C").view(width)
   keys <<= 1
   keys |= labels != 0
@@ -220,7 +220,7 @@ def label_curves(labels, probabilities):
 
 
 def example_curves(labels, probabilities):
-  """Yields (slice of examples, `ScoreCurve` with a row an example)."""
+  """Yields (slice of examples, `ScoreCurve` with a row per example)."""
   for block in row_blocks(*labels.shape):
     keys = _make_keys(labels[block], probabilities[block])
     keys.sort(axis=-1)
@@ -239,7 +239,7 @@ def pooled_curves(labels, probabilities):
     start = 0
     while start < keys.size:
       last = min(start + BLOCK_CELLS, keys.size) - 1
-      # A group is never cut: a part ends where the score of `last` ends.
+      # Groups are never split: a part ends where the score of `last` ends.
       end = int(np.searchsorted(keys, keys[last] | keys.dtype.type(1),
                                 "right"))
       curve = score_curve(keys[start:end].reshape(1, -1))

@@ -53,8 +53,8 @@ def create_processor(task_name=None, processor=None, options=None):
   Args:
     task_name: str, a key of `PROCESSORS` in any case, or None.
     processor: str, `path/to/file.py:ClassName` or `package.module:ClassName`,
-      or None. The file's code is run, with the rights of this process. The
-      class is called with `options=` if its constructor takes that, else
+      or None. The file's code is executed with the rights of this process. The
+      class is called with `options=` if its constructor accepts that, otherwise
       without arguments; it need not derive from `DataProcessor`.
     options: dict, as `DataProcessor.__init__` takes it.
 
@@ -92,8 +92,8 @@ def get_labels(processor, data_dir):
     list of str, in the order of the outputs.
 
   Raises:
-    ValueError: the labels are no list of names, there are none, one is there
-      twice, or one cannot stand in `labels.txt`.
+    ValueError: the labels are not a list of names, there are none, one is a
+      duplicate, or one cannot be in `labels.txt`.
   """
   takes_folder = True
   try:
@@ -142,8 +142,8 @@ def get_examples(processor, part, data_dir):
     iterable of examples.
 
   Raises:
-    ValueError: the files are broken, or the user's own code failed; also on
-      the way through the examples.
+    ValueError: the files are broken, or the user's own code failed; also while
+      iterating over the examples.
   """
   examples = user_code.call(processor, "get_%s_examples" % part, data_dir)
   if not hasattr(examples, "__iter__"):
@@ -165,7 +165,7 @@ def _load_class(processor):
         processor, place))
   try:
     module = _import_file(place) if is_file else importlib.import_module(place)
-  # The user's code may raise anything, and even exit.
+  # User code may raise anything, and even exit.
   except (Exception, SystemExit) as error:  # pylint: disable=broad-except
     raise ValueError("--processor=%s: %s cannot be imported (%s: %s)%s%s." % (
         processor, place, type(error).__name__, one_line(error),
@@ -183,10 +183,10 @@ def _load_class(processor):
 
 
 def _import_file(path):
-  """Runs a Python file as a module, which may import those beside it."""
+  """Runs a Python file as a module, which may import its neighbors."""
   package_names.alias(__name__)
   path = os.path.abspath(path)
-  # The name is the path's own, so that no other module is shadowed.
+  # The name is derived from the path, so that no other module is shadowed.
   name = "processor_%s_%s" % (
       os.path.splitext(os.path.basename(path))[0],
       hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest()[:8])
@@ -225,6 +225,6 @@ def _instantiate(processor_class, processor, options):
   except (Exception, SystemExit) as error:  # pylint: disable=broad-except
     place = user_code.at_line(error, user_code.file_of(processor_class))
     if isinstance(error, ValueError) and not place:
-      raise  # an option that means nothing to it
+      raise  # an option that it does not support
     raise ValueError("--processor=%s: its constructor failed (%s: %s)%s." % (
         processor, type(error).__name__, one_line(error), place)) from error

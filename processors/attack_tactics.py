@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sentences on intruders' behaviour, labelled with MITRE ATT&CK tactics."""
+"""Sentences on intruders' behavior, labelled with MITRE ATT&CK tactics."""
 
 from processors import jsonl
 
@@ -24,9 +24,9 @@ TACTICS = (
 
 
 class AttackTacticsProcessor(jsonl.JsonlProcessor):
-  """JSON lines whose labels are the 14 tactics, unless `labels.txt` says."""
+  """JSON lines whose labels are the 14 tactics, unless `labels.txt` differs."""
 
   def known_labels(self, data_dir):
-    """Returns the tactics, whatever the train file holds."""
+    """Returns the tactics, whatever the train file contains."""
     known = super(AttackTacticsProcessor, self).known_labels(data_dir)
     return list(TACTICS) if known is None else known

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the data processors share: examples, labels, one file a part.
+"""Shared by the data processors: examples, labels, one file per part.
 
 A processor turns the files of a folder into `InputExample`s. Processors whose
-data are one file a part (`train`, `dev`, `test`) derive from `FileProcessor`
-and only say how one file is read. Every complaint about the user's data is a
-`ValueError` of one sentence that begins with `path:LINE` where a line is at
-fault. Examples are produced one by one, so that a file of any size is read in
-constant memory; the first one is produced at once, so that a missing file or
-a bad header is an error before any work.
+data are one file per part (`train`, `dev`, `test`) derive from `FileProcessor`
+and only say how one file is read. Every error in the user's data is a
+`ValueError` of one sentence that starts with `path:LINE` if a line is at fault.
+Examples are produced one by one, so a file of any size is read in constant
+memory; the first one is produced immediately, so a missing file or a bad header
+is an error before any work.
 """
 
 import csv
@@ -58,15 +58,15 @@ class InputExample(object):
         not be unique.
       text_a: str, the text; it may be empty.
       text_b: str, the second text of a pair, or None.
-      labels: sequence of str, the names of its labels, or None when nobody
-        labelled the example (a test file). A single str is one label, as the
-        fourth argument is in google-research/bert.
+      labels: sequence of str, the names of its labels, or None if the example
+        is not labelled (a test file). A single str is one label, as the fourth
+        argument is in google-research/bert.
       source: str, where it comes from, such as `train.csv:12`, for messages.
       label: str, the one label, as in google-research/bert, or several of
         them; instead of `labels`.
 
     Raises:
-      ValueError: `label` is given beside `labels`, or is no str.
+      ValueError: `label` is given beside `labels`, or is not a str.
     """
     if isinstance(labels, str):
       labels = (labels,)
@@ -83,7 +83,7 @@ class InputExample(object):
 
   @property
   def label(self):
-    """The label where there is one, as in google-research/bert; else a tuple.
+    """The label if there is one, as in google-research/bert, otherwise a tuple.
     """
     if self.labels is not None and len(self.labels) == 1:
       return self.labels[0]
@@ -96,7 +96,7 @@ class InputExample(object):
 
 
 def _as_tuple(guid, label):
-  """`label` as a tuple; a number is no name of a label."""
+  """`label` as a tuple; a number is not a name of a label."""
   if isinstance(label, (tuple, list, set, frozenset)):
     return tuple(label)
   raise ValueError("Example %s: label must be a str, or a list of str, not %s."
@@ -106,7 +106,7 @@ def _as_tuple(guid, label):
 class DataProcessor(object):
   """The interface of all processors; a user's own may derive from it."""
 
-  # The options that this class reads; any other that is set is refused.
+  # The options that this class supports; any other is rejected.
   options_used = tuple(OPTION_DEFAULTS)
 
   def __init__(self, options=None):
@@ -182,18 +182,18 @@ class DataProcessor(object):
     return rows
 
   def _undefined(self, method):
-    # A ValueError, since what is missing is in the user's own class.
+    # A ValueError, since the method is missing in the user's class.
     return ValueError("%s defines no %s." % (type(self).__name__, method))
 
 
 class FileProcessor(DataProcessor):
-  """Examples from one file a part: `train`, `dev` and `test` in a folder."""
+  """Examples from one file per part: `train`, `dev` and `test` in a folder."""
 
-  # Labels of a trained model, which give numbers in data to evaluate a meaning
-  # where labels.txt does not; list of str, or None.
+  # Labels of a trained model, which name the label numbers in data to evaluate
+  # if labels.txt does not; list of str, or None.
   trained_labels = None
   extensions = ()  # such as (".csv", ".tsv"); each may have .gz behind it
-  packed_extensions = ()  # those of them that have a packing of their own
+  packed_extensions = ()  # those of them that have their own packing
 
   def __init__(self, options=None):
     super(FileProcessor, self).__init__(options)
@@ -211,7 +211,7 @@ class FileProcessor(DataProcessor):
     Args:
       path: str, the file.
       part: str, "train", "dev" or "test"; only "test" may lack labels.
-      data_dir: str, the folder, where other files may tell more.
+      data_dir: str, the folder, whose other files may give more information.
 
     Yields:
       (line, identifier, text_a, text_b, labels): int, the 1-based line where
@@ -230,7 +230,7 @@ class FileProcessor(DataProcessor):
       data_dir: str, the folder, or None.
 
     Returns:
-      list of str, those of `labels.txt`, or None where there is no such file.
+      list of str, those of `labels.txt`, or None if there is no such file.
     """
     path = os.path.join(data_dir or "", LABELS_FILE)
     if data_dir is None or not os.path.lexists(path):
@@ -266,7 +266,7 @@ class FileProcessor(DataProcessor):
     return path
 
   def get_train_examples(self, data_dir):
-    """See `DataProcessor`; without what `dev_fraction` splits off."""
+    """See `DataProcessor`; without the part split off by `dev_fraction`."""
     path = self._require_file(data_dir, "train")
     fraction = self._check_dev_fraction(data_dir)
     keep = (lambda key: not in_split(key, fraction)) if fraction else None
@@ -288,12 +288,12 @@ class FileProcessor(DataProcessor):
     return self._examples(path, "dev", data_dir)
 
   def get_test_examples(self, data_dir):
-    """See `DataProcessor`; `labels` is None where nobody labelled them."""
+    """See `DataProcessor`; `labels` is None for unlabelled examples."""
     path = self._require_file(data_dir, "test")
     return self._examples(path, "test", data_dir)
 
   def get_labels(self, data_dir=None):
-    """Reads `labels.txt` of the folder, else what `default_labels` finds."""
+    """Reads `labels.txt` of the folder, otherwise uses `default_labels`."""
     known = self.known_labels(data_dir)
     return self.default_labels(data_dir) if known is None else known
 
@@ -307,8 +307,8 @@ class FileProcessor(DataProcessor):
       list of str.
 
     Raises:
-      ValueError: the file is broken, empty or has no labels, or they are
-        hardly those that are meant; see `label_names.LabelNames`.
+      ValueError: the file is broken, empty or has no labels, or they look like
+        mistakes; see `label_names.LabelNames`.
     """
     path = self._require_file(data_dir, "train")
     names = label_names.LabelNames()
@@ -375,8 +375,8 @@ def in_split(key, fraction):
   """Whether a row belongs to the part split off, on any machine.
 
   Args:
-    key: str, the row's id, or its text where it has no id.
-    fraction: float between 0 and 1, the share to split off.
+    key: str, the row's id, or its text if it has no id.
+    fraction: float between 0 and 1, the fraction to split off.
 
   Returns:
     bool.
@@ -460,7 +460,7 @@ def check_texts(example):
 
 
 def describe(example):
-  """Says where an example is from and what it is called: str."""
+  """Describes the origin and name of an example: str."""
   source = getattr(example, "source", "")
   return "%sexample %s" % (
       source + ": " if source else "", shown(getattr(example, "guid", None)))
@@ -476,8 +476,8 @@ def clean_labels(labels):
     tuple of distinct str, in the order of their first appearance.
 
   Raises:
-    ValueError: a label cannot stand in `labels.txt`; the message, a sentence
-      without its place, is for the caller to complete.
+    ValueError: a label cannot be in `labels.txt`; the caller completes the
+      message, a sentence without its place.
   """
   stripped = tuple(label.strip() for label in labels)
   for label in stripped:

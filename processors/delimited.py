@@ -25,7 +25,7 @@ _LABEL_COLUMNS = ("labels", "label")
 _UNNAMED = re.compile(r"Unnamed: \d+\Z")
 # Rows of train that show which columns hold 0 and 1.
 _SAMPLE_ROWS = 1000
-# Their cells: a table of tens of thousands of labels shows itself sooner.
+# Their cells: with tens of thousands of labels, fewer rows are enough.
 _SAMPLE_CELLS = 1 << 20
 
 
@@ -34,18 +34,17 @@ class DelimitedProcessor(base.FileProcessor):
   `.xlsx`.
 
   Columns are found by name. Those that no option names have these defaults:
-  the text is `text`, `comment_text` or `sentence`; the second text
-  `text_pair`, if there; the id `id`, if there. The labels are in one column,
-  `labels` or `label`: names with `label_separator` between them, or lists as
-  Python, numpy or JSON write them, or 0 and 1 for a label of the column's
-  name (an empty cell is no label, but of 0 and 1); see `label_columns`.
-  Without such a column every other one is a label whose cells are 0 or 1, in
-  the order of the columns, except those whose cells in the first rows of
-  train are all words: they are logged and left out, and so is what
-  `ignore_columns` names. `label_column` may also name several such 0/1
-  columns; both options are lines of CSV. The test file may lack all label
-  columns; a row of it with -1, or with nothing but empty 0/1 cells in every
-  row, is not labelled.
+  the text is `text`, `comment_text` or `sentence`; the second text `text_pair`,
+  if there; the id `id`, if there. The labels are in one column, `labels` or
+  `label`: names with `label_separator` between them, or lists as Python, numpy
+  or JSON write them, or 0 and 1 for a label of the column's name (an empty cell
+  is not a label, but of 0 and 1); see `label_columns`. Without such a column
+  every other one is a label whose cells are 0 or 1, in the order of the
+  columns, except those whose cells in the first rows of train are all words:
+  they are logged and left out, and so is what `ignore_columns` names.
+  `label_column` may also name several such 0/1 columns; both options are lines
+  of CSV. The test file may lack all label columns; a row of it with -1, or with
+  nothing but empty 0/1 cells in every row, is not labelled.
   """
 
   extensions = (".csv", ".tsv", ".parquet", ".xlsx")
@@ -74,7 +73,7 @@ class DelimitedProcessor(base.FileProcessor):
     """See `FileProcessor`; of 0/1 columns, the order of the columns."""
     path = self._require_file(data_dir, "train")
     names, meaning = self._label_columns(path, data_dir)
-    # Reads one row, so that a wrong header or an empty file is said here.
+    # Reads one row, so that a wrong header or an empty file is reported here.
     for _ in self.read_rows(path, "train", data_dir):
       break
     else:
@@ -157,7 +156,7 @@ class DelimitedProcessor(base.FileProcessor):
     return positions
 
   def _explain_one_column(self, header):
-    """What may be wrong with a header of one column, for a message."""
+    """A hint about a header with a single column, for a message."""
     if len(header) != 1:
       return ""
     other = table_reader.other_delimiter(header, self.options["delimiter"])
@@ -169,7 +168,7 @@ class DelimitedProcessor(base.FileProcessor):
   def _label_columns(self, path, data_dir):
     """Returns the names of a file's label columns, and their `Meaning`.
 
-    They need not be there when `label_column` names them.
+    They may be missing if `label_column` names them.
     """
     names, are_flags = self._choose_columns(path)
     if are_flags:
@@ -285,13 +284,13 @@ class DelimitedProcessor(base.FileProcessor):
       if len(names) == 1:
         cells = _as_one(cells)
       parse = _flag_parser(names, part)
-    # Few combinations of cells make up most files: each is parsed once. Of
-    # wide tables they are many, and each is large.
+    # Most files have few combinations of cells: each is parsed once. Wide
+    # tables have many large ones.
     most = max(16, min(4096, _SAMPLE_CELLS // len(names)))
     return cells, functools.lru_cache(maxsize=most)(parse)
 
   def _check_same_flags(self, path, train, names):
-    """Refuses 0/1 columns of dev or test that train does not have."""
+    """Rejects 0/1 columns of dev or test that train does not have."""
     known = set(next(self._read_table(train))[1]).union(names)
     extra = [name for name in self._choose_columns(path)[0]
              if name not in known]
@@ -303,7 +302,7 @@ class DelimitedProcessor(base.FileProcessor):
 
 
 def _are_words(cells):
-  """Whether no cell looks as if somebody meant a 0 or a 1."""
+  """Whether no cell looks like a 0 or a 1."""
   is_filled = False
   for cell in cells:
     if cell:
@@ -335,7 +334,7 @@ def _check_label_names(path, line, names):
 
 
 def _as_one(cell_of):
-  """Makes a tuple of the bare cell that itemgetter gives of one column."""
+  """Makes a tuple of the single cell that itemgetter returns for one column."""
   return lambda row: (cell_of(row),)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bytes of a file, plain or gzip, once it is sure that they can be text."""
+"""The bytes of a file, plain or gzip, after a check that they can be text."""
 
 import contextlib
 import gzip
@@ -10,7 +10,7 @@ import threading
 import zlib
 
 
-# How files begin that no reader of lines can read, and what to do.
+# First bytes of files that are not text, and what to do.
 _GZIP = b"\x1f\x8b"
 _STARTS = (
     (_GZIP, "gzip data: end its name in .gz"),
@@ -39,7 +39,7 @@ _TAR = (257, b"ustar")
 
 
 class _Started(io.BufferedIOBase):
-  """A stream whose first bytes have been read already."""
+  """A stream whose first bytes have already been read."""
 
   def __init__(self, start, stream):
     super(_Started, self).__init__()
@@ -67,15 +67,15 @@ def open_bytes(path):
   """Opens a file that holds text.
 
   Args:
-    path: str; `.gz` is unpacked, members one behind the other as one.
+    path: str; `.gz` is unpacked, consecutive members as one.
 
   Yields:
     (stream, start): a binary stream with `read` and `read1`, and its first
-    bytes, which it will give again.
+    bytes, which it will return again.
 
   Raises:
-    ValueError: the file cannot be opened or unpacked, or is not text but of
-      a form that begins with known bytes.
+    ValueError: the file cannot be opened or unpacked, or has a known binary
+      format.
   """
   is_packed = path.endswith(".gz")
   with contextlib.ExitStack() as stack:
@@ -100,7 +100,7 @@ def open_bytes(path):
 
 
 def open_raw(path):
-  """Opens a file, or a pipe that somebody writes into.
+  """Opens a file, or a pipe with a writer.
 
   Args:
     path: str.
@@ -109,14 +109,14 @@ def open_raw(path):
     binary stream.
 
   Raises:
-    ValueError: it cannot be opened, or is a pipe for which no writer came
-      within `PIPE_SECONDS`.
+    ValueError: it cannot be opened, or is a pipe without a writer within
+      `PIPE_SECONDS`.
   """
   try:
     if not stat.S_ISFIFO(os.stat(path).st_mode):
       return open(path, "rb")
     opened = []
-    # A pipe opens when its other end does, maybe never.
+    # A pipe opens only when its other end does, maybe never.
     opener = threading.Thread(target=lambda: opened.append(open(path, "rb")),
                               daemon=True)
     opener.start()
@@ -133,7 +133,7 @@ def open_raw(path):
 
 @contextlib.contextmanager
 def unpacking(path):
-  """Makes one sentence of what goes wrong when a file is unpacked."""
+  """Turns errors while unpacking a file into one sentence."""
   try:
     yield
   except (EOFError, zlib.error) as error:
@@ -145,13 +145,13 @@ def unpacking(path):
 
 
 def broken_gzip(path, error):
-  """The sentence on gzip data that ends early or is not whole."""
+  """The sentence for truncated or broken gzip data."""
   return "%s: broken gzip data (%s)." % (
       path, " ".join(str(error).split()) or type(error).__name__)
 
 
 def _read_start(stream):
-  """The first bytes of a stream, however small the pieces are that it gives."""
+  """The first bytes of a stream, even if it returns small pieces."""
   start = b""
   while len(start) < _START_SIZE:
     piece = stream.read1(_START_SIZE - len(start)) if hasattr(
@@ -163,7 +163,8 @@ def _read_start(stream):
 
 
 def kind(start):
-  """What a file is that begins like this, and what to do; None: maybe text."""
+  """The type of a file with these first bytes, and what to do; None: maybe
+  text."""
   if start[_TAR[0]:].startswith(_TAR[1]):
     return "a tar archive: unpack it"
   for magic, kind in _STARTS:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Examples that a program holds in memory: lists, arrays, tables.
 
-pandas, polars, pyarrow and scipy are never imported; their objects are known by
-what they can do.
+pandas, polars, pyarrow and scipy are never imported; their objects are
+recognized by duck typing.
 """
 
 import collections.abc
@@ -15,7 +15,7 @@ from processors.text_lines import shown
 
 
 class InMemoryProcessor(base.DataProcessor):
-  """A processor whose examples are there already; it reads no folder."""
+  """A processor with examples in memory; it reads no folder."""
 
   options_used = ()
 
@@ -25,7 +25,7 @@ class InMemoryProcessor(base.DataProcessor):
     Args:
       labels: list of str, in the order of the outputs.
       parts: {"train", "dev", "test": (texts, labels)}, as `read_texts` and
-        `read_labels` return them; labels None where nobody labelled the part.
+        `read_labels` return them; labels None if the part is not labelled.
     """
     super(InMemoryProcessor, self).__init__()
     self._labels = labels
@@ -58,7 +58,7 @@ def is_table(value):
 
 
 def column(table, name, what):
-  """A column of a table; ValueError lists those there are.
+  """A column of a table; ValueError lists the existing ones.
 
   Args:
     table: of pandas, polars or pyarrow.
@@ -112,13 +112,13 @@ def read_texts(texts, part="texts"):
 
   Args:
     texts: list, tuple, array or column of str, or of pairs (str, str).
-    part: str, what messages call them.
+    part: str, their name in messages.
 
   Returns:
     list of str and of (str, str).
 
   Raises:
-    ValueError: a text is none; its number counts from 0.
+    ValueError: an invalid text; its number counts from 0.
   """
   if isinstance(texts, (str, bytes)):
     raise ValueError("%s must be a list of texts, not one text." % part)
@@ -134,7 +134,7 @@ def read_texts(texts, part="texts"):
       not hasattr(texts, "__iter__")):
     raise ValueError("%s must be a list of texts, not %s." % (
         part, type(texts).__name__))
-  if hasattr(texts, "to_pylist"):  # pyarrow's columns hold its own scalars
+  if hasattr(texts, "to_pylist"):  # pyarrow's columns contain its own scalars
     texts = texts.to_pylist()
   return [_text(text, number, part) for number, text in enumerate(texts)]
 
@@ -142,7 +142,7 @@ def read_texts(texts, part="texts"):
 def _text(text, number, part):
   """A str, or a tuple of two."""
   if isinstance(text, str):
-    return str(text)  # numpy has a str of its own
+    return str(text)  # numpy has its own str
   if isinstance(text, (tuple, list, np.ndarray)) and len(text) == 2 and all(
       isinstance(one, str) for one in text):
     return str(text[0]), str(text[1])
@@ -159,7 +159,7 @@ def _describe(value):
 
 
 def read_labels(labels, label_names=None, part="labels"):
-  """Reads the labels of texts, of any of the forms people hold them in.
+  """Reads the labels of texts, in any common format.
 
   Args:
     labels: one of
@@ -168,15 +168,15 @@ def read_labels(labels, label_names=None, part="labels"):
         `[num_texts, num_labels]`;
       - a table whose columns are labels and whose cells are 0 and 1.
     label_names: list of str, the labels in the order of the outputs; None: the
-      table's columns; else the names that are there, sorted; for an array the
-      numbers of its columns.
-    part: str, what messages call them.
+      table's columns; otherwise all names, sorted; for an array, the numbers of
+      its columns.
+    part: str, their name in messages.
 
   Returns:
     (names, rows): list of str; list of tuples of names, one per text.
 
   Raises:
-    ValueError: what it is cannot be told, or a cell or a name cannot be.
+    ValueError: the format is unknown, or a cell or a name is invalid.
   """
   if label_names is not None:
     label_names = _check_names(label_names)
@@ -218,7 +218,7 @@ def to_matrix(rows, names):
 
 
 def _check_names(names):
-  """A list of distinct labels that labels.txt can hold."""
+  """A list of distinct labels that are valid in labels.txt."""
   if isinstance(names, (str, bytes)):
     raise ValueError("label_names must be a list of names, not one.")
   names = list(names)
@@ -231,12 +231,12 @@ def _check_names(names):
   names = [_clean(name, "label_names") for name in names]
   twice = sorted(name for name in set(names) if names.count(name) > 1)
   if twice:
-    raise ValueError("label %s is there twice." % shown(twice[0]))
+    raise ValueError("label %s appears twice." % shown(twice[0]))
   return names
 
 
 def _clean(name, place):
-  """A label that labels.txt can hold."""
+  """A label that is valid in labels.txt."""
   try:
     return base.clean_labels((str(name),))[0]
   except ValueError as error:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """JSON values of a file one by one: JSON lines, or the elements of an array.
 
-However large a file is, one value of it is in memory at a time.
+Only one value is in memory at a time, however large the file.
 """
 
 import json
@@ -15,7 +15,7 @@ _SPACE = re.compile("[ \t\r\n\ufeff]*")
 
 
 def is_array_file(path):
-  """Whether a file's name says that it holds one JSON text, not lines."""
+  """Whether a file's name implies one JSON text, not lines."""
   return path.endswith((".json", ".json.gz"))
 
 
@@ -25,17 +25,17 @@ def numbered_texts(path, encoding=None, is_json=None, log=None):
   Args:
     path: str, a text file, as for `text_lines.read_lines`.
     encoding: str, as for `text_lines.read_lines`.
-    is_json: bool, whether the file holds an array, or objects one behind the
-      other, and not one value a line; None: `is_array_file`.
+    is_json: bool, whether the file holds an array, or consecutive objects,
+      instead of one value per line; None: `is_array_file`.
     log: function of a message and its arguments, told of blank lines, which are
       passed over; None: nobody is.
 
   Yields:
-    (int, str): the line where the value starts, and the value as it stands
-    there; of JSON lines, whatever the line holds.
+    (int, str): the line where the value starts, and the value as it is there;
+    of JSON lines, whatever the line holds.
 
   Raises:
-    ValueError: what stands there is broken; a value has more than
+    ValueError: what is there is broken; a value has more than
       `text_lines.MAX_LINE` characters; or as `text_lines.read_lines`.
   """
   if is_array_file(path) if is_json is None else is_json:
@@ -46,7 +46,7 @@ def numbered_texts(path, encoding=None, is_json=None, log=None):
 
 
 class _Scanner(object):
-  """Cuts a text that comes in pieces into JSON values."""
+  """Splits a text that comes in pieces into JSON values."""
 
   def __init__(self, path, encoding):
     self._path = path
@@ -54,7 +54,7 @@ class _Scanner(object):
     self._decode = json.JSONDecoder().raw_decode
     self._text = ""
     self._at = 0  # all before it is done with
-    self._line = 1  # of what stands there
+    self._line = 1  # of what is there
 
   def values(self):
     """Yields (line, text) of the elements of an array, or of all objects."""
@@ -94,7 +94,7 @@ class _Scanner(object):
       yield line, text
 
   def _check_only(self, line, text):
-    """Refuses a single object that holds the rows in some other way."""
+    """Rejects a single object that contains the rows in some other form."""
     value = self._decode(text)[0]
     if not isinstance(value, dict) or isinstance(value.get("text"), str):
       return
@@ -106,7 +106,7 @@ class _Scanner(object):
               self._path, line, list_names(value, 5)))
 
   def _next_char(self):
-    """The next character that is no white space; empty at the end."""
+    """The next character that is not white space; empty at the end."""
     while True:
       self._pass(_SPACE.match(self._text, self._at).end() - self._at)
       if self._at < len(self._text) or not self._read_more(1):
@@ -118,7 +118,7 @@ class _Scanner(object):
       error = None
       try:
         end = self._decode(self._text, self._at)[1]
-        # A number may go on in the next piece.
+        # A number may continue in the next piece.
         if end < len(self._text) or not self._read_more(1):
           break
         continue
@@ -147,7 +147,8 @@ class _Scanner(object):
     self._at += size
 
   def _read_more(self, size):
-    """Reads so many characters more, or what there is; False at the end."""
+    """Reads that many more characters, or fewer at the end; False at the
+    end."""
     pieces = [self._text[self._at:]]
     for piece in self._pieces:
       pieces.append(piece)

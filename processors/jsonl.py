@@ -27,13 +27,12 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 class JsonlProcessor(base.FileProcessor):
   """`train`, `dev`, `test` as `.jsonl`, `.ndjson` or `.json`, `.gz` or not.
 
-  A `.json` file holds an array of objects, or objects one behind the other,
-  the others one object per line. An object is
-  `{"text": ..., "text_pair": ..., "labels": [...], "id": ...}`; only `text`
-  must be there, and `labels` in train and dev; a row of test without them is
-  not labelled. `id` is a string or a whole number. Other keys are ignored,
-  unless one looks like a wrong name for a key that is missing. Null means
-  absent. Blank lines are passed over.
+  A `.json` file holds an array of objects, or consecutive objects, the others
+  one object per line. An object is `{"text": ..., "text_pair": ..., "labels":
+  [...], "id": ...}`; only `text` must be there, and `labels` in train and dev;
+  a row of test without them is not labelled. `id` is a string or an integer.
+  Other keys are ignored, unless one looks like a wrong name for a key that is
+  missing. Null means absent. Blank lines are passed over.
 
   `labels` may also be lists of numbers, as data sets of Hugging Face hold
   them: a 0 or 1 for each label (`[0.0, 1.0]`), or label numbers from 0
@@ -82,7 +81,7 @@ class JsonlProcessor(base.FileProcessor):
     return read_label_names(path, self.options["encoding"])
 
   def _check_label_names(self, path, data_dir):
-    """Refuses a part whose `label_names` are not those of the others."""
+    """Rejects a part whose `label_names` differ from the others."""
     known = None if data_dir is None else self.known_labels(data_dir)
     if known is not None and self._read_names(path) != known:
       raise ValueError("%s:1: label_names are not the labels of %s." % (
@@ -91,8 +90,8 @@ class JsonlProcessor(base.FileProcessor):
   def _read_numbers(self, path, line, part, data_dir):
     """Returns the function from a list of numbers to names of labels.
 
-    What the numbers mean is found out from all of train. The line is the first
-    that has some.
+    The meaning of the numbers is determined from all of train. The line is the
+    first one with numbers.
     """
     try:
       train = path if part == "train" else (
@@ -116,7 +115,7 @@ class JsonlProcessor(base.FileProcessor):
 
 
 class _WholeError(ValueError):
-  """A whole sentence, with its place and its full stop."""
+  """A complete sentence, with its place and full stop."""
 
 
 def _are_numbers(labels):
@@ -147,7 +146,7 @@ def _settle_numbers(path, known, encoding):
 
 
 def _is_label_names(line):
-  """Whether a file's first line (str) names the labels, and is no row."""
+  """Whether a file's first line (str) names the labels, and is not a row."""
   if '"label_names"' not in line:
     return False
   try:
@@ -169,7 +168,7 @@ def read_label_names(path, encoding=None):
     list of distinct str, or None where the first line is a row.
 
   Raises:
-    ValueError: the names are none, or one is there twice.
+    ValueError: the names are invalid, or one is a duplicate.
   """
   for line, text in json_values.numbered_texts(path, encoding):
     if line != 1 or not _is_label_names(text):
@@ -207,7 +206,7 @@ def text_parser():
 
   Returns:
     Function of a str to (identifier, text_a, text_b), as `line_parser`'s, but
-    that nothing is asked of the labels, and a string alone is a text.
+    labels are ignored, and a plain string is a text.
   """
   decode = _decoder()
 
@@ -272,7 +271,7 @@ def _read_labels(labels):
     raise ValueError('"labels" is %s, not a list such as ["a", "b"]' %
                      type_name(labels))
   if labels and isinstance(labels[0], (int, float)):
-    # Not through the cache, which takes 1 and 1.0 for the same.
+    # Not through the cache, which treats 1 and 1.0 as equal.
     return label_cells.check_values(labels, '"labels"')
   try:
     return _clean_labels(tuple(labels))
@@ -280,7 +279,7 @@ def _read_labels(labels):
     return _clean_labels.__wrapped__(labels)
 
 
-# Few combinations of labels make up most files: each is cleaned once.
+# Most files have few combinations of labels: each is cleaned once.
 @functools.lru_cache(maxsize=4096)
 def _clean_labels(labels):
   for label in labels:
@@ -295,13 +294,13 @@ def _read_id(value):
     return _make_valid(value).strip()
   if isinstance(value, int) and not isinstance(value, bool):
     return str(value)
-  raise ValueError('"id" is %s (%s), not a string or a whole number' % (
+  raise ValueError("\"id\" is %s (%s), not a string or an integer" % (
       type_name(value), shown(value)))
 
 
 @functools.lru_cache(maxsize=256)
 def _check_keys(keys, require_labels):
-  """Refuses missing keys, and others that look like them."""
+  """Rejects missing keys, and keys that look like them."""
   for key, names in _NEAR_MISSES.items():
     if key in keys:
       continue

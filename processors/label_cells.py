@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a cell of a label column means.
 
-A cell holds names with a separator between them (`sports, politics`), a list
-as Python, numpy or JSON write it (`['sports', 'politics']`), a list of
-numbers (`[0, 1, 0]`) that only the names of all labels give a meaning, or a 0
-or 1 that says whether the column's own label holds. One column has one form:
-a mixture is an error. Every `ValueError` of this module is a sentence without
-its place and full stop, for the caller to complete.
+A cell holds names with a separator between them (`sports, politics`), a list as
+Python, numpy or JSON write it (`['sports', 'politics']`), a list of numbers
+(`[0, 1, 0]`) which only the list of all labels gives a meaning, or a 0 or 1
+that says whether the column's own label holds. One column has one form: a
+mixture is an error. Every `ValueError` of this module is a sentence without its
+place and full stop, for the caller to complete.
 """
 
 import ast
@@ -16,11 +16,11 @@ import warnings
 from processors import strict_json
 from processors.text_lines import shown
 
-# Label values of a 0/1 cell; None: nobody looked at the row.
+# Label values of a 0/1 cell; None: not annotated.
 _FLAG = re.compile(r"(?:(?P<on>1(?:\.0*)?|true)|(?P<off>0(?:\.0*)?|false)|"
                    r"-1(?:\.0*)?)\Z", re.IGNORECASE)
 _FLAGS = re.compile(r"[01](?:[\s,;|/]+[01])+\Z|[01]{3,}\Z")
-# What people write for 1 and 0.
+# Common ways to write 1 and 0.
 _ANSWERS = tuple(frozenset(words.split()) for words in (
     "yes no", "y n", "t f", "on off", "ja nein", "oui non", u"si sí no",
     u"是 否", u"да нет"))
@@ -145,7 +145,7 @@ def parse_list(cell):
     tuple of str, or tuple of int, float and bool.
 
   Raises:
-    ValueError: it is no such list, or holds something else.
+    ValueError: it is not such an list, or holds something else.
   """
   text = cell.strip()
   wrapped = _WRAPPED.match(text)
@@ -166,7 +166,7 @@ def _parse_json(text):
 
 
 def _scan_list(text, cell):
-  """Values of a list that is no JSON: of Python (commas), numpy (spaces)."""
+  """Values of a list that is not JSON: of Python (commas), numpy (spaces)."""
   broken = ValueError(
       "%s looks like a list, but is none that Python or JSON can read: put "
       "each name in quotation marks and a comma between two, or write the "
@@ -207,7 +207,7 @@ def _scan_list(text, cell):
 
 
 def _read_token(match, broken):
-  """The value of a token that is no separator."""
+  """The value of a token that is not a separator."""
   token = match.group()
   kind = match.lastgroup
   if kind == "text":
@@ -260,13 +260,13 @@ def check_values(values, place):
 class NumberLists(object):
   """Lists of numbers: a 0 or 1 for each label, or the numbers of the labels.
 
-  All lists of a file are of one kind, which `add` finds out and `settle` says.
+  All lists of a file are of one kind, which `add` detects and `settle` returns.
   """
 
   def __init__(self, label_list):
-    """Begins with the names (list of str) in the order of the numbers."""
+    """Takes the names (list of str) in the order of the numbers."""
     self._labels = tuple(label_list)
-    # Where the first list stands that is of neither kind, by kind.
+    # Place of the first list that does not fit, by kind.
     self._no_vector = None
     self._no_numbers = None
     self._example = None
@@ -322,7 +322,7 @@ class NumberLists(object):
 
 
 def explain_unknown_numbers(data_dir, more=""):
-  """What to do about numbers where nobody knows the labels: str."""
+  """What to do about label numbers if the labels are not known: str."""
   return ("the labels are numbers, which only their names give a meaning: "
           "write %s/labels.txt, one label a line in the order of the numbers"
           "%s" % (data_dir, more))
@@ -334,7 +334,7 @@ def explain_unknown_numbers(data_dir, more=""):
 def split_cell(cell, separator):
   """Returns the names in a cell: tuple of str, stripped; () where it is empty.
 
-  A separator of white space alone may stand there several times.
+  A separator of white space alone may be there several times.
   """
   if not cell.strip():
     return ()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labels of a part that nobody can learn, and labels that are none."""
+"""Labels that cannot be learned, and labels that are likely mistakes."""
 
 import os
 
@@ -55,7 +55,7 @@ class UnknownLabels(object):
             os.path.join(self._data_dir or "data_dir", base.LABELS_FILE)))
 
 
-# What processors written for google-research/bert say of a test set's labels.
+# The placeholder label of processors for google-research/bert in a test set.
 PLACEHOLDER = "0"
 
 
@@ -65,7 +65,7 @@ def is_placeholder(labels, label_set):
 
 
 def without_labels(examples, label_set=None):
-  """Yields examples as ones that nobody labelled.
+  """Yields examples without labels.
 
   Args:
     examples: iterable of examples of any style.

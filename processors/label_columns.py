@@ -15,8 +15,8 @@ from processors.text_lines import list_names
 from processors.text_lines import shown
 
 
-# Distinct cells that are remembered while a column is read: what they say
-# about it is known after the first one of each.
+# Distinct cells that are cached while a column is read; repeats add no
+# information.
 _MOST_CELLS = 1 << 16
 _MOST_WORDS = 8
 
@@ -61,7 +61,7 @@ def read_meaning(path, cells, column, separator, known, data_dir):
     path: str, the file, for messages.
     cells: iterable of (line, cell): int from 1 on, and str.
     column: str, its name.
-    separator: str, what stands between names.
+    separator: str, what is between names.
     known: list of str, the labels by `labels.txt`, or None.
     data_dir: str, the folder.
 
@@ -69,8 +69,8 @@ def read_meaning(path, cells, column, separator, known, data_dir):
     `Meaning`.
 
   Raises:
-    ValueError: the cells are of several forms, or make labels that nobody
-      meant; one sentence with the line.
+    ValueError: the cells have several formats, or the labels look like
+      mistakes; one sentence with the line.
   """
   survey = _Survey(path, column, separator, known, data_dir)
   seen = set()
@@ -276,7 +276,7 @@ def parse_flags(cells, names, may_lack):
     may_lack: bool, whether -1, "not annotated", is allowed.
 
   Returns:
-    tuple of str, or None where nobody annotated the row: a cell is -1.
+    tuple of str, or None if the row is not annotated: a cell is -1.
 
   Raises:
     ValueError: a cell is neither 0 nor 1; without its place.

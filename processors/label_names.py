@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of labels that are hardly meant, and what may have gone wrong.
+"""Label names that look like mistakes, and their likely causes.
 
-A separator that the flag does not say, lists that were taken apart, missing
-values that became words. `labels.txt` overrides all of it.
+A separator other than the flag's, lists that were split, missing values that
+became words. `labels.txt` overrides all of it.
 """
 
 import re
@@ -20,8 +20,8 @@ NULL_WORDS = frozenset((
     "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL", "NaN", "NaT", "None",
     "n/a", "nan", "null"))
 
-# What people put between labels when the flag says something else. Those of
-# the first group are hardly ever part of a name.
+# Common separators of labels other than the flag's. Those of the first group
+# are rarely part of a name.
 SEPARATORS = ("|", ";", u"，", u"、", u"；", "\t", u"｜", u"،", u"؛")
 SEPARATORS_IN_NAMES = ("#", "/", "&", ",", "+", "~", "\\", u"／", u"＆", u"＃",
                        u"・", u"·")
@@ -38,12 +38,12 @@ _SCORED = re.compile(r".*[:=\s]\d*\.\d+\Z", re.DOTALL)
 # pandas writes a.1 for the second column that is called a.
 _SECOND = re.compile(r"(.*[^\W\d_])\.\d+\Z", re.DOTALL)
 _JOINTS = re.compile(r"\s+(?:and|or)\s+|(?:[^\w]|_)+")
-# Zero-width characters, which nobody sees in a label.
+# Zero-width characters, which are invisible in a label.
 _INVISIBLE = re.compile(u"[\u200b-\u200f\u2060\ufeff\u00ad]")
 
 
 class LabelNames(object):
-  """The labels of a file, and what about them makes one doubt.
+  """The labels of a file, and what is suspicious about them.
 
   Attributes:
     lines: dict from label to the first line that has it.
@@ -72,7 +72,7 @@ class LabelNames(object):
       self._is_split = True
 
   def check(self, path, are_lists=False):
-    """Raises ValueError, a whole sentence, if the labels are hardly meant.
+    """Raises ValueError, a complete sentence, if the labels look like mistakes.
 
     Args:
       path: str, the file, for messages.
@@ -111,7 +111,7 @@ class LabelNames(object):
           list_names(odd, 10))
 
   def _explain(self, label):
-    """Why a label is none, or None."""
+    """Why a label looks like a mistake, or None."""
     if is_quoted(label):
       return ("label %s stands in quotation marks: take them off, or list it "
               "in labels.txt if they belong to it" % shown(label))
@@ -156,7 +156,7 @@ class LabelNames(object):
                 shown(label), label_cells.escaped(separator)))
 
   def _guess_separator(self, label):
-    """What seems to separate labels where the separator is in no cell."""
+    """The likely separator, if no cell contains the given one."""
     for separator in SEPARATORS:
       if separator in label and separator != self._separator:
         return re.search(re.escape(separator) + "+", label).group()
@@ -178,7 +178,7 @@ class LabelNames(object):
 
 
 def is_quoted(label):
-  """Whether quotation marks stand around a label, as in b'bytes', too."""
+  """Whether a label is in quotation marks, including b'bytes'."""
   bare = label[1:] if label[:2] in ("b'", 'b"') else label
   return len(bare) > 1 and bare[0] + bare[-1] in (
       "''", '""', "``", u"“”", u"‘’")
@@ -224,7 +224,8 @@ def find_separator(label, labels):
 
 
 def unknown_hint(label, labels):
-  """What a label that is not in the list may be: str in brackets, or empty."""
+  """A guess about a label that is not in the list: str in brackets, or
+  empty."""
   separator = find_separator(label, frozenset(labels))
   if separator is not None:
     return " (it is made of them: --label_separator=%s?)" % (
@@ -241,7 +242,7 @@ def unknown_hint(label, labels):
 
 
 def similar_labels(labels):
-  """Finds labels that differ in nothing that one sees at once.
+  """Finds labels that look almost the same.
 
   Args:
     labels: iterable of str.

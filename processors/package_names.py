@@ -2,8 +2,8 @@
 """One `DataProcessor`, by whichever name a user's file imports it.
 
 In a clone this package is `processors`, in the installed library
-`bert_multilabel.processors`. A file that says the other name would import a
-second copy, whose classes are not those that the program checks against.
+`bert_multilabel.processors`. A file that uses the other name would import a
+second copy, whose classes differ from those that the program checks.
 """
 
 import importlib
@@ -38,5 +38,5 @@ def _is_importable(name):
     try:
       importlib.import_module(parent)
     except ImportError:
-      return True  # nobody can import what is inside
+      return True  # its contents cannot be imported
   return importlib.util.find_spec(name) is not None

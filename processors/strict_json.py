@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one strict JSON reader: what Python's `json` takes and JSON has not.
+"""The strict JSON reader: rejects what Python's `json` accepts beyond JSON.
 
-No key twice in one object, no NaN and no Infinity, no number of thousands of
-digits. Whatever the text, the outcome is a value or one `JsonError`, in time
-that is linear in the text.
+No duplicate keys, no NaN or Infinity, no numbers with thousands of digits. For
+any text, the outcome is a value or one `JsonError`, in linear time.
 """
 
 import json
@@ -12,12 +11,12 @@ from processors.text_lines import one_line
 from processors.text_lines import shown
 
 
-# Older Pythons take quadratic time for longer numbers, newer ones refuse them.
+# Older Pythons take quadratic time for longer numbers, newer ones reject them.
 MAX_DIGITS = 4300
 
 
 class JsonError(ValueError):
-  """Text that is no strict JSON; str() is a sentence without its full stop.
+  """Text that is not strict JSON; str() is a sentence without its full stop.
 
   Attributes:
     reason: str, what is wrong, without the position.
@@ -41,13 +40,13 @@ class JsonError(ValueError):
 
 
 class Decoder(object):
-  """Reads JSON values out of texts; made once, used for many."""
+  """Reads JSON values from texts; reusable."""
 
   def __init__(self, max_digits=MAX_DIGITS):
     """Makes a decoder.
 
     Args:
-      max_digits: int, most digits of a whole number.
+      max_digits: int, maximum number of digits of an integer.
     """
     def read_int(digits):
       if len(digits) > max_digits:
@@ -59,16 +58,16 @@ class Decoder(object):
         parse_constant=_refuse_constant)
 
   def decode(self, text):
-    """Returns the value that a str holds, the whole of it.
+    """Returns the value of an entire str.
 
     Args:
       text: str.
 
     Returns:
-      what JSON can hold; a str in it may hold lone surrogates.
+      a JSON value; strings in it may have lone surrogates.
 
     Raises:
-      JsonError: it is no strict JSON.
+      JsonError: it is not strict JSON.
     """
     return self._guarded(self._decoder.decode, text)
 
@@ -94,7 +93,7 @@ def read_object(data, max_digits=MAX_DIGITS):
 
   Args:
     data: bytes.
-    max_digits: int, most digits of a whole number.
+    max_digits: int, maximum number of digits of an integer.
 
   Returns:
     dict.

@@ -87,7 +87,7 @@ def choose(start, encoding, path):
 
 def _is_surely_utf8(data):
   """Whether a file's beginning has UTF-8 sequences, and nothing else."""
-  # What was cut off at the end is no fault.
+  # What was cut off at the end is not a fault.
   found = codecs.getincrementaldecoder("utf-8")()
   try:
     found.decode(data)
@@ -114,7 +114,7 @@ _TOKENS = {
     "cp949": re.compile(
         b"(?P<common>[\xb0-\xc8][\xa1-\xfe])"
         b"|[\x81-\xfe][\x41-\x5a\x61-\x7a\x81-\xfe]|[\x80-\xff]"),
-    # A letter with an accent, or a quotation mark, stands alone among others.
+    # A letter with an accent, or a quotation mark, is alone among others.
     "cp1252": re.compile(
         b"(?P<common>(?<![\x80-\xff])"
         b"[\x80\x85\x91-\x97\xa0\xa3\xab\xb0\xbb\xbf-\xff](?![\x80-\xff]))"
@@ -177,7 +177,8 @@ def _guess_wide(data):
     name = "utf-16-be"
   else:
     return None
-  # A few zero bytes in a damaged file are no encoding: its lines end as ever.
+  # A few zero bytes in a damaged file are not an encoding: its lines end as
+  # ever.
   end = "\n".encode(name)
   if data.count(end) < 0.8 * data.count(b"\n") or (
       b"\n" not in data and sum(zeros) < 0.3 * len(data)):

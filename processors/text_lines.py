@@ -13,9 +13,8 @@ from processors import file_bytes
 from processors import text_encoding
 
 
-# Characters of a line, and of a row of a table. A longer one is no text but
-# what a broken or hostile file, small as it may be when packed, would fill the
-# memory with.
+# Maximum characters of a line, and of a row of a table. A longer one is not
+# text but a broken or hostile file, which may be small when packed.
 MAX_LINE = 1 << 24
 _BREAK = re.compile("\r\n|\r|\n")
 _PIECE = 1 << 16
@@ -40,7 +39,7 @@ def numbered_lines(path, encoding=None, log=None):
   blank = passed_over = count = 0
   for number, line in enumerate(read_lines(path, encoding), 1):
     line = line.rstrip("\r\n")
-    # Tabs alone are a row of empty fields, which somebody else may refuse.
+    # Tabs alone are a row of empty fields, left to the caller.
     if not line or line.isspace() and "\t" not in line:
       blank = blank or number
       count += 1
@@ -62,8 +61,8 @@ def read_lines(path, encoding=None):
   Args:
     path: str, the file; `.gz` is unpacked.
     encoding: str, a name that Python knows; None: UTF-8. A byte order mark
-      (UTF-8, UTF-16, UTF-32) goes before it, and is dropped; a file that is
-      UTF-8 without any doubt is read as that.
+      (UTF-8, UTF-16, UTF-32) takes precedence and is dropped; a file that is
+      unmistakably UTF-8 is read as that.
 
   Yields:
     str, ending in "\n", "\r\n" or "\r" (the last one maybe in none); other
@@ -121,7 +120,7 @@ def _open_text(path, encoding):
 
 
 def is_utf8(path):
-  """Whether a file can be read without another encoding's name."""
+  """Whether a file can be read without naming an encoding."""
   try:
     for _ in read_pieces(path):
       pass
@@ -131,7 +130,7 @@ def is_utf8(path):
 
 
 def _bad_byte(path, encoding, lines_before, error=None):
-  """The ValueError for the first byte of a file that is no text.
+  """The ValueError for the first byte of a file that is not text.
 
   Args:
     path: str; a file is read again, a pipe cannot be.
@@ -188,7 +187,7 @@ def list_names(names, most=20):
 
 
 def shown(value, most=60):
-  """Returns a value as it can stand in a message: quoted, short, one line."""
+  """Returns a value for a message: quoted, short, one line."""
   try:
     text = repr(value if not isinstance(value, str) else value[:most + 1])
   except RecursionError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Texts to predict, from a file of any of the forms that processors read."""
+"""Texts to predict, from a file in any format that processors read."""
 
 import re
 
@@ -17,7 +17,7 @@ from processors.text_lines import shown
 FORMS = ("text", "jsonl", "csv", "tsv", "json", "parquet", "xlsx")
 _TABLES = ("csv", "tsv", "parquet", "xlsx")
 _ENDINGS = {"ndjson": "jsonl", "pq": "parquet", "xlsm": "xlsx"}
-# Names of columns in the first line of a table that nobody called one.
+# Column names that reveal a table in a file read as text.
 _TEXT_NAMES = frozenset((
     "text", "texts", "comment_text", "comment", "sentence", "content", "body",
     "review", "title", "tweet"))
@@ -38,7 +38,7 @@ def guess_form(path):
 def read_texts(path, form=None, options=None):
   """Yields (id, text_a, text_b) of each text of a file, as it is read.
 
-  Labels that the file may hold are not looked at.
+  Labels in the file are ignored.
 
   Args:
     path: str; `.gz` is unpacked.
@@ -101,7 +101,7 @@ def _lines(path, encoding, is_guessed):
 
 
 def looks_like(number, line):
-  """Says what a line that was guessed to be a text looks like instead.
+  """Says what a line that was assumed to be text looks like instead.
 
   Args:
     number: int, its number from 1 on.

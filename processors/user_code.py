@@ -25,8 +25,8 @@ def call(processor, name, *arguments):
     *arguments: its arguments.
 
   Returns:
-    what the method returns; what is neither list nor tuple becomes an
-    iterator, so that an error on the way is said in the same way.
+    what the method returns; what is neither list nor tuple becomes an iterator,
+    so that an error on the way is reported in the same way.
 
   Raises:
     ValueError: the method raised something; one sentence with the user's file
@@ -38,7 +38,7 @@ def call(processor, name, *arguments):
   path = file_of(type(processor))
   try:
     result = method(*arguments)
-  # A user's code may raise anything, and even exit.
+  # User code may raise anything, and even exit.
   except (Exception, SystemExit) as error:  # pylint: disable=broad-except
     raise explain(error, path, name + " failed") from error
   if isinstance(result, (list, tuple, str)) or not hasattr(result, "__iter__"):
@@ -47,7 +47,7 @@ def call(processor, name, *arguments):
 
 
 def _guarded(items, path, what):
-  """Passes items on; says where their maker failed."""
+  """Yields items; reports where their generator failed."""
   iterator = None
   while True:
     try:

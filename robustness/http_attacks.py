@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attacks a server of its own, on this machine, and shows what became of it.
+"""Starts a server on this machine, attacks it, and shows what happens.
 
   python -m robustness.http_attacks --model_dir=DIR
 
@@ -197,7 +197,7 @@ class Memory(threading.Thread):
 
 
 def under(name, start, attack, clients, tls=None, pause=0.4, **options):
-  """One row: good clients while an attack goes on, and once it is over.
+  """One row: good clients during an attack and after it.
 
   Args:
     name: str.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server in a process of its own, and a client that costs little."""
+"""A server in a separate process, and a cheap client."""
 
 import contextlib
 import json
@@ -56,7 +56,7 @@ class Client(object):
     while len(body) < length:
       part = self._sock.recv(65536)
       if not part:
-        raise EOFError("the server cut its answer off")
+        raise EOFError("the server cut off its response")
       body += part
     if b"connection: close" in head:
       self.close()
@@ -97,7 +97,7 @@ def start_server(model_dir, *flags):
     found = re.search(r"://[^ ]*:(\d+)/",
                       process.stdout.readline().decode("utf-8"))
     if not found:
-      raise ValueError("the server did not start; what it said is above.")
+      raise ValueError("the server did not start; its output is above.")
     yield int(found.group(1)), process
   finally:
     process.send_signal(signal.SIGTERM)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sends a server what nobody would think of.
+"""Fuzzes a server.
 
   python -m robustness.http_fuzz --requests=20000
 
@@ -199,7 +199,7 @@ def check(request, answer, seconds):
   """Raises AssertionError for an answer that must not be; returns its status.
   """
   if seconds > HANG / 2:
-    raise AssertionError("%.1f s until an answer" % seconds)
+    raise AssertionError("%.1f s until a response" % seconds)
   if not answer:
     return "closed"
   while answer.startswith(b"HTTP/1.1 100 "):
@@ -236,7 +236,7 @@ def run(port, number, seed=0):
   first = client.send(control)
   client.close()
   if first[0] != 200:
-    raise AssertionError("the good request has status %d" % first[0])
+    raise AssertionError("the valid request has status %d" % first[0])
 
   @hypothesis.seed(seed)
   @hypothesis.settings(
@@ -252,7 +252,7 @@ def run(port, number, seed=0):
       client = http_client.Client(port)
       # No request may change another's answer.
       if client.send(control) != first:
-        raise AssertionError("the good request has another answer")
+        raise AssertionError("the valid request has a different response")
       client.close()
 
   send()
@@ -280,7 +280,7 @@ def main(argv):
       some = min(2000, FLAGS.requests - done)
       statuses.update(run(port, some, FLAGS.seed + done))
       done += some
-    print("%d requests in %.0f s, none of status 5xx, none that hung" % (
+    print("%d requests in %.0f s, none with status 5xx, none hung" % (
         sum(statuses.values()), time.time() - started))
   for status, count in sorted(statuses.items(), key=str):
     print("%-10s %d" % (status, count))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What HTTP costs over the predictor's own calls; all in one run, by turns.
+"""What HTTP costs compared with direct calls of the predictor.
 
   python -m robustness.http_latency
 
@@ -46,7 +46,7 @@ def define_flags():
 
 
 def one_text(predictor, port, text, calls):
-  """Seconds of each call, predictor and HTTP by turns: two lists."""
+  """Seconds of each call, predictor and HTTP alternately: two lists."""
   client = http_client.Client(port)
   request = http_client.post("/v1/label", {"texts": [text]})
   ways = [(lambda: predictor.predict([text]), []),
@@ -62,7 +62,7 @@ def one_text(predictor, port, text, calls):
 
 
 def many_clients(make_ask, texts, clients):
-  """Asks for all texts, one at a time, from so many threads.
+  """Asks for all texts, one at a time, from that many threads.
 
   Args:
     make_ask: function without arguments that returns a function of one text;
@@ -96,7 +96,7 @@ def many_clients(make_ask, texts, clients):
 
 
 def http_ask(port):
-  """A function of one text that asks over a connection of its own."""
+  """A function of one text that asks over its own connection."""
   client = http_client.Client(port)
 
   def ask(text):

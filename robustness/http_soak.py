@@ -195,7 +195,7 @@ def main(argv):
   print("largest difference   %.2g" % soak.largest)
   print("resident memory      %.1f MB in the first half, %.1f MB in the last "
         "(%+.2f%%)" % (first / 1e6, last / 1e6, 100 * (last / first - 1)))
-  print("requests a second    %.1f" % (FLAGS.requests / seconds))
+  print("requests per second  %.1f" % (FLAGS.requests / seconds))
   wrong = set(soak.counts) - {"right answer", "malformed, refused"}
   if wrong or last > first * (1 + FLAGS.growth):
     sys.exit(1)

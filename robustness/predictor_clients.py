@@ -3,7 +3,7 @@
 
   python -m robustness.predictor_clients --model_dir=demo_work/output
 
-Each of so many threads asks for one text after another, as fast as it is
+Each of that many threads asks for one text after another, as fast as it is
 answered: once by a `session.run` of its own, once through a `MicroBatcher`;
 for comparison, one client alone asks both ways. All four take turns in slices
 of a few seconds, so that a machine that others use is as slow for each.

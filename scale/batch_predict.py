@@ -91,7 +91,7 @@ def define_flags():
 
 
 def check_flags(flag_values):
-  """Raises ValueError for flags that cannot work."""
+  """Raises ValueError for invalid flags."""
   for name in ("model_dir", "input", "output"):
     if not flag_values[name].value:
       raise ValueError("--%s must be given." % name)
@@ -145,8 +145,8 @@ def check_output(beam_predict, prefix, suffix, bad_prefix):
                   bad_prefix + "-?????-of-?????.jsonl"):
     found = beam_predict.match(pattern)
     if found:
-      raise ValueError("--output: %s is there; name another output, or remove "
-                       "the %d file%s %s." % (
+      raise ValueError("--output: %s already exists; name another output, or "
+                       "remove the %d file%s %s." % (
                            found[0], len(found), "s" * (len(found) > 1),
                            pattern))
 
@@ -163,7 +163,7 @@ def pipeline_options(apache_beam, arguments, debug):
   try:
     options.get_all_options()
   except SystemExit:  # it has told argparse's reason
-    raise ValueError("Beam does not take the options %s." %
+    raise ValueError("Beam does not accept the options %s." %
                      " ".join(arguments))
   return options
 
@@ -223,7 +223,7 @@ def main(argv):
   counters = show_counters(metrics, time.time() - start)
   if not counters.get("rows") and (
       counters.get("bad_rows") or counters.get("bad_files")):
-    raise ValueError("no row could be read; the reasons are in %s.bad-*.jsonl."
+    raise ValueError("no row could be read; see %s.bad-*.jsonl for the reasons."
                      % prefix)
 
 
@@ -245,8 +245,8 @@ def check_model(model_dir):
     return len(onnx_folder.read(onnx_folder.newest(model_dir)).labels)
   labels = trained_model.read(model_dir).labels
   if checkpoint_choice.prediction_checkpoint(model_dir) is None:
-    raise ValueError("model_dir %s has no checkpoint: training has not got to "
-                     "its first one." % model_dir)
+    raise ValueError("model_dir %s has no checkpoint: training has not saved "
+                     "its first one yet." % model_dir)
   return len(labels)
 
 

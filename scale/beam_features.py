@@ -29,7 +29,7 @@ Source = collections.namedtuple(
 
 
 def plan_shards(path, num_shards, num_examples, fingerprint):
-  """Shards of like size, in the order of the examples: list of `Shard`."""
+  """Shards of similar size, in the order of the examples: list of `Shard`."""
   bounds = [i * num_examples // num_shards for i in range(num_shards + 1)]
   return [Shard(path, i, num_shards, bounds[i], bounds[i + 1], fingerprint)
           for i in range(num_shards)]
@@ -87,7 +87,7 @@ class Encode(beam.DoFn):
 
 
 class WriteShard(beam.DoFn):
-  """All of a shard to its file, which is there whole or not at all.
+  """Writes a whole shard to its file, which appears complete or not at all.
 
   What is written depends on the shard alone, so that a second try writes the
   same.
@@ -99,8 +99,8 @@ class WriteShard(beam.DoFn):
     rows = [row for _, encoded in chunks for row in encoded]
     if len(rows) != shard.end - shard.first:
       raise ValueError(
-          "%s: %d examples came for shard %d, %d were counted before; the data "
-          "changed meanwhile, start again." % (
+          "%s: %d examples arrived for shard %d, but %d were counted before; "
+          "the data changed meanwhile, so start again." % (
               shard.path, len(rows), shard.number, shard.end - shard.first))
     path = record_shards.shard_path(shard.path, shard.number, shard.num_shards)
     stats = record_file.write_rows(rows, path, shard.fingerprint,

@@ -3,7 +3,7 @@
 
 `cut` reads a file once, fast, and says where blocks of whole rows begin;
 `read_block` reads one of them. A bad row becomes a `BadRow` with the reason,
-and what follows is read all the same. Knows nothing of Beam.
+and what follows is read anyway. Knows nothing of Beam.
 """
 
 import collections
@@ -61,8 +61,8 @@ def guess_form(path):
     return "avro"
   form = unlabelled.guess_form(path)
   if form not in FORMS:
-    raise ValueError("%s: .%s cannot be cut into blocks: write JSON lines, or "
-                     "let predict_session.py read it." % (path, form))
+    raise ValueError("%s: .%s cannot be split into blocks: convert it to JSON "
+                     "lines, or use predict_session.py." % (path, form))
   return form
 
 
@@ -124,7 +124,7 @@ def read_block(block, open_file):
 
 
 def _check_start(path, open_file, is_guessed):
-  """Refuses a file that is no UTF-8 text, or not of the form it seems to be."""
+  """Rejects a file that is not UTF-8 text, or not in the expected format."""
   with file_bytes.unpacking(path), _open(path, open_file) as stream:
     start = stream.read(_START)
   kind = file_bytes.kind(start)
@@ -151,7 +151,7 @@ def _open(path, open_file):
 
 
 def _lines(stream):
-  """Yields lines with their ends; a byte that is no UTF-8 is a surrogate.
+  """Yields lines with their ends; a byte that is not UTF-8 is a surrogate.
 
   A line of more than `text_lines.MAX_LINE` characters comes as None.
   """
@@ -355,7 +355,7 @@ def _table_rows(lines, delimiter, quoting):
       if (quoting == table_reader.AUTO and lines.num_lines - before > 1 and
           row and table_reader.swallows(row, delimiter)):
         row, reason = None, (
-            "a quotation mark makes one field of %d lines: %s" % (
+            "a quotation mark joins %d lines into one field: %s" % (
                 lines.num_lines - before, table_reader.SWALLOWED))
       yield before, row, reason
 
@@ -542,7 +542,7 @@ def _named_row(block, number, record):
   elif pair is not None and not isinstance(pair, str):
     reason = "column %s is %s, not a string" % (pair_name, _kind(pair))
   elif isinstance(name, bool) or not isinstance(name, (str, int, type(None))):
-    reason = "column %s is %s, not a string or a whole number" % (
+    reason = "column %s is %s, not a string or an integer" % (
         id_name, _kind(name))
   else:
     reason = _bad_characters([text] + ([pair] if pair is not None else []))

@@ -66,8 +66,8 @@ def plan(parts, label_list, model, flag_values):
       raise ValueError("--num_shards is %d, but %s has %d examples." % (
           flag_values.num_shards, name, part.scan.num_examples))
     if os.path.exists(path):
-      raise ValueError("%s is there, whole; remove it, or name another "
-                       "--output_dir." % path)
+      raise ValueError("%s already exists and is complete; remove it, or name "
+                       "another --output_dir." % path)
     shards = beam_features.plan_shards(
         path, flag_values.num_shards, part.scan.num_examples,
         encoding.features_fingerprint(
@@ -81,10 +81,11 @@ def plan(parts, label_list, model, flag_values):
         if other.startswith(name + ".tf_record-") and other not in names and
         not other.endswith((".json", ".index.npy", ".tmp")))
     if extra:
-      raise ValueError("%s is there, of another number of shards; remove it, "
-                       "or name another --output_dir." % os.path.join(
+      raise ValueError(
+          "%s already exists with another number of shards; remove it, or name "
+          "another --output_dir." % os.path.join(
                            flag_values.output_dir, extra[0]))
-    logging.info("Features of %s: %d of %d shards to be made", name,
+    logging.info("Features of %s: %d of %d shards to build", name,
                  len(missing), len(shards))
     if missing:
       planned.append((name, missing))
@@ -92,7 +93,7 @@ def plan(parts, label_list, model, flag_values):
 
 
 def is_written(shard):
-  """Whether a shard is there; ValueError if it is another one."""
+  """Whether a shard exists; ValueError if it is a different one."""
   path = record_shards.shard_path(shard.path, shard.number, shard.num_shards)
   if not os.path.exists(path + ".json"):  # which is written last
     return False

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keeps two jobs from writing into one output, on any file system of Beam's.
 
-Each job writes a claim of its own beside the output, then looks whether there
-is another one. Of two that begin at once none misses the other's.
+Each job writes its own claim beside the output, then looks whether there is
+another one. Of two that begin at once none misses the other's.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ def claim(prefix):
   """
   if re.search(r"[*?\[\]]", prefix):
     raise ValueError(
-        "--output %s has one of the characters * ? [ ], which Beam takes for a "
+        "--output %s has one of the characters * ? [ ], which Beam treats as a "
         "pattern; name another output." % prefix)
   files = filesystems.FileSystems
   begin = prefix + ".running-"
@@ -46,7 +46,7 @@ def claim(prefix):
               if os.path.basename(found.path) != os.path.basename(path)]
     for other in others:
       raise ValueError(
-          "--output: another job writes into %s (%s); wait for it, or, if it "
+          "--output: another job is writing to %s (%s); wait for it, or, if it "
           "is no longer running, remove %s." % (
               prefix, _describe(other), other))
     yield
@@ -74,4 +74,4 @@ def _describe(path):
     return "pid %s on %s since %s" % tuple(
         str(there[key])[:100] for key in ("pid", "host", "started"))
   except Exception:  # pylint: disable=broad-except
-    return "its claim cannot be read"
+    return "its lock file cannot be read"

@@ -71,10 +71,10 @@ def test_table(run, tmp_path):
   # Nothing is run twice.
   status, _, _, log = run("--seeds=2")
   assert status == 0
-  assert "28 runs: 28 have finished before, 0 to do" in log
+  assert "28 runs: 28 already finished, 0 to do" in log
 
 
 def test_grid_is_refused(run):
   status, _, err, _ = run("--grid=pooling=cls")
   assert status == 2
-  assert "--grid means nothing here" in err
+  assert "--grid cannot be used here" in err

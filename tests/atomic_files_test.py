@@ -220,14 +220,14 @@ def test_a_changed_sealed_file(tmp_path, old, new):
   tiny_bert.write_text(path, text.replace(old, new, 1))
   with pytest.raises(ValueError) as raised:
     atomic_files.read_sealed(path, True)
-  assert path + " has been changed" in str(raised.value)
+  assert path + " was changed" in str(raised.value)
 
 
 def test_what_was_never_sealed(tmp_path):
   path = str(tmp_path / "x")
   tiny_bert.write_text(path, u'{"a": 1}')
   assert atomic_files.read_sealed(path) == {"a": 1}
-  with pytest.raises(ValueError, match="has been changed"):
+  with pytest.raises(ValueError, match="was changed"):
     atomic_files.read_sealed(path, True)
 
 
@@ -244,8 +244,8 @@ def test_json(tmp_path):
 
 @pytest.mark.parametrize("content,words", [
     (b"", "is not JSON"), (b"{", "is not JSON"), (b"\xff", "is not JSON"),
-    (b"[" * 100000, "is not JSON"), (b"[]", "holds no JSON object"),
-    (b"3", "holds no JSON object")])
+    (b"[" * 100000, "is not JSON"), (b"[]", "must hold a JSON object"),
+    (b"3", "must hold a JSON object")])
 def test_what_is_no_json_object(tmp_path, content, words):
   (tmp_path / "x").write_bytes(content)
   with pytest.raises(ValueError) as raised:

@@ -278,16 +278,16 @@ def without(name):
 
 
 @pytest.mark.parametrize("files, message", [
-    (without("relationships-lookup-v18.1.json"), "holds no relationships-"),
-    (without("attack-patterns-lookup-v18.1.json"), "holds no attack-patterns-"),
+    (without("relationships-lookup-v18.1.json"), "contains no relationships-"),
+    (without("attack-patterns-lookup-v18.1.json"), "no attack-patterns-"),
     (dict(FILES, **{"relationships-lookup-v18.1.json": {"relations": []}}),
-     "is not the JSON object with the list 'relationships'"),
+     "is not the expected JSON object with the list 'relationships'"),
     (dict(FILES, **{"relationships-lookup-v18.1.json":
                     {"relationships": [1]}}), "is not a list of JSON objects"),
     (dict(FILES, **{"relationships-lookup-v18.1.json":
-                    {"relationships": [{"stix_id": "x"}]}}), "lacks a field"),
+                    {"relationships": [{"stix_id": "x"}]}}), "a missing field"),
     (dict(FILES, **{"relationships-lookup-v18.1.json":
-                    {"relationships": []}}), "no relationship that could be"),
+                    {"relationships": []}}), "no usable relationship"),
 ])
 def test_a_wrong_source_is_one_sentence_and_writes_nothing(
     tmp_path, capsys, files, message):
@@ -316,7 +316,7 @@ def test_a_damaged_or_missing_wheel_is_one_sentence(tmp_path, capsys):
     assert said.count("\n") == 1
   assert prepare_data.main(
       ["--source", str(tmp_path / "none"), "--output_dir", "out"]) == 2
-  assert "there is no such file" in capsys.readouterr().err
+  assert "no such file" in capsys.readouterr().err
 
 
 def test_a_file_of_absurd_size_is_refused(tmp_path, capsys, monkeypatch):

@@ -69,7 +69,7 @@ def test_program(data, tmp_path, capsys):
   assert lines[0].startswith("120 train, 40 test texts")
   assert [line[:29].strip() for line in lines[1:4]] == [
       "Label prior, 0.5", "Label prior, tuned on dev",
-      "Label prior, tuned a label"]
+      "Label prior, tuned per label"]
   with io.open(os.path.join(output, "results.json")) as reader:
     results = json.load(reader)
   assert results["micro_f1"] == results["tfidf"]["fixed"]["micro_f1"]
@@ -92,7 +92,7 @@ def test_program(data, tmp_path, capsys):
 def test_without_dev(data, capsys):
   os.remove(os.path.join(data, "dev.jsonl"))
   assert baseline_tfidf.main(["--data_dir=" + data]) == 2
-  assert "--no_tuning does without" in capsys.readouterr().err
+  assert "with --no_tuning, no" in capsys.readouterr().err
   assert baseline_tfidf.main(["--data_dir=" + data, "--no_tuning"]) == 0
   assert "tuned" not in capsys.readouterr().out
 

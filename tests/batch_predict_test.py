@@ -305,7 +305,7 @@ def test_one_output_is_claimed_once(tmp_path):
 
 
 def test_names_that_are_patterns_cannot_be_claimed(tmp_path):
-  with pytest.raises(ValueError, match="takes for a pattern"):
+  with pytest.raises(ValueError, match="treats as a pattern"):
     with output_claim.claim(str(tmp_path / "a[1]")):
       pass
   assert os.listdir(str(tmp_path)) == []
@@ -343,7 +343,7 @@ def test_a_job_into_a_claimed_output_writes_nothing(tmp_path, model):
   claim.write_text(u"cut")
   status, stderr = run(*arguments)
   assert status == 2 and stderr.count("\n") == 1
-  assert "its claim cannot be read" in stderr and str(claim) in stderr
+  assert "its lock file cannot be read" in stderr and str(claim) in stderr
   assert sorted(os.listdir(str(tmp_path))) == ["in.jsonl", claim.name]
   claim.unlink()
   status, stderr = run(*arguments)

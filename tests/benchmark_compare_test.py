@@ -22,8 +22,8 @@ def test_interval_of_the_median():
 
 @pytest.mark.parametrize("low, high, said", [
     (0.90, 0.95, "faster"),
-    (0.95, 1.05, "no difference seen"),
-    (1.01, 1.05, "within what is allowed"),
+    (0.95, 1.05, "no difference found"),
+    (1.01, 1.05, "within the limit"),
     (1.03, 1.05, "slower"),
 ])
 def test_verdict(low, high, said):
@@ -49,13 +49,13 @@ def test_ratios_are_of_the_same_round():
 
 def test_what_was_not_timed_says_why():
   text, slower = compare.format_comparison(
-      results([], why="its outputs differ from ours by 1"), 0.02)
-  assert "its outputs differ from ours by 1" in text
+      results([], why="outputs differ from ours by 1"), 0.02)
+  assert "outputs differ from ours by 1" in text
   assert not slower
 
 
 def test_a_commit_that_is_not_there(tmp_path):
-  with pytest.raises(ValueError, match="git knows no commit no-such-commit"):
+  with pytest.raises(ValueError, match="git has no commit no-such-commit"):
     compare.unpack("no-such-commit", str(tmp_path))
   assert compare.main(["no-such-commit", "no-such-commit", "--tiny",
                        "--python_ours=" + sys.executable]) == 2

@@ -206,7 +206,7 @@ def test_table():
   # 20 ms; rounds 2, 1 and 1 times ours; 2 GFLOP at 200 GFLOP/s are 10 ms.
   assert line.split() == ["onnxruntime", "20.00", "ms", "1.00", "(1.00-2.00)",
                           "1.10", "0.50", "20.00", "ms"]
-  assert "ours is at 0.25 of the limit" in text
+  assert "ours reaches 0.25 of the limit" in text
   assert " 0.99 " in result_text.format_results(fake_results("mean"))
 
 
@@ -220,7 +220,7 @@ def test_a_run_without_our_environment_says_so(tmp_path, capsys):
 
 
 def test_unknown_works_and_peers_are_named():
-  with pytest.raises(SystemExit, match="no work z; they are a, b"):
+  with pytest.raises(SystemExit, match="no workload z; choose from a, b"):
     run.chosen_works(run.parse(["--only=a,z"]))
   with pytest.raises(SystemExit, match="no peer 'x'"):
     run.chosen_peers(run.parse(["--peers=x"]))

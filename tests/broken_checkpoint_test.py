@@ -191,12 +191,12 @@ DAMAGES = {
     "identity, empty": (edit(IDENTITY, lambda x: b""), "not JSON", True),
     "identity, gone": (lambda x: os.remove(x + IDENTITY), "is missing", True),
     "all, older": (bring(None, 8, [INDEX, DATA, IDENTITY]),
-                   "9.json is that of step 8", True),
+                   "9.json belongs to step 8", True),
     "both, older": (bring(None, 8, [INDEX, DATA]),
-                    "of another checkpoint", True),
-    "both, other": (other_run([INDEX, DATA]), "of another checkpoint", True),
-    "all, other": (other_run([INDEX, DATA, IDENTITY]), "of another run", True),
-    "nan": (poison, "weights that are not finite, in output_bias", False),
+                    "from another checkpoint", True),
+    "both, other": (other_run([INDEX, DATA]), "from another checkpoint", True),
+    "all, other": (other_run([INDEX, DATA, IDENTITY]), "another run", True),
+    "nan": (poison, "NaN or infinite weights, in output_bias", False),
 }
 
 
@@ -228,8 +228,8 @@ def test_nothing_to_go_back_to(newest, copy):
     change(os.path.join(copy, "model.ckpt-%d%s" % (step, INDEX)), flip)
   before = sorted(os.listdir(copy))
   message = error_of(checkpoint_choice.recover, copy)
-  assert "has no whole checkpoint to go on from (model.ckpt-9 is" in message
-  assert "name another --output_dir to begin anew" in message
+  assert "has no intact checkpoint to resume from (model.ckpt-9 is" in message
+  assert "name another --output_dir to start over" in message
   assert sorted(os.listdir(copy)) == before
   assert "No other checkpoint of" in error_of(
       checkpoint_choice.prediction_checkpoint, copy, True)
@@ -281,15 +281,15 @@ def test_a_broken_best_checkpoint_and_none_before_it(copy):
       checkpoint_files.remove(os.path.join(copy, "model.ckpt-%d" % step))
   os.remove(os.path.join(copy, "model.ckpt-6" + INDEX))
   message = error_of(checkpoint_choice.recover, copy)
-  assert "model.ckpt-6, the best on dev until now, is broken" in message
+  assert "model.ckpt-6, the best on dev so far, is broken" in message
   assert "remove best_checkpoint.json" in message
   assert steps_of(copy) == [8, 9]
 
 
 @pytest.mark.parametrize("function,words", [
-    (lambda x: x.replace(b'"step": 6', b'"step": 8', 1), "has been changed"),
+    (lambda x: x.replace(b'"step": 6', b'"step": 8', 1), "was changed"),
     (lambda x: x[:-20], "is not JSON"), (lambda x: b"", "is not JSON"),
-    (lambda x: x.replace(b'"sha256"', b'"sha25"'), "has been changed")])
+    (lambda x: x.replace(b'"sha256"', b'"sha25"'), "was changed")])
 def test_a_changed_best_checkpoint_file(copy, function, words):
   set_best(copy, 6)
   change(os.path.join(copy, "best_checkpoint.json"), function)
@@ -301,15 +301,15 @@ def test_a_changed_best_checkpoint_file(copy, function, words):
 
 def test_files_of_another_run(copy, other):
   shutil.copy(os.path.join(other, "best_checkpoint.json"), copy)
-  assert "best_checkpoint.json is of another run" in error_of(
+  assert "best_checkpoint.json is from another run" in error_of(
       checkpoint_choice.prediction_checkpoint, copy)
   os.remove(os.path.join(copy, "best_checkpoint.json"))
   shutil.copy(os.path.join(other, "model_settings.json"), copy)
   assert trained_model.read(copy).labels  # the model is of the same form
   for allow in (False, True):
-    assert "of another run" in error_of(
+    assert "from another run" in error_of(
         checkpoint_choice.prediction_checkpoint, copy, allow)
-  assert "of another run" in error_of(checkpoint_choice.recover, copy)
+  assert "from another run" in error_of(checkpoint_choice.recover, copy)
 
 
 def cut_evaluations(folder, last_step):
@@ -329,9 +329,9 @@ def test_an_earlier_best_checkpoint_json(last_step, copy):
   for function in (checkpoint_choice.prediction_checkpoint,
                    checkpoint_choice.recover, predict_session.SessionPredictor):
     assert error_of(function, copy) == (
-        "%s is an earlier state of that file: its last evaluation is of step "
-        "%d, but model.ckpt-9 knows of one of step 9; bring back what was "
-        "written, or remove it to do without what was found on dev until now."
+        "%s is an outdated copy: its last evaluation is at step %d, but "
+        "model.ckpt-9 records one at step 9; restore the original file, or "
+        "remove it to discard the evaluations on dev so far."
         % (os.path.join(copy, "best_checkpoint.json"), last_step))
   # Without it the newest is taken.
   os.remove(os.path.join(copy, "best_checkpoint.json"))
@@ -359,8 +359,8 @@ def test_an_edited_threshold(copy):
   change(os.path.join(copy, "model_settings.json"), lambda x: x.replace(
       b'"threshold": 0.5', b'"threshold": 0.4'))
   message = error_of(trained_model.read, copy)
-  assert "model_settings.json has been changed" in message
-  assert "Thresholds are changed by --threshold" in message
+  assert "model_settings.json was changed" in message
+  assert "Change thresholds with --threshold" in message
 
 
 # A directory of a program that kept no identities.
@@ -413,9 +413,9 @@ def test_training_goes_back_and_ends_with_the_same_bits(
   text = "\n".join(log)
   for words in (
       "model.ckpt-9 is broken: model.ckpt-9.data-00000-of-00001 is broken at",
-      "model.ckpt-8 is broken: model.ckpt-8.index", "going back to step 6",
-      "going on from step 6 of 9", "checkpoint is broken; looking at",
-      "train.tf_record is made again: ", "dev.tf_record is made again: "):
+      "model.ckpt-8 is broken: model.ckpt-8.index", "falling back to step 6",
+      "resuming from step 6 of 9", "checkpoint is broken; using",
+      "train.tf_record is rebuilt: ", "dev.tf_record is rebuilt: "):
     assert words in text, words
   check_as_calm(copy, calm)
 
@@ -438,7 +438,7 @@ def test_the_predictor_refuses_unless_told(newest, copy):
       copy, verify_checkpoint=False) as predictor:
     assert predictor.predict([u"the apple"]).tolist() == expected.tolist()
   poison(os.path.join(copy, "model.ckpt-6"))
-  with pytest.raises(ValueError, match="weights that are not finite"):
+  with pytest.raises(ValueError, match="NaN or infinite weights"):
     predict_session.SessionPredictor(copy, checkpoint="model.ckpt-6")
 
 
@@ -469,8 +469,8 @@ def test_out_of_time_then_out_of_room(bert, data, calm, tmp_path, monkeypatch):
   assert status == 75 and stderr.count("\n") == 1
   stopped = steps_of(folder)[-1]
   assert 2 < stopped < 8
-  assert ("--max_runtime is over; the checkpoint of step %d of 9 is saved, the "
-          "same command goes on from there." % stopped) in stderr
+  assert ("--max_runtime expired; the checkpoint of step %d of 9 is saved, the "
+          "same command resumes." % stopped) in stderr
 
   save = tf.train.Saver.save
 
@@ -492,7 +492,7 @@ def test_out_of_time_then_out_of_room(bert, data, calm, tmp_path, monkeypatch):
   assert not [name for name in os.listdir(folder) if "tempstate" in name]
   status, _, stderr, log = call(bert, data, folder)
   assert (status, stderr) == (0, "")
-  assert any("going on from step 8 of 9" in line for line in log)
+  assert any("resuming from step 8 of 9" in line for line in log)
   check_as_calm(folder, calm)
 
 
@@ -551,7 +551,7 @@ def test_force_keeps_the_checkpoints_that_were_there(copy, bert, data):
   path = os.path.join(copy, "model.ckpt-12.json")
   atomic_files.write_sealed(path, dict(
       atomic_files.read_sealed(path), fingerprint=there.fingerprint))
-  assert "of another run" in checkpoint_files.find_problem(
+  assert "from another run" in checkpoint_files.find_problem(
       path[:-len(IDENTITY)], run)
 
 
@@ -563,7 +563,7 @@ def test_never_refuses_a_start_that_was_cut_short(bert, data, tmp_path):
   (folder / ".lock").write_text(u"pid 1 on host")
   status, _, stderr, _ = call(bert, data, folder, resume="never")
   assert status == 2
-  assert "has a run in it that had just begun (vocab.txt)" in stderr
+  assert "already has a run that has just started (vocab.txt)" in stderr
   assert set(os.listdir(str(folder))) == {"vocab.txt", ".lock"}
 
 

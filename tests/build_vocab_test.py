@@ -92,7 +92,7 @@ def test_case_is_kept_if_asked():
 def test_too_small():
   with pytest.raises(ValueError, match="--vocab_size is 6.* need 8"):
     build_vocab.build(["a b c"], vocab_size=6, min_frequency=1)
-  with pytest.raises(ValueError, match="no character is seen 2 times"):
+  with pytest.raises(ValueError, match="no character occurs 2 times"):
     build_vocab.build(["a b c"], vocab_size=60, min_frequency=2)
 
 

@@ -312,7 +312,7 @@ def test_run_keeps_changes_and_leaves_it(trained_run, tmp_path):
   assert read_results(output_dir, "test") == before
   status, _, stderr, _ = call(data, output_dir, do_eval=True,
                               calibrate="temperature")
-  assert status == 2 and "give --threshold as well" in stderr
+  assert status == 2 and "set --threshold as well" in stderr
   assert trained_model.read(output_dir).settings["calibration"] == kept
   status, _, stderr, _ = call(data, output_dir, calibrate="temperature",
                               do_test=True)

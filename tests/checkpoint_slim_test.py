@@ -88,9 +88,9 @@ def test_a_finished_run_keeps_the_newest_and_the_weights_of_the_best(
   assert not others(tmp_path / "run")
   kept = [line for line in log if re.match("Kept|Removed", line)]
   assert re.match(r"Kept model.ckpt-5, \d+\.\d MB: the best on dev, weights "
-                  "alone$", kept[0])
-  assert re.match(r"Kept model.ckpt-20, \d+\.\d MB: the newest, whole: a run "
-                  "can go on from it$", kept[1])
+                  "only$", kept[0])
+  assert re.match(r"Kept model.ckpt-20, \d+\.\d MB: the newest, complete: the "
+                  "run can be resumed from it$", kept[1])
   assert kept[2:] == ["Removed model.ckpt-15"]
   results = tiny_bert.read_text(tmp_path / "run" / "eval_results.txt")
   assert "global_step = 5\n" in results
@@ -104,7 +104,7 @@ def test_a_finished_run_keeps_the_newest_and_the_weights_of_the_best(
   assert tiny_bert.read_text(tmp_path / "run" / "eval_results.txt") == results
   # More epochs go on from the newest.
   log = call(bert, data, tmp_path / "run", num_train_epochs=3, resume="force")
-  assert any("going on from step 20 of 30" in line for line in log)
+  assert any("resuming from step 20 of 30" in line for line in log)
   with SessionPredictor(str(tmp_path / "run"),
                         checkpoint="model.ckpt-5") as predictor:
     np.testing.assert_array_equal(predictor.predict(TEXTS), before)
@@ -134,7 +134,7 @@ def test_slim_keeps_the_weights_to_predict_with(bert, data, tmp_path,
           bert, data, tmp_path / "run",
           **dict(RUN, num_train_epochs=3, resume="force")))
   assert status == 2
-  assert "weights alone, so no run can go on in it" in stderr
+  assert "has only weights, so the run cannot be resumed" in stderr
   # Its weights are an encoder.
   call(bert, data, tmp_path / "next", encoder=tmp_path / "run",
        bert_config_file=None, vocab_file=None, init_checkpoint=None,
@@ -195,7 +195,7 @@ def test_a_kill_while_the_optimizer_is_dropped(run, tmp_path, num_moved):
     for step in (10, 15, 20):
       os.remove(os.path.join(folder, "model.ckpt-%d.data-00000-of-00001" %
                              step))
-    with pytest.raises(ValueError, match="no whole checkpoint to go on from"):
+    with pytest.raises(ValueError, match="no intact checkpoint to resume from"):
       checkpoint_choice.recover(folder)
 
 

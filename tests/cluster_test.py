@@ -57,11 +57,11 @@ def test_master_is_the_old_name_of_chief():
     ("[]", 'must be a JSON object with "cluster" and "task"'),
     (config(dict(CLUSTER, evaluator=["e:1"])), 'names the role "evaluator"'),
     (config(dict(CLUSTER, master=["e:1"])), "both chief and master"),
-    (config({"ps": ["d:1"]}), "must have one chief, and has 0"),
+    (config({"ps": ["d:1"]}), "must have exactly one chief, but has 0"),
     (config({"chief": ["a:1"]}), "has no ps"),
     (config(dict(CLUSTER, ps=["a:1"])), "has the address a:1 twice"),
     (config(dict(CLUSTER, ps="d:1")), "the addresses of ps must be a list"),
-    (config(type="worker", index=2), "this is worker 2, but there are 2"),
+    (config(type="worker", index=2), "this is worker 2, but there are only 2"),
     (config(type="helper", index=0), 'names the role "helper"'),
 ])
 def test_a_tf_config_that_cannot_be(text, message):
@@ -81,11 +81,13 @@ def call(monkeypatch, tf_config, bert, data, output_dir, **flags):
 
 
 @pytest.mark.parametrize("flags, message", [
-    (dict(do_train=False, do_eval=True), "a cluster (TF_CONFIG) is for"),
-    (dict(eval_steps=5, do_eval=True), "--eval_steps=5 does not go with"),
+    (dict(do_train=False, do_eval=True), "a cluster (TF_CONFIG) is only for"),
+    (dict(eval_steps=5, do_eval=True),
+        "--eval_steps=5 cannot be combined with"),
     (dict(cluster_timeout=0), "--cluster_timeout is 0"),
-    (dict(gradient_accumulation_steps=2), "does not go with several machines; "
-     "leave it or --distribution=cluster out."),
+    (dict(gradient_accumulation_steps=2),
+        "cannot be combined with several machines; use it or "
+        "--distribution=cluster, not both."),
 ])
 def test_flags_that_cannot_be(monkeypatch, bert, tmp_path, flags, message):
   status, stderr = call(monkeypatch, config(), bert, tmp_path,
@@ -131,11 +133,11 @@ def test_members_that_differ_are_refused():
           "tensorflow": "2.21.0"}
   cluster_members.check_identity(here, dict(here), cluster)
   for other, message in (
-      (dict(here, code_sha256="cd"), "another version of the code"),
-      (dict(here, tensorflow="1.15.5"), "has TensorFlow 2.21.0, the chief "
-       "1.15.5"),
+      (dict(here, code_sha256="cd"), "different code from the chief"),
+      (dict(here, tensorflow="1.15.5"),
+          "has TensorFlow 2.21.0, but the chief has 1.15.5"),
       (dict(here, flags={"learning_rate": 0.2, "seed": 1}),
-       "worker 1 (c:1) has --learning_rate=0.1, the chief 0.2")):
+       "worker 1 (c:1) has --learning_rate=0.1, but the chief has 0.2")):
     with pytest.raises(ValueError) as error:
       cluster_members.check_identity(here, other, cluster)
     assert message in str(error.value)

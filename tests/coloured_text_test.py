@@ -24,12 +24,12 @@ def test_terminal_colours():
   shown = coloured_text.terminal_text(explained(
       [u"good bad so  faint\nunread"], [[2.0, -1.0, 0.5, 0.1, None]]))
   assert shown == (
-      u"0.750  \033[1mfruit\033[0m\n"
-      u"  \033[38;5;16;48;5;196mgood\033[0m \033[38;5;16;48;5;111mbad\033[0m "
-      u"\033[38;5;16;48;5;217mso\033[0m  faint\n"
-      u"  \033[2munread\033[0m\n"
-      u"  (1 of 5 words were not read: the text is longer than the model "
-      u"takes)\n")
+      u"0.750  \x1b[1mfruit\x1b[0m\n"
+      u"  \x1b[38;5;16;48;5;196mgood\x1b[0m \x1b[38;5;16;48;5;111mbad\x1b[0m "
+      u"\x1b[38;5;16;48;5;217mso\x1b[0m  faint\n"
+      u"  \x1b[2munread\x1b[0m\n"
+      u"  (1 of 5 words were not read: the text is longer than the model's "
+      u"limit)\n")
 
 
 def test_terminal_gets_no_codes_of_the_text():
@@ -54,9 +54,12 @@ def test_joined_emoji_stay_joined():
 def test_plain_lines():
   assert coloured_text.plain_text(explained(
       [u"good bad", u"x"], [[2.0, -1.0], [None]], is_predicted=False)) == (
-          u"fruit\t0.750\tnot predicted\n  good\t+2.0000\n  bad\t-1.0000\n"
-          u"  x\tnot read\n  (1 of 3 words were not read: the text is longer "
-          u"than the model takes)\n")
+          u"fruit\t0.750\tnot predicted\n"
+          u"  good\t+2.0000\n"
+          u"  bad\t-1.0000\n"
+          u"  x\tnot read\n"
+          u"  (1 of 3 words were not read: the text is longer than the model's "
+          u"limit)\n")
   assert coloured_text.plain_text(explained([u" "], [[]])) == (
       u"fruit\t0.750\n  (no words)\n")
 

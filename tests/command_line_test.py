@@ -97,8 +97,8 @@ def run(script, *arguments, **options):
     ("stop", 143, "stopped; all is saved."),
     ("later", 75, "the time is over; all is saved."),
     ("file", 1, "No such file or directory: /nowhere/at/all"),
-    ("memory", 1, "out of memory; a smaller batch size or max_seq_length "
-                  "needs less (3 GB)"),
+    ("memory", 1, "out of memory; use a smaller batch size or max_seq_length "
+                  "(3 GB)"),
     ("run", 1, "it broke."),
     ("other", 1, "KeyError: 'key'"),
 ])

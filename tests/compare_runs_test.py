@@ -144,24 +144,24 @@ def test_nothing_with_true_labels(tmp_path):
   path = write(tmp_path / "test_predictions.jsonl", [row(1, None, "a")])
   with pytest.raises(ValueError, match="test_predictions.jsonl has none"):
     compare_runs.read_predictions(str(tmp_path))
-  with pytest.raises(ValueError, match="no true labels in it"):
+  with pytest.raises(ValueError, match="no true labels"):
     compare_runs.read_predictions(path)
 
 
 @pytest.mark.parametrize("change, expected", [
     (lambda rows: rows[1].update(text="other"),
-     "number 2, '2' 'text 2' in .*a.jsonl, '2' 'other' in .*b.jsonl"),
-    (lambda rows: rows[2].update(id="x"), "number 3, '3' .*, 'x' 'text 3' in"),
-    (lambda rows: rows.pop(), "a.jsonl has 4, .*b.jsonl has 3; .*a.jsonl has "
-     "is '4'"),
+     "number 2: '2' 'text 2' in .*a.jsonl, '2' 'other' in .*b.jsonl"),
+    (lambda rows: rows[2].update(id="x"), "number 3: '3' .*, 'x' 'text 3' in"),
+    (lambda rows: rows.pop(), "a.jsonl has 4, .*b.jsonl has 3; .*only in "
+     ".*a.jsonl is '4'"),
     (lambda rows: rows[0].update(true_labels=[]),
      "true labels of text '1' differ: a in .*a.jsonl, none in .*b.jsonl"),
     (lambda rows: [record.update(
         labels=[], true_labels=[], probabilities={"a": 0.5})
                    for record in rows],
-     u"a.jsonl has the label '\u732b', .*b.jsonl has not"),
+     u"a.jsonl has the label '\u732b', .*b.jsonl does not"),
     (lambda rows: [record["probabilities"].update(z=0.5) for record in rows],
-     "b.jsonl has the label 'z', .*a.jsonl has not"),
+     "b.jsonl has the label 'z', .*a.jsonl does not"),
 ])
 def test_what_cannot_be_compared(tmp_path, files, change, expected):
   rows = json.loads(json.dumps(B_ROWS))
@@ -188,7 +188,7 @@ def test_program(files):
 
 def test_mistakes_end_in_one_sentence(files):
   for arguments, expected in (
-      ((files[0],), "give two runs or files of predictions"),
+      ((files[0],), "give two runs or prediction files"),
       (files + ("--show_texts=-1",), "--show_texts is -1"),
       ((files[0], files[0] + "x"), "x")):
     status, out, err = run(*arguments)

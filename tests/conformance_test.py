@@ -118,8 +118,8 @@ def test_folder_that_is_no_version(name, good, tmp_path):
   with pytest.raises(ValueError) as raised:
     conformance.check(path)
   assert str(raised.value) == (
-      "%s cannot be served: the folder's name %s is no version; it must be a "
-      "whole number." % (path, name))
+      "%s cannot be served: the folder name %s is not a version; it must be an "
+      "integer." % (path, name))
   assert conformance.problems(path, check_version=False) == []
 
 
@@ -127,32 +127,31 @@ def test_folder_that_is_no_version(name, good, tmp_path):
 CHANGES = {
     "two tags": (
         lambda m: graph(m).meta_info_def.tags.append("gpu"),
-        "it must have one graph with the tag serve alone; its graphs' tags "
-        "are: gpu+serve."),
+        "it must have one graph with the single tag serve; the tags of its "
+        "graphs are: gpu+serve."),
     "no graph": (
         lambda m: m.ClearField("meta_graphs"),
-        "it must have one graph with the tag serve alone; its graphs' tags "
-        "are: no graph."),
+        "it must have one graph with the single tag serve; the tags of its "
+        "graphs are: no graph."),
     "no method": (
         lambda m: setattr(signature(m), "method_name", ""),
-        "signature serving_default: its method (none) is none of predict, "
-        "classify and regress."),
+        "signature serving_default: its method (none) is not predict, classify "
+        "or regress."),
     "no default": (
         lambda m: graph(m).signature_def.pop("serving_default"),
-        "there is no signature serving_default, which requests take that name "
-        "none."),
+        "there is no signature serving_default, the default of requests."),
     "no outputs": (
         lambda m: signature(m).outputs.clear(),
         "signature serving_default: it has no inputs or no outputs."),
     "missing tensor": (
         lambda m: setattr(signature(m).outputs["y"], "name", "z:0"),
-        "signature serving_default: y is the tensor z:0, which the graph has "
-        "not."),
+        "signature serving_default: y is the tensor z:0, which is not in the "
+        "graph."),
     "type": (
         lambda m: setattr(signature(m).inputs["x"], "dtype",
                           tf.int64.as_datatype_enum),
-        "signature serving_default: input x is of type int64, but its tensor "
-        "of float32."),
+        "signature serving_default: input x has type int64, but its tensor has "
+        "type float32."),
     "scalar output": (
         lambda m: signature(m).outputs["y"].tensor_shape.ClearField("dim"),
         "signature serving_default: the first dimension of output y is not "
@@ -169,33 +168,35 @@ CHANGES = {
         "batch."),
     "another placeholder": (
         lambda m: setattr(signature(m).outputs["y"], "name", "needs_rate:0"),
-        "signature serving_default: output y needs rate, which is none of its "
-        "inputs."),
+        "signature serving_default: output y needs rate, which is not one of "
+        "its inputs."),
     "no connection": (
         lambda m: setattr(signature(m).outputs["y"], "name", "no_input:0"),
-        "signature serving_default: output y comes from none of its inputs."),
+        "signature serving_default: output y does not depend on any of its "
+        "inputs."),
     "classify inputs": (
         lambda m: signature(m, "classify").inputs["examples"].CopyFrom(
             signature(m, "classify").inputs.pop("inputs")),
-        "signature classify: classify has the one input inputs, not examples."),
+        "signature classify: classify must have one input, inputs, not "
+        "examples."),
     "classify outputs": (
         lambda m: signature(m, "classify").outputs["probabilities"].CopyFrom(
             signature(m, "classify").outputs["scores"]),
-        "signature classify: classify has the outputs classes and scores, not "
-        "classes, probabilities, scores."),
+        "signature classify: classify must have the outputs classes and "
+        "scores, not classes, probabilities, scores."),
     "classify types": (
         lambda m: setattr(signature(m, "classify").outputs["scores"], "dtype",
                           tf.float64.as_datatype_enum),
-        "signature classify: scores of classify is of type float64, not "
+        "signature classify: scores of classify has type float64, not "
         "float32."),
     "regress": (
         lambda m: setattr(signature(m), "method_name",
                           "tensorflow/serving/regress"),
-        "signature serving_default: regress has the one input inputs and the "
-        "one output outputs."),
+        "signature serving_default: regress must have one input, inputs, and "
+        "one output, outputs."),
     "python": (
         lambda m: setattr(node(m, "python"), "op", "PyFunc"),
-        "op PyFunc runs Python, which a server has not."),
+        "op PyFunc runs Python, which a server does not have."),
     "unknown op": (
         lambda m: setattr(node(m, "python"), "op", "MyOwnOp"),
         "op MyOwnOp is not one of TensorFlow %s." % tf.version.VERSION),
@@ -204,7 +205,7 @@ CHANGES = {
         "variable v is not in variables/."),
     "no restore": (
         lambda m: graph(m).ClearField("saver_def"),
-        "it has variables, but no op that restores them."),
+        "it has variables but no op to restore them."),
     "asset": (
         lambda m: setattr(graph(m).asset_file_def.add(), "filename", "a.txt"),
         "assets/a.txt is missing."),
@@ -253,7 +254,7 @@ def test_warmup_requests(export):
   assert conformance.problems(export) == []
   write_warmup(export, [good] * 1001)
   assert conformance.problems(export) == [
-      "1001 warm-up requests are more than 1000."]
+      "there are 1001 warm-up requests; the maximum is 1000."]
   wrong = "warm-up request 1 does not give the inputs of serving_default: x."
   for inputs in ({}, {"x": np.ones([1, 2])},  # float64
                  {"x": np.ones([1, 2], np.float32), "y": np.zeros([1])}):
@@ -265,7 +266,7 @@ def test_warmup_requests(export):
       "warm-up request 0: there is no signature no."]
   write_warmup(export, [b"nonsense"])
   problem, = conformance.problems(export)
-  assert "record 0 is no predict or classify request" in problem
+  assert "record 0 is not a predict or classify request" in problem
 
 
 def test_script(good, export):

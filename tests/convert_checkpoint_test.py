@@ -193,10 +193,10 @@ def test_names_of_another_encoder_or_of_two(tmp_path):
   tensors = random_tensors()
   roberta = {"roberta." + name: value for name, value in tensors.items()}
   fails(make_hf_dir(tmp_path / "a", roberta), tmp_path / "out",
-        "encoder begin with 'roberta.';")
+        "encoder start with 'roberta.';")
   both = dict(tensors, **{"bert." + n: value for n, value in tensors.items()})
   fails(make_hf_dir(tmp_path / "b", both), tmp_path / "out",
-        "begin with '' and with 'bert.';")
+        "start with '' and with 'bert.';")
 
 
 def test_gamma_and_beta_of_old_models(tmp_path):
@@ -320,11 +320,11 @@ def test_index_without_weight_map(tmp_path):
     ({"quantization_config": {"bits": 8}}, "quantization_config"),
     ({"model_type": "albert"},
      "'albert', which cannot be converted: its layers share their weights"),
-    ({"model_type": "xlm-roberta"}, "its vocabulary is not WordPiece's"),
+    ({"model_type": "xlm-roberta"}, "its vocabulary is not WordPiece"),
     ({"model_type": "deberta-v2"}, "uses the distance between tokens"),
-    ({"model_type": "roformer"}, "it rotates queries and keys"),
+    ({"model_type": "roformer"}, "it uses rotary position embeddings"),
     ({"model_type": "new"},
-     "'new', which cannot be converted; these can: bert, distilbert, electra, "
+     "'new', which cannot be converted; supported: bert, distilbert, electra, "
      "ernie."),
     ({"hidden_act": "silu"}, "hidden_act is 'silu'"),
     ({"hidden_act": ["gelu"]}, "hidden_act is ['gelu']"),
@@ -337,15 +337,15 @@ def test_index_without_weight_map(tmp_path):
     ({"num_hidden_layers": 0}, "num_hidden_layers"),
     ({"num_hidden_layers": 10 ** 18}, "num_hidden_layers is 10000000000000000"),
     ({"hidden_dropout_prob": 1.5}, "hidden_dropout_prob"),
-    ({"num_hidden_layers": 1}, "tensors of 2 layers"),
-    ({"num_hidden_layers": 3}, "tensors of 2 layers"),
+    ({"num_hidden_layers": 1}, "tensors for 2 layers"),
+    ({"num_hidden_layers": 3}, "tensors for 2 layers"),
     ({"vocab_size": 8}, "[7, 4]"),
     ({"vocab_size": 8}, "[8, 4]"),
     ({"vocab_size": 8}, "embeddings.word_embeddings.weight"),
     ({"max_position_embeddings": 9}, "[9, 4]"),
     ({"type_vocab_size": 1}, "[1, 4]"),
     ({"intermediate_size": 7}, "shape [6, 4]"),
-    ({"intermediate_size": 7}, "asks for [7, 4]"),
+    ({"intermediate_size": 7}, "requires [7, 4]"),
     ({"intermediate_size": 7}, "encoder.layer.0.intermediate.dense.weight"),
     ({"hidden_size": 6}, "[7, 6]"),
 ])
@@ -392,7 +392,7 @@ def test_missing_tensor_is_named(tmp_path, name):
 def test_foreign_tensors(tmp_path):
   fails(make_hf_dir(tmp_path / "hf", {"a": np.ones([1], np.float32)}),
         tmp_path / "out", "lacks embeddings.word_embeddings.weight; its 1 "
-        "tensors begin with a (1)")
+                          "tensors start with a (1)")
 
 
 @pytest.mark.parametrize("name", [
@@ -405,7 +405,7 @@ def test_tensor_that_bert_does_not_have(tmp_path, name):
   tensors[name] = np.ones([4], np.float32)
   hf_dir = make_hf_dir(tmp_path / "hf", tensors)
   if "00" in name:
-    fails(hf_dir, tmp_path / "out", "tensors of 3 layers")
+    fails(hf_dir, tmp_path / "out", "tensors for 3 layers")
   else:
     fails(hf_dir, tmp_path / "out", name, "not part of a BERT")
 
@@ -478,7 +478,8 @@ def test_short_vocabulary_is_kept(tmp_path, log_lines):
   convert(hf_dir, tmp_path / "out")
   assert (tmp_path / "out" / "vocab.txt").read_bytes() == (
       b"[PAD]\r\n\xe4\xb8\xad")
-  assert any("has 2 tokens, the embeddings 7 rows" in l for l in log_lines)
+  assert any(
+      "has 2 tokens, but the embeddings have 7 rows" in l for l in log_lines)
 
 
 def test_no_directory(tmp_path):
@@ -510,7 +511,7 @@ def test_tokenizer_settings(tmp_path, log_lines, tokenizer, lower, warned):
   assert convert(hf_dir, tmp_path / "out").do_lower_case is lower
   wanted = "--do_lower_case=%s" % str(lower).lower()
   assert sum(wanted in line for line in log_lines) == 1
-  warnings = [l for l in log_lines if "which the tokenizer here" in l]
+  warnings = [l for l in log_lines if "which this tokenizer" in l]
   assert len(warnings) == len(warned)
   for words, line in zip(warned, warnings):
     assert words in line
@@ -573,7 +574,7 @@ def test_vocabulary_of_tokenizer_json(tmp_path):
   assert (tmp_path / "out" / "vocab.txt").read_bytes() == VOCAB
   for model, words in [
       ({"type": "BPE", "vocab": ids}, "is 'BPE', not WordPiece"),
-      ({"type": "WordPiece", "vocab": dict(ids, hello=9)}, "not 0 to 6"),
+      ({"type": "WordPiece", "vocab": dict(ids, hello=9)}, "must be 0 to 6"),
       ({"type": "WordPiece", "vocab": {"a\nb": 0}}, "a line break"),
       ({"type": "WordPiece", "vocab": {"\ud800": 0}}, "not valid Unicode")]:
     path.write_text(json.dumps({"model": model}))
@@ -618,14 +619,14 @@ def test_foreign_folder_is_not_touched(tmp_path, files):
   for name, text in files.items():
     (tmp_path / "out" / name).write_text(text)
   before = listing(tmp_path / "out")
-  with pytest.raises(ValueError, match="not of an earlier conversion"):
+  with pytest.raises(ValueError, match="not from an earlier conversion"):
     convert(hf_dir, tmp_path / "out")
   assert listing(tmp_path / "out") == before
 
 
 def test_output_is_the_input_or_a_file(tmp_path):
   hf_dir = make_hf_dir(tmp_path / "hf")
-  with pytest.raises(ValueError, match="not of an earlier conversion"):
+  with pytest.raises(ValueError, match="not from an earlier conversion"):
     convert(hf_dir, hf_dir)
   with pytest.raises(ValueError, match="is not a folder"):
     convert(hf_dir, hf_dir / "vocab.txt")
@@ -714,7 +715,7 @@ def test_script(tmp_path):
   assert status == 0, stderr
   assert stdout == (
       "Wrote 39 tensors with 392 parameters. Train with --encoder=%s, which "
-      "stands for\n"
+      "sets\n"
       "  --bert_config_file=%s/bert_config.json\n"
       "  --vocab_file=%s/vocab.txt\n"
       "  --init_checkpoint=%s/bert_model.ckpt\n"

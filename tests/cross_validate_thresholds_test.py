@@ -221,7 +221,7 @@ def test_script(predictions, tmp_path):
   assert (status, err) == (0, "")
   lines = out.splitlines()
   assert lines[0] == (
-      "%s: 41 texts, 4 labels; 4 folds, dealt 2 times, seed 9, shrinkage 2" %
+      "%s: 41 texts, 4 labels; 4 folds, 2 repeats, seed 9, shrinkage 2" %
       predictions)
   assert len(lines) == 6
   truth, scores = random_data(3)
@@ -253,12 +253,12 @@ def test_script_tells_duplicates_and_labels_without_a_text(tmp_path):
   status, out, err, warnings = tiny_bert.call(
       cross_validate_thresholds, ["--predictions=" + path])
   assert (status, err) == (0, "")
-  assert "42 texts, 4 labels; 10 folds, dealt 5 times, seed 0" in out
+  assert "42 texts, 4 labels; 10 folds, 5 repeats, seed 0" in out
   assert warnings[0] == (
-      "1 ids stand more than once in %s ('t0'); every line counts as a text of "
-      "its own." % path)
+      "1 ids occur more than once in %s ('t0'); every line counts as a "
+      "separate text." % path)
   assert warnings[1].startswith(
-      "1 of 4 labels are true in no text and count as F1 0 in macro-F1: ")
+      "1 of 4 labels are true for no text and count as F1 0 in macro-F1: ")
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -267,14 +267,13 @@ def test_script_tells_duplicates_and_labels_without_a_text(tmp_path):
     (["--folds=42"], "--folds is 42; for 41 texts it must be from 2 to 41."),
     (["--repeats=0"], "--repeats is 0; it must be at least 1."),
     (["--seed=-1"], "--seed is -1; it must be from 0 to 4294967295."),
-    (["--shrinkage=-1"], "shrinkage is -1.0; give 0 or more positives"),
+    (["--shrinkage=-1"], "shrinkage is -1.0; it must be 0 or more"),
     (["--folds=x"], "flag --folds=x: invalid literal for int() with base 10: "
                     "'x' (--help lists the flags)"),
-    (["more"], "unexpected argument more; every flag begins with --."),
+    (["more"], "unexpected argument more; flags begin with --."),
     (["--output={dir}"], "--output {dir} is a directory; name a file."),
     (["--output={dir}/file/x"], "--output {dir}/file/x cannot be written: "
-                                "{dir}/file is no folder that can be written "
-                                "to."),
+                                "{dir}/file is not a writable folder."),
 ])
 def test_mistakes(arguments, message, predictions, tmp_path):
   (tmp_path / "file").write_text(u"", encoding="utf-8")
@@ -287,12 +286,12 @@ def test_mistakes(arguments, message, predictions, tmp_path):
 
 
 @pytest.mark.parametrize("changes, message", [
-    ({"true_labels": None}, '{path} has no "true_labels", without which '
-                            "nothing can be tuned or scored."),
-    ({"true_labels": []}, "{path} has no text with a true label, without which "
-                          "no threshold can be tuned."),
+    ({"true_labels": None}, "{path} has no \"true_labels\", which tuning and "
+                            "scoring need."),
+    ({"true_labels": []}, "{path} has no text with a true label, so no "
+                          "threshold can be tuned."),
     ({"probabilities": {"a": 3}},
-     "{path}:1: the probability of 'a' is 3, not in 0..1 (logits are no "
+     "{path}:1: the probability of 'a' is 3, not in 0..1 (logits are not "
      "probabilities)."),
 ])
 def test_files_that_cannot_be_tuned_on(changes, message, tmp_path):

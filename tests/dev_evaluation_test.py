@@ -447,7 +447,7 @@ def test_other_evaluations_are_refused_by_name(copy, bert, data, flags, words):
   status, _, stderr, _ = call(
       bert, data, copy, **dict({"metric_for_best": "loss"}, **flags))
   assert status == 2 and stderr.count("\n") == 1
-  assert "has a run with another dev_evaluation (there {" in stderr
+  assert "has a run with other settings: dev_evaluation (there {" in stderr
   assert words in stderr and "--resume=force" in stderr
 
 
@@ -469,7 +469,7 @@ def test_without_evaluation_from_now_on_the_newest_predicts(copy, bert, data):
   assert steps_of(copy) == [best_step, 25] and best_step != 25
   log = run(bert, data, copy, eval_steps=0, num_train_epochs=5.5,
             resume="force")
-  assert any("is of other evaluations on dev and is removed" in line
+  assert any("is from other evaluations on dev and is removed" in line
              for line in log)
   assert not os.path.exists(os.path.join(copy, "best_checkpoint.json"))
   assert steps_of(copy) == [27]

@@ -41,7 +41,7 @@ def test_draws_have_the_teachers_probabilities(made, tmp_path):
   output_dir = tmp_path / "new"
   status, stdout, stderr, _ = call(made, output_dir, samples=4000)
   assert (status, stderr) == (0, "")
-  assert stdout == ("%s: train has 20 labelled texts and 12000 of the "
+  assert stdout == ("%s: train has 20 labelled texts and 12000 from the "
                     "teacher\n" % output_dir)
   rows = read_rows(str(output_dir / "train.jsonl"))
   before = read_rows(os.path.join(made[1], "train.jsonl"))
@@ -90,7 +90,7 @@ def test_the_same_seed_draws_the_same_and_it_trains(made, tmp_path):
 
 @pytest.mark.parametrize("flags, words", [
     ({"samples": 0}, "--samples is 0"),
-    ({"samples": 2, "hard": True}, "--samples needs drawn labels"),
+    ({"samples": 2, "hard": True}, "--samples and --hard exclude each other"),
     ({"unlabelled": None}, "--unlabelled must be given"),
     ({"random_seed": -1}, "--random_seed is -1")])
 def test_what_is_refused(flags, words, made, tmp_path):
@@ -102,8 +102,8 @@ def test_what_is_refused(flags, words, made, tmp_path):
 def test_a_folder_in_use_and_other_labels_are_refused(made, tmp_path):
   tiny_bert.write_text(str(tmp_path / "mine.txt"), u"mine\n")
   status, _, stderr, _ = call(made, tmp_path)
-  assert status == 2 and "is there and not an empty folder" in stderr
+  assert status == 2 and "exists and is not an empty folder" in stderr
   tiny_model.make(tmp_path / "other" / "model", labels=("x", "y"))
   status, _, stderr, _ = call(made, tmp_path / "new",
                               teacher_dir=str(tmp_path / "other" / "model"))
-  assert status == 2 and "has other labels than the teacher" in stderr
+  assert status == 2 and "has different labels from the teacher" in stderr

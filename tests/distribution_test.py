@@ -230,8 +230,8 @@ def test_a_stopped_run_goes_on_with_the_same_bits(bert, data, tmp_path,
     context.setattr(progress.Progress, "update", update_and_stop)
     assert call(bert, data, stormy, save_checkpoints_steps=3, **flags)[0] == 130
   log = checked(bert, data, stormy, save_checkpoints_steps=3, **flags)
-  assert any("going on from step 3 of 6" in line for line in log)
-  assert not any("began with" in line for line in log)
+  assert any("resuming from step 3 of 6" in line for line in log)
+  assert not any("started with" in line for line in log)
   weights = weights_of(calm)
   check_equal_bits(weights, weights_of(stormy))
   assert weights["global_step"] == 6
@@ -240,8 +240,9 @@ def test_a_stopped_run_goes_on_with_the_same_bits(bert, data, tmp_path,
   before = tiny_bert.read_text(os.path.join(calm, "test_results.tsv"))
   log = checked(bert, data, calm, resume="force", **dict(
       flags, num_devices=None, num_train_epochs=3))
-  assert any("began with 2 devices and goes on with 1" in line for line in log)
-  assert any("going on from step 6 of 9" in line for line in log)
+  assert any(
+      "started with 2 devices and continues with 1" in line for line in log)
+  assert any("resuming from step 6 of 9" in line for line in log)
   assert sorted(weights_of(calm)) == sorted(weights)
   status, _, stderr, _ = tiny_bert.call(
       run_multilabel_classifier, tiny_bert.flag_list({
@@ -262,11 +263,12 @@ def test_a_stopped_run_goes_on_with_the_same_bits(bert, data, tmp_path,
     (dict(distribution="mirrored"), "--distribution=mirrored found no GPU"),
     (dict(distribution="mirrored", num_devices=0), "--num_devices is 0"),
     (dict(distribution="mirrored", num_devices=3),
-     "--train_batch_size is 8, which 3 devices do not divide; take 6 or 9."),
+     "--train_batch_size is 8, which is not divisible by 3 devices; use 6 or "
+     "9."),
     (dict(distribution="mirrored", num_devices=2, train_batch_size=2,
           gradient_accumulation_steps=2),
-     "--train_batch_size is 2, which 2 devices times "
-     "--gradient_accumulation_steps=2 do not divide; take 4."),
+     "--train_batch_size is 2, which is not divisible by 2 devices times "
+     "--gradient_accumulation_steps=2; use 4."),
 ])
 def test_flags_that_cannot_be(bert, data, tmp_path, monkeypatch, flags,
                               message):

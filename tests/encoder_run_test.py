@@ -101,8 +101,8 @@ def test_labels_in_another_order_and_one_more(bert, data, trained, tmp_path):
     if name.startswith("bert/") and not name.endswith(("_m", "_v")):
       np.testing.assert_array_equal(new[name], old[name])
   log = "\n".join(log)
-  assert "3 of 4 labels from the checkpoint, by their names in" in log
-  assert "newly initialised: new one" in log
+  assert "3 of 4 labels from the checkpoint, matched by name in" in log
+  assert "newly initialized: new one" in log
   assert "--init_bias_from_prior: for the 1 new labels" in log
 
 
@@ -119,7 +119,7 @@ def test_lost_labels_are_listed(bert, data, trained, tmp_path):
       bert, str(folder), tmp_path / "o",
       init_checkpoint=last_checkpoint(trained), **STILL)
   assert (status, stderr) == (0, "")
-  assert any("not taken over: party time, %s" % tiny_bert.LABELS[2] in line
+  assert any("not used: party time, %s" % tiny_bert.LABELS[2] in line
              for line in log)
   np.testing.assert_array_equal(weights_of(tmp_path / "o")["output_weights"][0],
                                 weights_of(trained)["output_weights"][1])
@@ -145,7 +145,7 @@ def test_a_head_without_names_needs_a_word(bert, data, trained, tmp_path):
                                init_checkpoint=start, **STILL)
   assert (status, stderr) == (0, "")
   assert np.abs(weights_of(tmp_path / "new")["output_weights"]).max() <= 0.04
-  assert any("newly initialised (--init_head=new)" in line for line in log)
+  assert any("newly initialized (--init_head=new)" in line for line in log)
 
 
 # What lies beside the checkpoint says what shapes do not.
@@ -190,7 +190,7 @@ def test_another_vocabulary_of_the_same_size(bert, data, tmp_path):
   tiny_bert.write_text(path, u"".join(line + u"\n" for line in shuffled))
   status, _, stderr, _ = prepare(bert, data, tmp_path / "o", vocab_file=path)
   assert status == 2, stderr
-  assert "have another id in vocab_file" in stderr
+  assert "have a different id in vocab_file" in stderr
   # A word of one's own in the place of another is told, and goes on.
   lines[-1] = u"mine"
   tiny_bert.write_text(path, u"".join(line + u"\n" for line in lines))
@@ -224,7 +224,7 @@ def test_encoders_of_each_form_start_alike(bert, data, trained, tmp_path,
     assert settings["encoder"] == {
         "place": str(place), "revision": None,
         "form": ["google", "hugging_face", "trained"][number]}
-    assert any("the encoder advises" in line for line in log) == (
+    assert any("the encoder recommends" in line for line in log) == (
         pooling == "mean")
   # The same command goes on, and does nothing more.
   status, _, stderr, log = tiny_bert.call(
@@ -268,8 +268,8 @@ def test_a_revision_is_pinned(bert, data, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("settings, words", [
-    (dict(vocab_file="x"), "--encoder stands for --vocab_file, too"),
-    (dict(init_checkpoint="x"), "--encoder stands for --init_checkpoint, too"),
+    (dict(vocab_file="x"), "--encoder already sets --vocab_file"),
+    (dict(init_checkpoint="x"), "--encoder already sets --init_checkpoint"),
     (dict(encoder="/none"), "there is no folder --encoder=/none"),
 ])
 def test_encoder_flags_that_cannot_be(bert, data, tmp_path, settings, words):
@@ -282,10 +282,10 @@ def test_encoder_flags_that_cannot_be(bert, data, tmp_path, settings, words):
 
 
 @pytest.mark.parametrize("place, words", [
-    ("bert-base-uncased", "give --encoder=bert-base-uncased"),
-    ("BAAI/bge-small-zh", "give --encoder=BAAI/bge-small-zh"),
-    ("{tmp}", "is a folder, not the prefix of a checkpoint; give --encoder="),
-    ("{tmp}/model.safetensors", "has weights in Hugging Face's form"),
+    ("bert-base-uncased", "use --encoder=bert-base-uncased"),
+    ("BAAI/bge-small-zh", "use --encoder=BAAI/bge-small-zh"),
+    ("{tmp}", "is a folder, not a checkpoint prefix; use --encoder="),
+    ("{tmp}/model.safetensors", "has weights in Hugging Face's format"),
     ("{tmp}/pytorch_model.bin", "has weights of PyTorch"),
     ("{tmp}/tf_model.h5", "has weights of Keras"),
     ("{tmp}/none.ckpt", "none.ckpt.index)."),
@@ -322,8 +322,8 @@ def cased_bert(folder, bert):
 
 
 @pytest.mark.parametrize("given, used, words", [
-    (None, False, "has capital letters: taking --do_lower_case=false"),
-    (True, True, "get other tokens than the encoder was trained with"),
+    (None, False, "has capital letters: using --do_lower_case=false"),
+    (True, True, "are tokenized differently from the encoder's training"),
     (False, False, None)])
 def test_case_of_the_vocabulary(bert, data, tmp_path, given, used, words):
   cased = cased_bert(str(tmp_path / "cased"), bert)
@@ -367,5 +367,5 @@ def test_a_release_with_an_odd_vocabulary(bert, data, tmp_path):
   tiny_bert.write_text(path, text.replace(u"\nsee\n", u"\nthe\n") + u"\n\n")
   status, _, stderr, log = prepare(odd, data, tmp_path / "o", **STILL)
   assert (status, stderr) == (0, "")
-  assert any("has 1 line that an earlier one has, too ('the' in lines" in line
+  assert any("has 1 duplicate line ('the' in lines" in line
              for line in log)

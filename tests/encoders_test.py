@@ -171,7 +171,7 @@ def test_an_encoder_without_a_pooler(tmp_path, cache):
 
 
 @pytest.mark.parametrize("files, words", [
-    ([], "it holds nothing"), (["readme.md"], "it holds readme.md"),
+    ([], "it contains nothing"), (["readme.md"], "it contains readme.md"),
     (["bert_model.ckpt.index", "vocab.txt"], "no configuration: it should be "
      "called bert_config.json"),
     (["model_settings.json"], "has no bert_config.json"),
@@ -185,7 +185,7 @@ def test_folders_that_are_none(tmp_path, files, words):
 
 
 def test_places_that_are_none(bert):
-  with pytest.raises(ValueError, match="is a file; give the folder"):
+  with pytest.raises(ValueError, match="is a file; give its folder"):
     encoders.resolve(os.path.join(bert, "bert_model.ckpt"))
   for place in ("/none/here", "./bert", "a/b/c", "", "../x", "a b"):
     with pytest.raises(ValueError, match="there is no folder --encoder="):
@@ -289,8 +289,8 @@ def test_what_the_hub_refuses_or_has_not(tmp_path):
   with fake_hub.serve({"pickled": str(pickled), "roberta": str(roberta),
                        "albert": str(albert)}) as server:
     for place, words in (
-        ("pickled", "pytorch_model.bin is not fetched"),
-        ("roberta", "has merges.txt, so its tokenizer is not WordPiece's"),
+        ("pickled", "pytorch_model.bin is not downloaded"),
+        ("roberta", "has merges.txt, so its tokenizer is not WordPiece"),
         ("albert", "its layers share their weights"),
         ("none", "there is no folder none, and no model of that name"),
         ("albert@v2", "has no revision v2")):
@@ -303,5 +303,5 @@ def test_what_the_hub_refuses_or_has_not(tmp_path):
 def test_without_the_extra(monkeypatch):
   monkeypatch.setitem(sys.modules, "huggingface_hub", None)
   with pytest.raises(ValueError, match=(
-      "install its client: pip install huggingface_hub")):
+      "pip install huggingface_hub")):
     encoders.resolve("bert-base-chinese")

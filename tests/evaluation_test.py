@@ -329,7 +329,7 @@ def test_tune_without_positives_falls_back_and_says_so(log):
   outputs.labels[:] = False
   assert evaluation.tune(outputs, RULE(0.9), "tune", LABELS).thresholds == 0.5
   assert log == [(logging.WARNING,
-                  "dev has no label at all: the threshold stays 0.5")]
+                  "dev has no labels at all: the threshold stays 0.5")]
 
 
 def test_tune_to_a_precision(log):

@@ -383,7 +383,7 @@ def test_weights_that_are_no_numbers(mean_model, tmp_path):
   with attribution.Explainer(copy) as explainer:
     with pytest.raises(FloatingPointError) as raised:
       explainer.explain(u"the apple")
-  assert "not finite" in str(raised.value)
+  assert "NaN or infinite" in str(raised.value)
 
 
 def test_graph_does_not_grow(mean_model):
@@ -401,7 +401,7 @@ def test_no_embeddings_to_find():
   graph = tf.Graph()
   with graph.as_default():
     tf.zeros([2, 3, 4], name="bert/embeddings/x")
-  assert "0 tensors [batch, tokens, width] that leave bert/embeddings/" in (
+  assert "0 outputs [batch, tokens, width] of bert/embeddings/" in (
       error_of(attribution.find_embedding_output, graph))
 
 
@@ -481,16 +481,16 @@ def test_when_to_colour(color, is_terminal, environment, expected):
     ([u"a"], u"--model_dir must be given"),
     ([u"--model_dir=MODEL"], u"give a text"),
     ([u"--model_dir=MODEL", u"--threshold=2", u"a"], u"from 0 to 1"),
-    ([u"--model_dir=MODEL", u"--text_pair=b", u"a", u"c"], u"one text beside"),
+    ([u"--model_dir=MODEL", u"--text_pair=b", u"a", u"c"], u"one text"),
     ([u"--model_dir=MODEL", u"a\udcff"], u"text 1 of the command line"),
     ([u"--model_dir=MODEL", u"--label=none", u"a"],
      u"there is no label none; there are party time, fruit, " + ANIMAL),
     ([u"--model_dir=MODEL", u"--method=lime", u"a"], u"occlusion"),
     ([u"--model_dir=MODEL", u"--output_html=no/page.html", u"a"],
-     u"there is no directory"),
+     u"is not a writable directory"),
     ([u"--model_dir=MODEL", u"--output_html=MODEL", u"a"], u"is a directory"),
     ([u"--model_dir=MODEL", u"--output_html=MODEL/vocab.txt", u"a"],
-     u"vocab.txt is there and is no HTML page"),
+     u"vocab.txt exists and is not an HTML page"),
     ([u"--model_dir=no", u"a"], u"model_dir no is not a directory"),
 ])
 def test_mistakes_end_in_a_sentence(mean_model, arguments, message):

@@ -55,9 +55,9 @@ WANT = np.array([[0.25, 0.75], [0.5, 0.125]], np.float32)
     ({"labels": [["a", "b"], ["a", "b"]],
       "scores": [[0.25, 0.75], [0.5, 0.125]]}, "sorts its labels wrongly"),
     ({"above_threshold": [[True, False], [False, False]]},
-     "decides otherwise than the predictor"),
-    ({"labels": [["b", "c"], ["a", "b"]]}, "names other labels"),
-    ({"labels": [["b", "b"], ["a", "b"]]}, "names other labels"),
+     "predicts other labels than the predictor"),
+    ({"labels": [["b", "c"], ["a", "b"]]}, "returns other labels"),
+    ({"labels": [["b", "b"], ["a", "b"]]}, "returns other labels"),
 ])
 def test_named_answers_that_are_wrong(changes, message):
   compare = lambda outputs: export_check.compare(
@@ -80,13 +80,13 @@ def test_decisions(rule, above):
   assert export_check.compare(
       "text", outputs, ["a", "b"], rule, WANT, 1e-6) == 0.0
   outputs["above_threshold"] = [above[0], [not above[1][0], above[1][1]]]
-  with pytest.raises(RuntimeError, match="decides otherwise"):
+  with pytest.raises(RuntimeError, match="predicts other labels"):
     export_check.compare("text", outputs, ["a", "b"], rule, WANT, 1e-6)
 
 
 @pytest.mark.parametrize("outputs, message", [
     ({"scores": WANT.tolist(), "classes": [["a", "b"], ["b", "a"]]},
-     "names other labels"),
+     "returns other labels"),
     ({"scores": [[0.25, float("nan")], [0.5, 0.125]],
       "classes": [["a", "b"]] * 2}, "differs from the predictor by nan"),
     ({"scores": [[0.25, 0.75], [0.5, 0.125 + 1e-5]],
@@ -100,7 +100,7 @@ def test_classes_that_are_wrong(outputs, message):
 
 def test_export_that_cannot_be_loaded(tmp_path):
   with export_check.Checker() as checker:
-    with pytest.raises(RuntimeError, match="cannot be loaded, nothing was"):
+    with pytest.raises(RuntimeError, match="cannot be loaded; nothing was"):
       checker._ask(str(tmp_path), [])
 
 

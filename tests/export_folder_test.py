@@ -42,7 +42,7 @@ def test_version_that_comes_meanwhile(tmp_path):
         with open(os.path.join(work.path, "saved_model.pb"), "w") as writer:
           writer.write("x")
       first.publish(8)
-      assert "has come into" in error_of(second.publish, 8)
+      assert "was created in" in error_of(second.publish, 8)
       second.publish(None)
   names = sorted(os.listdir(export_dir), key=int)
   assert len(names) == 2 and names[0] == "8" and int(names[1]) > 8

@@ -157,7 +157,7 @@ def test_weights_that_are_not_finite(value, tmp_path):
   weights = tiny_model.make(folder)
   weights["bert/embeddings/word_embeddings"][IDS[u"\u72d7"], 3] = value
   tiny_model.write_checkpoint(folder, weights)
-  with pytest.raises(ValueError, match="weights that are not finite"):
+  with pytest.raises(ValueError, match="NaN or infinite weights"):
     export_saved_model.export(folder, str(tmp_path / "export"))
   assert not (tmp_path / "export").exists()
 
@@ -350,6 +350,6 @@ def test_weight_too_large_for_float16(tmp_path, unchecked):
     export_saved_model.export(
         folder, str(tmp_path / "export"), weights_dtype="float16")
   assert str(raised.value) == (
-      "output_bias has the weight 70000, and float16 ends at 65504; leave out "
-      "--weights_dtype.")
+      "output_bias has the weight 70000, but the maximum of float16 is 65504; "
+      "leave out --weights_dtype.")
   assert os.listdir(str(tmp_path / "export")) == []

@@ -53,12 +53,12 @@ def test_names_the_file_that_changed(name, export):
     with open(path, "wb") as writer:
       writer.write(other)
     assert export_manifest.find_problem(export) == (
-        "%s is not the file of this export (its sha256 is not the one in "
-        "assets.extra/manifest.json); bring back the one that was exported, or "
-        "export again." % name)
+        "%s does not belong to this export (its sha256 differs from the one in "
+        "assets.extra/manifest.json); restore the exported file, or export "
+        "again." % name)
   os.remove(path)
   assert export_manifest.find_problem(export) == (
-      "%s is missing; bring back the one that was exported, or export again." %
+      "%s is missing; restore the exported file, or export again." %
       name)
   with pytest.raises(ValueError, match="export/1: %s is missing; " % name):
     export_manifest.check(export)
@@ -71,7 +71,7 @@ def test_files_of_another_run(name, export, tmp_path):
   other = make(str(tmp_path / "other"), **{
       "variables/variables": b"\4\5\6\7"})
   shutil.copyfile(os.path.join(other, name), os.path.join(export, name))
-  assert " is not the file of this export" in export_manifest.find_problem(
+  assert " does not belong to this export" in export_manifest.find_problem(
       export)
 
 
@@ -84,11 +84,11 @@ def test_broken_manifest(export):
       writer.write(changed)
     problem = export_manifest.find_problem(export)
     assert problem.startswith(path + " ")
-    assert problem.endswith("; bring back what was written, or export again.")
+    assert problem.endswith("; restore the original, or export again.")
   os.remove(path)
   assert export_manifest.find_problem(export) == (
-      "assets.extra/manifest.json is missing, without which nothing says that "
-      "the files belong together; bring it back, or export again.")
+      "assets.extra/manifest.json is missing, so the files cannot be verified; "
+      "restore it, or export again.")
   # A sealed file of another kind.
   shutil.copyfile(os.path.join(export, "assets.extra", "model_settings.json"),
                   path)

@@ -97,7 +97,7 @@ def test_files_of_another_export(result, frozen, tmp_path):
   shutil.copytree(result.path, path)
   shutil.copyfile(os.path.join(frozen.path, "saved_model.pb"),
                   os.path.join(path, "saved_model.pb"))
-  problem = "saved_model.pb is not the file of this export"
+  problem = "saved_model.pb does not belong to this export"
   with pytest.raises(ValueError, match=problem):
     run_export.Export(path)
   with pytest.raises(ValueError, match=problem):
@@ -382,13 +382,13 @@ def test_script(made, tmp_path, unchecked):
     (["--model_dir={model}", "--export_dir={tmp}", "--keep_versions=-1"],
      "keep_versions is -1"),
     (["--model_dir={model}", "--export_dir={tmp}", "--frozen",
-      "--weights_dtype=float16"], "weights_dtype float16 is for variables"),
+      "--weights_dtype=float16"], "weights_dtype float16 needs variables"),
     (["--model_dir={model}", "--export_dir={tmp}", "extra"],
      "extra is not a flag."),
     (["--model_dir={model}", "--export_dir={tmp}/a*b"],
-     "takes for a pattern"),
+     "treats as a pattern"),
     (["--model_dir={model}", "--export_dir={model}/labels.txt"],
-     "is no directory that can be written to."),
+     "is not a writable directory."),
     (["--model_dir={model}", "--export_dir={export}/3"],
      "is itself an export"),
     (["--model_dir={model}", "--export_dir={export}", "--version=3"],

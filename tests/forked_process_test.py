@@ -53,6 +53,6 @@ def test_a_forked_process_says_so_at_once(learned):
   assert done.returncode == 0, done.stderr.decode("utf-8")[-2000:]
   assert len(lines) == 5
   for line in lines[:4]:
-    assert line.startswith("this predictor was made before a fork"), line
-    assert "make it after the fork" in line
+    assert line.startswith("this predictor was created before a fork"), line
+    assert "create it after the fork" in line
   assert "TensorFlow ran in process" in lines[4]

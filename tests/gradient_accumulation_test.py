@@ -173,7 +173,7 @@ def test_a_run_in_parts_goes_on_as_if_never_stopped(berts, data, tmp_path,
           berts[True], data, tmp_path / "stormy", learning_rate=1e-3,
           gradient_accumulation_steps=2))
   assert status == 2 and stderr.count("\n") == 1
-  assert "another gradient_accumulation_steps (there 4, here 2)" in stderr
+  assert "gradient_accumulation_steps (there 4, here 2)" in stderr
 
 
 @pytest.mark.newest
@@ -237,11 +237,13 @@ def test_train_batches_in_parts_are_the_same_batches():
     ({"gradient_accumulation_steps": 0},
      "--gradient_accumulation_steps is 0; it must be 1 or more."),
     ({"gradient_accumulation_steps": 3},
-     "--train_batch_size is 8, which --gradient_accumulation_steps=3 does not "
-     "divide; take 6 or 9 examples an update, or another number of parts."),
+     "--train_batch_size is 8, which is not divisible by "
+     "--gradient_accumulation_steps=3; use 6 or 9 examples per update, or "
+     "another number of parts."),
     ({"gradient_accumulation_steps": 16},
-     "--train_batch_size is 8, which --gradient_accumulation_steps=16 does not "
-     "divide; take 16 examples an update, or another number of parts."),
+     "--train_batch_size is 8, which is not divisible by "
+     "--gradient_accumulation_steps=16; use 16 examples per update, or another "
+     "number of parts."),
 ])
 def test_a_batch_that_cannot_be_divided(berts, data, tmp_path, flags, message):
   status, _, stderr, _ = tiny_bert.call(

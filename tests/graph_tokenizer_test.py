@@ -146,5 +146,5 @@ def test_long_texts(form, stride, tmp_path):
 def test_vocabulary_with_a_token_twice(tmp_path):
   tokenizer = tokenization_test.make_tokenizer(
       tmp_path, True, ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "a ", "b"])
-  with pytest.raises(ValueError, match="a token twice"):
+  with pytest.raises(ValueError, match="two tokens of the vocabulary"):
     graph_tokenizer.GraphTokenizer(tokenizer)

@@ -176,7 +176,7 @@ def test_links_that_only_read(copy, data, tmp_path):
     assert predictor.predict(["the apple"]).shape == (1, 3)
   tiny_bert.write_text(outside, u"root:x:0\n")
   with pytest.raises(ValueError, match="vocab.txt, a symbolic link to .*outsi"
-                     "de, is not the file that the model was trained with"):
+                     "de, is not the file used in training"):
     predict_session.SessionPredictor(copy)
 
 

@@ -261,7 +261,7 @@ def test_the_flag_for_spreadsheets_needs_a_table(run, tmp_path):
         predict_session,
         ["--model_dir=" + run[1], "--spreadsheet_safe"] + flags)
     assert status == 2
-    assert ("--spreadsheet_safe is for an --output_file that ends in .csv or "
+    assert ("--spreadsheet_safe needs an --output_file that ends in .csv or "
             ".tsv") in stderr
 
 

@@ -297,15 +297,15 @@ def test_head_has_no_body(server):
 
 @pytest.mark.parametrize("method,path,status,sentence", [
     ("GET", "/nothing", 404,
-     "there is nothing here; GET /openapi.json lists what there is."),
+     "there is nothing here; GET /openapi.json lists all paths."),
     ("GET", "/../../etc/passwd", 404,
-     "there is nothing here; GET /openapi.json lists what there is."),
+     "there is nothing here; GET /openapi.json lists all paths."),
     ("GET", "/%2e%2e/%00%ff", 404,
-     "there is nothing here; GET /openapi.json lists what there is."),
+     "there is nothing here; GET /openapi.json lists all paths."),
     ("GET", "/healthz/", 404,
-     "there is nothing here; GET /openapi.json lists what there is."),
-    ("GET", "/v1/label", 405, "this path takes POST."),
-    ("DELETE", PREDICT, 405, "this path takes POST."),
+     "there is nothing here; GET /openapi.json lists all paths."),
+    ("GET", "/v1/label", 405, "this path supports POST."),
+    ("DELETE", PREDICT, 405, "this path supports POST."),
     ("POST", "/v1/models/other:predict", 404, "there is no such model or "
      "version; this server has multilabel, version 7."),
     ("POST", "/v1/models/multilabel/versions/8:predict", 404, "there is no "
@@ -313,7 +313,7 @@ def test_head_has_no_body(server):
     ("GET", "/v1/models/multilabel/versions/07", 404, "there is no such model "
      "or version; this server has multilabel, version 7."),
     ("POST", "/v1/models/multilabel:regress", 404,
-     "a model has :predict and :classify."),
+     "a model supports :predict and :classify."),
 ])
 def test_paths_and_methods_that_there_are_not(server, method, path, status,
                                               sentence):
@@ -361,7 +361,7 @@ def test_ids_outside_the_vocabulary_do_not_reach_the_model(server):
     ({"Content-Type": "application/json; charset=utf-16"},
      "the charset must be UTF-8."),
     ({"Content-Encoding": "gzip"},
-     "the body must come without Content-Encoding."),
+     "Content-Encoding is not supported."),
 ])
 def test_other_types(server, headers, sentence):
   status, _, answer = server.call(
@@ -381,7 +381,7 @@ def test_types_that_are_taken(server, content_type):
 def test_a_failure_inside_stays_inside(server):
   status, _, answer = server.call("POST", "/v1/label", {"texts": ["fail"]})
   assert (status, answer) == (500, {
-      "error": "the server failed; its log says how."})
+      "error": "the server failed; see its log."})
   assert server.call("POST", "/v1/label", {"texts": ["abc"]})[0] == 200
 
 

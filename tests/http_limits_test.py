@@ -112,7 +112,7 @@ def test_a_body_that_trickles_is_cut(server, head):
     sock.settimeout(5)
     answer += read_all(sock)  # the connection is closed
   assert status_of(answer) == 408
-  assert error_of(answer) == "the body did not come within 1 seconds."
+  assert error_of(answer) == "the body did not arrive within 1 seconds."
 
 
 def test_a_body_that_goes_on_after_the_answer_is_cut(server):
@@ -138,7 +138,7 @@ def test_the_oldest_unfinished_body_gives_way():
       answer = read_all(sock)  # the connection is closed
       assert status_of(answer) == 503
       assert error_of(answer) == (
-          "too many unfinished requests at a time; send it again later.")
+          "too many unfinished requests; try again later.")
     assert is_served(few)
     for sock in waiting[4:]:
       sock.sendall(b'"texts": ["abc"]}')
@@ -181,7 +181,7 @@ def test_a_body_that_is_too_long(server, chunked):
   assert status_of(answer) == 413
   assert b"connection: close" in answer.lower()
   assert error_of(answer) == (
-      "the body is too long; it may have 100000 bytes.")
+      "the body is too long; the maximum is 100000 bytes.")
 
 
 def test_a_body_without_end_is_cut(server):
@@ -279,7 +279,7 @@ def test_a_full_queue_refuses_at_once(server):
   assert status == 503
   assert headers["retry-after"] == "1"
   assert answer == {
-      "error": "the server has too much to do; send it again later."}
+      "error": "the server is overloaded; try again later."}
   assert server.call("GET", "/healthz")[0] == 200
   assert server.metric("queue_texts") == 8
   assert slow()[0] == 200
@@ -290,7 +290,7 @@ def test_a_full_queue_refuses_at_once(server):
 def test_an_answer_that_takes_too_long(server):
   status, _, answer = server.call("POST", "/v1/label", {"texts": ["sleep 4"]})
   assert status == 504
-  assert answer == {"error": "the answer was not ready within 3 seconds."}
+  assert answer == {"error": "the response was not ready within 3 seconds."}
   time.sleep(1.5)
 
 

@@ -100,7 +100,7 @@ def test_it_starts_with_the_model_its_labels_and_an_example(server):
     open_page(browser, server)
     browser.wait("!document.getElementById('about').hidden")
     assert text_of(browser, "title") == "multilabel"
-    assert text_of(browser, "about") == "It knows 3 labels: %s." % (
+    assert text_of(browser, "about") == "This model has 3 labels: %s." % (
         ", ".join(fake_server.LABELS))
     assert browser.run(
         "return document.getElementById('text').value") == "an example"

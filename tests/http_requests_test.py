@@ -77,11 +77,11 @@ def test_json():
     (b"[1]", "the body cannot be read: it holds a list, not an object."),
     (b'"texts"', "the body cannot be read: it holds a string, not an object."),
     (b'{"a": ' + b"[" * 200000,
-     "the body has more lists, objects or values than any request needs."),
+     "the body has too many lists, objects or values."),
     (b'{"a": ' + b"[" * 100000 + b"]" * 100000 + b"}",
-     "the body has more lists, objects or values than any request needs."),
+     "the body has too many lists, objects or values."),
     (b'{"a":' * 100000 + b"1" + b"}" * 100000,
-     "the body has more lists, objects or values than any request needs."),
+     "the body has too many lists, objects or values."),
 ])
 def test_broken_json(body, sentence):
   assert refused(http_json.parse, body, MOST) == sentence
@@ -105,7 +105,7 @@ def test_a_name_is_shown_on_one_line_and_cut():
 def test_more_tokens_than_any_request_needs_are_not_parsed(body, monkeypatch):
   monkeypatch.setattr(http_json.strict_json, "read_object", None)
   assert refused(REQUESTS.parse_label, body) == (
-      "the body has more lists, objects or values than any request needs.")
+      "the body has too many lists, objects or values.")
 
 
 def test_brackets_and_commas_in_texts_do_not_count():
@@ -222,12 +222,12 @@ def instance(**changes):
     (instance(input_ids=[2, [5], 3, 0]),
      "instances[0].input_ids[1]: expected int, got array."),
     (instance(input_mask=[1, 1, 1]),
-     "instances[0].input_mask has 3 numbers and instances[0].input_ids has "
-     "4; they must have the same length."),
+     "instances[0].input_mask has 3 numbers and instances[0].input_ids has 4; "
+     "the lengths must be equal."),
     (instance(input_mask=[1, 2, 1, 0]),
      "instances[0].input_mask[1]: expected int <= 1."),
     (instance(input_mask=[0, 0, 0, 0]),
-     "instances[0].input_mask marks no id as text; a text has at least one."),
+     "instances[0].input_mask is 0 everywhere; a text needs at least one id."),
     (instance(input_mask=None),
      "instances[0].input_mask: expected array, got null."),
     (instance(segment_ids=[0, 2, 0, 0]),
@@ -249,9 +249,9 @@ def instance(**changes):
      "signature_name: expected one of serving_default, ids_only, "
      "predict_labels, text."),
     ({"signature_name": "classify", "instances": [GOOD]},
-     "signature_name: classify is for :classify, not for :predict."),
+     "signature_name: classify works with :classify, not with :predict."),
     ({"signature_name": "ids_only", "instances": [[0, 0]]},
-     "instances[0] marks no id as text; a text has at least one."),
+     "instances[0] is 0 everywhere; a text needs at least one id."),
     ({"signature_name": "ids_only", "inputs": [[2, 5], [2]]},
      "inputs[1] has 1 ids and the first has 2; all must have the same "
      "length, padded with 0."),
@@ -260,7 +260,7 @@ def instance(**changes):
     ({"signature_name": "text", "instances": ["a" * 11]},
      "instances[0]: expected str of length <= 10."),
     ({"signature_name": "text", "instances": ["a\ud800b"]},
-     "the body has a string with half of a surrogate pair."),
+     "the body has a string with an unpaired surrogate."),
     ({"signature_name": "text", "instances": [
         "a", {"text": "b", "b64": "YQ=="}]},
      "instances[1] has both text and b64."),
@@ -322,8 +322,8 @@ def test_context_is_common_to_all_examples():
     ({"examples": [{"input_ids": [2]}], "signature_name": "serving_default"},
      "signature_name: invalid enum value 'serving_default'."),
     ({"examples": [{"input_ids": [2, 5], "segment_ids": [0]}]},
-     "examples[0].segment_ids has 1 numbers and examples[0].input_ids has "
-     "2; they must have the same length."),
+     "examples[0].segment_ids has 1 numbers and examples[0].input_ids has 2; "
+     "the lengths must be equal."),
     ({"examples": [{"input_ids": [2, 777]}]},
      "examples[0].input_ids[1]: expected int <= 99."),
 ])
@@ -363,7 +363,7 @@ def test_label_with_probabilities(which):
     ({"texts": ["a", ["b"]]}, "texts[1]: expected array of length >= 2."),
     ({"texts": [["b", 7]]}, "texts[0][1]: expected str, got int."),
     ({"texts": [["b", "\udc00"]]},
-     "the body has a string with half of a surrogate pair."),
+     "the body has a string with an unpaired surrogate."),
     ({"texts": ["a" * 11]}, "texts[0]: expected str of length <= 10."),
     ({"texts": ["a"], "threshold": "0.5"},
      "threshold: expected str matching regex '^expected_f1$'."),

@@ -199,7 +199,7 @@ def test_a_newer_checkpoint_is_served_without_a_stop(tmp_path):
     running.process.send_signal(signal.SIGTERM)
     running.process.wait(20)
     log = running.process.stderr.read().decode("utf-8")
-  assert "The model stays as it was: " in log
+  assert "Keeping the old model: " in log
   assert "Traceback" not in log
 
 
@@ -213,8 +213,8 @@ def test_two_workers_beyond_loopback_without_a_key(made):
     running.process.send_signal(signal.SIGTERM)
     assert running.process.wait(60) == 0
     log = running.process.stderr.read().decode("utf-8")
-  assert ("Listening at 0.0.0.0, beyond this machine, without "
-          "--api_key_file: anyone who reaches it can use it.") in log
+  assert ("Listening on 0.0.0.0 without --api_key_file: anyone who can reach "
+          "this address can use the server.") in log
 
 
 @pytest.mark.parametrize("flags,sentence", [
@@ -225,11 +225,14 @@ def test_two_workers_beyond_loopback_without_a_key(made):
     (["--head_timeout=0"],
      "--head_timeout is 0.0; it must be seconds, more than 0."),
     (["--grace_seconds=nan"], "--grace_seconds is nan; it must be 0 or more."),
-    (["--max_queue=10"], "--max_queue is 10; it must be at least --max_texts, "
-     "128, or a request of so many can never be served."),
+    (["--max_queue=10"], "--max_queue is 10; it must be at least --max_texts "
+                         "(128), or a request of that size can never be "
+                         "served."),
     (["--model_name=a/b"],
-     "--model_name a/b must be letters, digits, _, - and . alone."),
-    (["--tls_key=x"], "--tls_certificate and --tls_key need each other."),
+     "--model_name a/b may only contain letters, digits, _, - and . "
+     "characters."),
+    (["--tls_key=x"], "--tls_certificate and --tls_key must be given "
+                      "together."),
     (["--tls_key=x", "--tls_certificate=y"],
      "--tls_certificate y: there is no such file."),
     (["more"], "unexpected argument more; flags begin with --."),
@@ -246,7 +249,7 @@ def test_a_port_that_is_taken(made, server):
       serve_http, ["--model_dir=" + made[0], "--port=%d" % server.port])
   assert status == 2
   assert stderr.strip().endswith(
-      "port %d of 127.0.0.1 cannot be had: Address already in use." %
+      "port %d of 127.0.0.1 is not available: Address already in use." %
       server.port)
 
 
@@ -293,8 +296,9 @@ def test_a_directory_that_is_broken(tmp_path):
 @pytest.mark.parametrize("content,sentence", [
     (None, "cannot be read: No such file or directory."),
     (b"\n \n", "has no key; put one on each line."),
-    (b"0123456789abcdef\nshort\n", "has a key of less than 16 characters, which"
-     " can be guessed; `openssl rand -hex 32` makes one."),
+    (b"0123456789abcdef\nshort\n",
+        "has a key of less than 16 characters, which can be guessed; create "
+        "one with `openssl rand -hex 32`."),
 ])
 def test_files_of_keys_that_cannot_be(tmp_path, content, sentence):
   path = tmp_path / "keys"

@@ -186,7 +186,7 @@ def test_a_port_is_not_shared(server):
   with pytest.raises(ValueError) as caught:
     granian_server.Port("127.0.0.1", server.port)
   assert str(caught.value) == (
-      "port %d of 127.0.0.1 cannot be had: Address already in use." %
+      "port %d of 127.0.0.1 is not available: Address already in use." %
       server.port)
 
 
@@ -376,4 +376,4 @@ def test_hang_up_signal_loads_a_newer_model(tmp_path):
     running.process.wait(10)
     log = running.process.stderr.read().decode("utf-8")
   assert "Now serving version 8." in log
-  assert "The model stays as it was: invalid literal" in log
+  assert "Keeping the old model: invalid literal" in log

@@ -69,9 +69,9 @@ def test_files_of_the_classification_form(tmp_path):
 
 
 @pytest.mark.parametrize("pooling, form, words", [
-    ("mean", "classification", "give --hf_form=sentence_transformers"),
-    ("cls", "classification", "give --hf_form=sentence_transformers"),
-    ("pooler", "sentence_transformers", "give --hf_form=classification")])
+    ("mean", "classification", "use --hf_form=sentence_transformers"),
+    ("cls", "classification", "use --hf_form=sentence_transformers"),
+    ("pooler", "sentence_transformers", "use --hf_form=classification")])
 def test_what_a_form_cannot_express(tmp_path, pooling, form, words):
   folder = make(tmp_path / "trained", pooling=pooling)
   with pytest.raises(ValueError) as error:
@@ -133,8 +133,8 @@ def test_a_card(tmp_path):
       u"- train: 4,000 texts", u"- test: 1,234 texts",
       u"| learning\\_rate | 0.0003 |", u"| random\\_seed | 7 |"):
     assert line in card.splitlines(), line
-  assert "tuned on dev, each label by itself" in card
-  assert "The model reads 32 tokens. A longer text is cut off" in card
+  assert "tuned on dev, separately for each label" in card
+  assert "The model reads 32 tokens. Longer texts are truncated" in card
 
 
 def test_a_card_is_written_until_somebody_takes_it_over(tmp_path):

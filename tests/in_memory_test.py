@@ -116,7 +116,7 @@ def test_what_is_no_text(texts, message):
     ([[0, 1]], ["a"], "2 columns for 1 labels"),
     (np.array([[0, -1]]), None, "has -1 for label '1'"),
     (np.array([["a", "b"]]), None, "its cells must be 0 and 1"),
-    (CELLS, ["a", "b", "a"], "label 'a' is there twice"),
+    (CELLS, ["a", "b", "a"], "label 'a' appears twice"),
     (CELLS, "abc", "label_names must be a list"),
     (CELLS, [1, 2, 3], "1 is int"), (CELLS, [], "label_names is empty")])
 def test_what_is_no_labels(labels, names, message):

@@ -243,7 +243,7 @@ def test_a_quotation_mark_that_swallows_rows(tmp_path):
     rows, bad, _ = read(path, block_bytes=block_bytes)
     assert [row.text for row in rows] == ["last"]
     assert [(row.line, row.row) for row in bad] == [(2, 1)]
-    assert "makes one field of 3 lines: give --quoting=none" in bad[0].reason
+    assert "joins 3 lines into one field: give --quoting=none" in bad[0].reason
     rows, bad, _ = read(path, block_bytes=block_bytes, quoting="none")
     assert [(row.id, row.text) for row in rows] == [
         ("1", '"Hello, she said'), ("2", "fine"), ("3", 'bye"'), ("4", "last")]
@@ -257,8 +257,8 @@ def test_a_quotation_mark_that_swallows_rows(tmp_path):
 @pytest.mark.parametrize("name, content, words", [
     ("a.txt", b'{"text": "a"}\n', "looks like JSON lines"),
     ("a.txt", b"\xef\xbb\xbfid,text\n1,a\n", "looks like the header"),
-    ("a.json", b'["a"]', "cannot be cut into blocks"),
-    ("a.xlsx", b"PK\x03\x04", "cannot be cut into blocks"),
+    ("a.json", b'["a"]', "cannot be split into blocks"),
+    ("a.xlsx", b"PK\x03\x04", "cannot be split into blocks"),
     ("a.csv", u"id,text\n".encode("utf-16"), "is UTF-16-LE: save it as UTF-8"),
     ("a.csv", packed_data.gzipped(b"text\na\n"), "is gzip data"),
     ("a.txt.gz", b"text\n", "broken gzip data"),

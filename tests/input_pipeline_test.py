@@ -151,8 +151,8 @@ def test_records_whose_labels_may_be_anything(tmp_path, rows, num_labels):
   with pytest.raises(Exception) as error:
     read_labels(path, num_labels)
   assert ("record file %s has no r.index.npy, and its label_ids are neither "
-          "rows of %d zeros and ones nor one class number each; bring its "
-          "index, or write it again." % (path, num_labels)) in str(error.value)
+          "rows of %d zeros and ones nor one class number each; restore its "
+          "index, or rebuild it." % (path, num_labels)) in str(error.value)
   # Without labels there is nothing to be told.
   batches = read_dataset(input_pipeline.file_based_input_fn_builder(
       path, 8, False, False), batch_size=2)
@@ -168,7 +168,7 @@ def test_own_records_are_label_numbers(tmp_path):
   os.remove(path + ".index.npy")
   with pytest.raises(Exception) as error:
     read_labels(path, 2)
-  assert "bring its index" in str(error.value)
+  assert "restore its index" in str(error.value)
 
 
 # The batches themselves.
@@ -262,7 +262,7 @@ def test_drop_remainder_leaves_out_the_smaller_batch(tmp_path):
   batches = list(input_pipeline.train_batches(
       records, 4, 1, 0, 9, None, drop_remainder=True))
   assert [len(batch["input_ids"]) for batch in batches] == [4] * 9
-  with pytest.raises(ValueError, match="10 examples make no batch of 11"):
+  with pytest.raises(ValueError, match="10 examples do not fill a batch of 11"):
     list(input_pipeline.train_batches(
         records, 11, 1, 0, 9, None, drop_remainder=True))
   records.close()

@@ -23,11 +23,11 @@ def plan(tmp_path, labels, there=("a", "b", "c"), init_head=None, shapes=None):
 @pytest.mark.parametrize("labels, rows, words", [
     ("abc", [0, 1, 2], ["3 of 3 labels"]),
     ("cab", [2, 0, 1], ["3 of 3 labels"]),
-    ("axbc", [0, -1, 1, 2], ["3 of 4 labels", "newly initialised: x"]),
-    ("cx", [2, -1], ["1 of 2 labels", "newly initialised: x",
-                     "not taken over: a, b"]),
-    ("xy", [-1, -1], ["0 of 2 labels", "newly initialised: x, y",
-                      "not taken over: a, b, c"]),
+    ("axbc", [0, -1, 1, 2], ["3 of 4 labels", "newly initialized: x"]),
+    ("cx", [2, -1], ["1 of 2 labels", "newly initialized: x",
+                     "not used: a, b"]),
+    ("xy", [-1, -1], ["0 of 2 labels", "newly initialized: x, y",
+                      "not used: a, b, c"]),
 ])
 def test_rows_by_name(tmp_path, labels, rows, words):
   found = plan(tmp_path, labels)
@@ -45,27 +45,30 @@ def test_new_keep_and_no_head(tmp_path):
   assert kept.rows == [0, 1, 2] and len(kept.lines) == 1
   renamed = plan(tmp_path, "axc", init_head="keep")
   assert renamed.rows == [0, 1, 2]
-  assert "row 1 is 'b', and becomes 'x'" in renamed.lines[1]
+  assert "row 1 is 'b' there and 'x' here" in renamed.lines[1]
 
 
 def test_a_head_without_names(tmp_path):
   assert plan(tmp_path, "abc", None, "keep").rows == [0, 1, 2]
   with pytest.raises(ValueError) as error:
     plan(tmp_path, "abc", None)
-  assert "or --init_head=keep if they are this run's labels" in str(error.value)
+  assert ("or --init_head=keep if they are the labels of this run" in
+          str(error.value))
   with pytest.raises(ValueError) as error:
     plan(tmp_path, "abcd", None)
-  assert "--init_head=new to start the head afresh." in str(error.value)
+  assert "--init_head=new for a new head." in str(error.value)
   assert "keep" not in str(error.value)
 
 
 @pytest.mark.parametrize("labels, there, init_head, shapes, words", [
-    ("abcd", "abc", "keep", HEAD, "has 3 rows and this run 4 labels"),
-    ("abc", "ab", None, HEAD, "has 2 labels, but the head of the checkpoint "
-     "beside it has 3 rows"),
+    ("abcd", "abc", "keep", HEAD, "has 3 rows and this run has 4 labels"),
+    ("abc", "ab", None, HEAD, "has 2 labels, but the label head of the "
+                              "checkpoint beside it has 3 rows"),
     ("abc", "abc", "keep", {"bert/x": [1]}, "has no label head"),
-    ("abc", "abc", None, dict(HEAD, output_bias=[4]), "are no label head"),
-    ("abc", "abc", None, dict(HEAD, output_weights=[]), "are no label head"),
+    ("abc", "abc", None, dict(HEAD, output_bias=[4]),
+        "do not form a label head"),
+    ("abc", "abc", None, dict(HEAD, output_weights=[]),
+        "do not form a label head"),
 ])
 def test_heads_that_do_not_fit(tmp_path, labels, there, init_head, shapes,
                                words):
@@ -129,14 +132,14 @@ def test_beginnings_that_are_not(names):
 
 @pytest.mark.parametrize("names, words", [
     (["a/b/c", "a/b/d", "e/f", "step"],
-     "the names of its 4 tensors begin with a/b/ (2), e/ (1), step (1)"),
-    (["_CHECKPOINTABLE_OBJECT_GRAPH"], "object checkpoint of TensorFlow 2"),
+     "the names of its 4 tensors start with a/b/ (2), e/ (1), step (1)"),
+    (["_CHECKPOINTABLE_OBJECT_GRAPH"], "object-based TensorFlow 2 checkpoint"),
     (["model/layer-1/kernel/.ATTRIBUTES/VARIABLE_VALUE"],
-     "object checkpoint of TensorFlow 2"),
-    (["bert/encoder/transformer/group_0/inner_group_0/ffn_1/x"], "an ALBERT's"),
-    (["a%d/x" % i for i in range(9)], "begin with a0/ (1), a1/ (1), a2/ (1), "
+     "object-based TensorFlow 2 checkpoint"),
+    (["bert/encoder/transformer/group_0/inner_group_0/ffn_1/x"], "an ALBERT"),
+    (["a%d/x" % i for i in range(9)], "start with a0/ (1), a1/ (1), a2/ (1), "
      "a3/ (1), a4/ (1), ..."),
-    (["x\ny"], "begin with x\\ny (1)"),
+    (["x\ny"], "start with x\\ny (1)"),
 ])
 def test_what_is_there(names, words):
   assert words in checkpoint_names.describe(names)

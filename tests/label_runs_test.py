@@ -76,7 +76,7 @@ def test_rows_that_nobody_annotated_are_not_scored(bert, tmp_path):
   output_dir = tmp_path / "out"
   status, _, log = run(bert, data, output_dir, do_test=True, do_predict=True)
   assert status == 0
-  assert any("2 of 6 texts of test are not labelled" in line for line in log)
+  assert any("2 of 6 texts of test have no labels" in line for line in log)
   results = read_results(output_dir)
   assert results.pop("num_texts_left_out") == "2"
   predictions = [json.loads(line) for line in tiny_bert.read_text(
@@ -114,7 +114,7 @@ NAMES = "text,labels\napple,fruit\n%s,pet\nthe,\n" % u"猫"
     ({"labels_txt": "fruit\n"}, {}, ["train.csv:3", "'pet' (1 text)"]),
     # Nothing to score.
     ({"test_csv": "text\na\n"}, {"do_test": True},
-     ["test set", "not labelled", "--do_predict"]),
+     ["test set", "has no labels", "--do_predict"]),
     ({"test_csv": "text,labels\na,\nb, \n"}, {"do_test": True},
      ["none of the 2 texts of the test set", "--do_predict"]),
     ({"dev_csv": "text,labels\na,\n"}, {"do_eval": True},

@@ -80,7 +80,7 @@ def test_frozen_layers_keep_their_bits_and_have_no_moments(
       run_multilabel_classifier, tiny_bert.arguments(
           bert, data, tmp_path / "o", num_train_epochs=1, pooling="pooler"))
   assert status == 2 and stderr.count("\n") == 1
-  assert "another freeze_layers (there 1, here null)" in stderr
+  assert "freeze_layers (there 1, here null)" in stderr
 
 
 def test_lower_layers_move_less(bert, data, tmp_path):
@@ -107,11 +107,11 @@ def test_lower_layers_move_less(bert, data, tmp_path):
 
 @pytest.mark.parametrize("flags,message", [
     ({"freeze_layers": 3},
-     "--freeze_layers is 3; it must be from 0 (the embeddings alone) to 2, the "
+     "--freeze_layers is 3; it must be from 0 (only the embeddings) to 2, the "
      "number of layers of this model."),
     ({"freeze_layers": -1},
-     "--freeze_layers is -1; it must be from 0 (the embeddings alone) to 2, "
-     "the number of layers of this model."),
+     "--freeze_layers is -1; it must be from 0 (only the embeddings) to 2, the "
+     "number of layers of this model."),
     ({"layer_decay": 0.0},
      "--layer_decay is 0.0; it must be above 0 and at most 1."),
     ({"layer_decay": 1.5},

@@ -117,15 +117,15 @@ def test_truncation_finds_what_it_leaves(bert, data, tmp_path, form, finds):
             num_train_epochs=8)
   score = float(read_results(tmp_path / "o")["micro_f1"])
   assert score > 0.9 if finds else score < 0.4
-  assert ("  372 texts; 12 of them are longer than 32 tokens and cut; 0 empty"
+  assert ("  372 texts; 12 longer than 32 tokens and truncated; 0 empty"
           in log)
   assert trained_model.read(str(tmp_path / "o")).long_text == (form, 0, "max")
 
 
 def test_windows_are_logged_and_stored(windows):
   # 12 long texts of 22 windows.
-  for line in ("  372 texts; 0 of them are longer than 32 tokens and cut; "
-               "0 empty", "  624 windows of at most 32 tokens, one every 30",
+  for line in ("  372 texts; 0 longer than 32 tokens and truncated; 0 "
+               "empty", "  624 windows of at most 32 tokens, one every 30",
                "  372 examples, 3 labels, batches of 32, 240 steps"):
     assert line in windows[1]
   settings = json.loads(tiny_bert.read_text(

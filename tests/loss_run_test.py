@@ -154,12 +154,13 @@ def test_another_loss_does_not_go_on(bert, data, tmp_path):
     assert "name another --output_dir" in message
     return message
 
-  assert 'another loss (there "weighted", here "focal")' in difference(
+  assert 'loss (there "weighted", here "focal")' in difference(
       loss="focal")
-  assert 'another loss (there "weighted", here "sigmoid")' in difference(
+  assert 'loss (there "weighted", here "sigmoid")' in difference(
       loss=None)
   message = difference(label_smoothing=0.1)
-  assert 'another loss_parameters (there {"label_smoothing": 0.0, ' in message
+  assert ('loss_parameters (there {"label_smoothing": 0.0, ' in
+          message)
   assert 'here {"label_smoothing": 0.1, ' in message
   tiny_bert.write_text(tmp_path / "w.tsv", u"fruit\t1\nparty time\t2\n%s\t3\n" %
                        tiny_bert.LABELS[2])
@@ -204,7 +205,7 @@ def test_parameters_that_cannot_be(bert, data, tmp_path, flags, words):
     (u'{"fruit": 1, "party time": 2}', u"no weight for"),
     (u'{"fruit": 1, "party time": 2, "zebra": 3, "\u52a8\u7269": 1}',
      "label 'zebra' is not among the labels"),
-    (u"fruit\t1\nfruit\t2\n", "label 'fruit' is there twice"),
+    (u"fruit\t1\nfruit\t2\n", "label 'fruit' appears twice"),
     (u"fruit\tmuch\n", "is not a number"),
     (u'{"fruit": 0, "party time": 2, "\u52a8\u7269": 1}', "must be a finite"),
     (u"", "no weight for"),

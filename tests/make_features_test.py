@@ -81,15 +81,15 @@ def test_what_was_stopped_goes_on_and_what_is_other_is_refused(bert, tmp_path):
   os.remove(path + ".json")  # as if it had been stopped amid it
   status, stderr, log = run(make_features, arguments)
   assert status == 0, stderr
-  assert "Features of train: 1 of 3 shards to be made" in log
+  assert "Features of train: 1 of 3 shards to build" in log
   assert open(path, "rb").read() == before
   assert times == {name: os.stat(name).st_mtime_ns for name in times}
   status, stderr, log = run(make_features, arguments)
-  assert status == 0 and "Features of train: 0 of 3 shards to be made" in log
+  assert status == 0 and "Features of train: 0 of 3 shards to build" in log
 
   for other, message in (
-      (["--num_shards=2"], "of another number of shards"),
-      (["--max_seq_length=9"], "is of other data or settings"),
+      (["--num_shards=2"], "with another number of shards"),
+      (["--max_seq_length=9"], "was made from other data or settings"),
       (["--num_shards=31"], "--num_shards is 31, but train has 30 examples"),
       (["--num_shards=0"], "it must be from 1 to 99999")):
     status, stderr, _ = run(make_features, arguments + other)
@@ -104,4 +104,4 @@ def test_a_file_that_is_there_whole_is_refused(bert, tmp_path):
   (output_dir / "train.tf_record").write_bytes(b"")
   status, stderr, _ = run(make_features, tiny_bert.arguments(
       bert, data, str(output_dir)))
-  assert status == 2 and "is there, whole" in stderr
+  assert status == 2 and "already exists and is complete" in stderr

@@ -176,14 +176,14 @@ def test_xla_marks_what_is_built_inside():
 @pytest.mark.newest
 @pytest.mark.parametrize("flags,message", [
     ({"xla": True, "recompute_layers": True},
-     "--xla does not go with --recompute_layers: it merges what was to be "
-     "computed again; leave one of them out."),
+     "--xla cannot be combined with --recompute_layers, since it would merge "
+     "the recomputation; use only one of them."),
     ({"xla": True, "distribution": "mirrored", "num_devices": 2},
-     "--xla does not go with several devices; leave it or "
-     "--distribution=mirrored out."),
+     "--xla cannot be combined with several devices; use it or "
+     "--distribution=mirrored, not both."),
     ({"amp": True, "distribution": "mirrored", "num_devices": 2},
-     "--amp does not go with several devices; leave it or "
-     "--distribution=mirrored out."),
+     "--amp cannot be combined with several devices; use it or "
+     "--distribution=mirrored, not both."),
 ])
 def test_what_cannot_be_together_is_refused(bert, data, tmp_path, flags,
                                             message):
@@ -196,12 +196,13 @@ def test_what_cannot_be_together_is_refused(bert, data, tmp_path, flags,
 @pytest.mark.newest
 @pytest.mark.parametrize("capabilities,cpu_flags,onednn,message", [
     ([(8, 0), (6, 1)], set(), None,
-     "--amp needs GPUs of compute capability 7.0 or more; one here has 6.1."),
+     "--amp needs GPUs with compute capability 7.0 or higher; one here has "
+     "6.1."),
     ([], {"avx2"}, None,
      "--amp found no GPU, and this CPU has no bfloat16 (avx512_bf16 or "
      "amx_bf16); leave it out."),
     ([], {"amx_bf16"}, "0", "--amp on a CPU needs oneDNN, which "
-     "TF_ENABLE_ONEDNN_OPTS=0 switches off."),
+                            "TF_ENABLE_ONEDNN_OPTS=0 disables."),
 ])
 def test_a_machine_without_is_refused(bert, data, tmp_path, monkeypatch,
                                       capabilities, cpu_flags, onednn, message):
@@ -216,7 +217,7 @@ def test_a_machine_without_is_refused(bert, data, tmp_path, monkeypatch,
       tf.ConfigProto().graph_options.rewrite_options,
       "auto_mixed_precision_onednn_bfloat16"):
     message = ("--amp found no GPU, and TensorFlow %s has no bfloat16 for "
-               "CPUs; leave it out, or take a newer TensorFlow." %
+               "CPUs; leave it out, or use a newer TensorFlow." %
                tf.__version__)
   status, _, stderr, _ = call(bert, data, tmp_path / "o", amp=True)
   assert (status, stderr.strip()) == (

@@ -153,7 +153,7 @@ def test_no_directory(tmp_path):
     ({"stride": "absent"}, "stride is null"),
     ({"num_labels": 3}, "has 4 labels, but model_settings.json says 3"),
     ({"vocab_sha256": "0" * 64},
-     "not the file that the model was trained with"),
+     "not the file used in training"),
 ])
 def test_settings_that_do_not_fit(trained, changes, words):
   change_settings(trained, **changes)
@@ -187,7 +187,7 @@ def test_version_1_had_one_threshold_and_cut_texts(trained):
   assert found.long_text == ("truncate_head", 0, "max")
   assert found.settings["format_version"] == 1
   change_settings(trained, format_version=2)
-  assert "is missing or of the wrong type" in error_of(
+  assert "is missing or has the wrong type" in error_of(
       trained_model.read, str(trained))
 
 
@@ -220,8 +220,8 @@ def test_update_decision_makes_version_1_to_3(trained):
 
 
 @pytest.mark.parametrize("content,words", [
-    (b"", "is not JSON"), (b"{", "is not JSON"), (b"[]", "no JSON object"),
-    (b"\xff{}", "is not JSON"), (b"null", "no JSON object")])
+    (b"", "is not JSON"), (b"{", "is not JSON"), (b"\xff{}", "is not JSON"),
+    (b"[]", "must hold a JSON object"), (b"null", "must hold a JSON object")])
 def test_settings_that_are_none(trained, content, words):
   (trained / "model_settings.json").write_bytes(content)
   message = error_of(trained_model.read, str(trained))
@@ -244,7 +244,7 @@ def test_labels_without_a_last_line_feed(tmp_path):
 def test_a_changed_vocabulary_is_refused(trained):
   path = trained / "vocab.txt"
   path.write_bytes(path.read_bytes().replace(b"pear", b"bear"))
-  assert "vocab.txt is not the file that the model was trained" in error_of(
+  assert "vocab.txt is not the file used in training" in error_of(
       trained_model.read, str(trained))
 
 
@@ -267,7 +267,7 @@ def test_every_difference_is_named(trained, bert, tmp_path):
       u"comma, too, only here: new)",
       "bert_config hidden_size (there 16, here 32)",
       "bert_config num_hidden_layers (there 2, here 3)",
-      "vocabulary (%s is not the one there)" % other,
+      "vocabulary (%s is a different one)" % other,
       "do_lower_case (there true, here false)",
       'pooling (there "mean", here "cls")']
 
@@ -275,7 +275,7 @@ def test_every_difference_is_named(trained, bert, tmp_path):
 def test_labels_in_another_order_differ(trained, bert):
   assert trained_model.differences(
       trained_model.read(str(trained)), bert[0], bert[1], LABELS[::-1], {}) == [
-          "labels (the same, in another order)"]
+          "labels (same labels, different order)"]
 
 
 def test_new_and_own_directories_are_accepted(trained, tmp_path):
@@ -332,7 +332,7 @@ def test_a_single_file_of_somebody_s(tmp_path, name):
 
 def test_a_lock_of_another_program(tmp_path):
   (tmp_path / ".lock").write_text(u"1234\n")
-  assert ".lock, which no training run made" in error_of(
+  assert ".lock, which is not from a training run" in error_of(
       run_lock.check_output_dir, str(tmp_path))
   assert (tmp_path / ".lock").read_text() == u"1234\n"
   (tmp_path / ".lock").write_text(u"")  # as a kill leaves it
@@ -361,7 +361,7 @@ def test_only_what_a_run_began_to_write_is_removed(trained):
 @pytest.mark.parametrize("name", ["run[1]", "what?", "all*", "back\\slash"])
 def test_names_that_are_patterns_are_refused(tmp_path, name):
   message = error_of(run_lock.check_output_dir, str(tmp_path / name))
-  assert "takes for a pattern" in message and name in message
+  assert "treats as a pattern" in message and name in message
 
 
 def test_a_directory_without_the_right_to_write(tmp_path):
@@ -532,5 +532,5 @@ def test_swapped_bytes_of_a_trained_directory_are_noticed(name, tmp_path):
   path.write_bytes(changed)
   with pytest.raises(ValueError) as raised:
     trained_model.read(str(tmp_path))
-  assert "%s is not the file that the model was trained with" % path in str(
+  assert "%s is not the file used in training" % path in str(
       raised.value)

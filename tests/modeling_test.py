@@ -635,8 +635,8 @@ def test_model_errors():
     with pytest.raises(ValueError) as error:
       modeling.BertModel(make_config(), False, tf.constant([1, 2]))
     assert str(error.value) == (
-        "tensor input_ids in scope `` has rank 1 (shape (2,)), but rank 2 is "
-        "expected.")
+        "tensor input_ids in scope `` has rank 1 (shape (2,)); expected rank "
+        "2.")
   with tf.Graph().as_default(), pytest.raises(ValueError) as error:
     modeling.BertModel(make_config(num_attention_heads=5), False,
                        tf.constant(IDS))
@@ -686,7 +686,7 @@ def test_embedding_postprocessor():
   with tf.Graph().as_default(), pytest.raises(ValueError) as error:
     modeling.embedding_postprocessor(tf.zeros([2, 3, 4]), use_token_type=True)
   assert str(error.value) == (
-      "use_token_type is True, so token_type_ids is needed.")
+      "token_type_ids is required when use_token_type is True.")
 
 
 def test_attention_mask_from_input_mask():
@@ -821,7 +821,7 @@ def test_get_shape_list():
       modeling.get_shape_list(dynamic, expected_rank=2)
     assert str(error.value).startswith(
         "tensor fed:0 in scope `inside` has rank 3 (shape (")
-    assert str(error.value).endswith("), but rank 2 is expected.")
+    assert str(error.value).endswith("); expected rank 2.")
 
 
 def test_assert_rank():
@@ -832,13 +832,13 @@ def test_assert_rank():
     with pytest.raises(ValueError) as error:
       modeling.assert_rank(tensor, [1, 3], name="mine")
     assert str(error.value) == (
-        "tensor mine in scope `` has rank 2 (shape (2, 3)), but rank 1 or 3 "
-        "is expected.")
+        "tensor mine in scope `` has rank 2 (shape (2, 3)); expected rank 1 or "
+        "3.")
     with pytest.raises(ValueError) as error:
       modeling.assert_rank(tf.placeholder(tf.float32, name="any"), 2)
     assert str(error.value) == (
-        "tensor any:0 in scope `` has rank None (shape <unknown>), but rank 2 "
-        "is expected.")
+        "tensor any:0 in scope `` has rank None (shape <unknown>); expected "
+        "rank 2.")
 
 
 def test_reshape_to_and_from_matrix():
@@ -854,7 +854,7 @@ def test_reshape_to_and_from_matrix():
     with pytest.raises(ValueError) as error:
       modeling.reshape_to_matrix(tf.zeros([3]))
     assert str(error.value) == (
-        "a tensor of rank 2 or more is needed, not of shape (3,).")
+        "the tensor must have rank 2 or more, but its shape is (3,).")
 
 
 def write_config(directory, content):
@@ -901,7 +901,7 @@ def test_config_with_keys_of_real_files(tmp_path, monkeypatch):
   assert config.layer_norm_eps == 1e-5
 
 
-WHOLE = "; it must be a whole number above 0."
+WHOLE = "; it must be a positive integer."
 PROBABILITY = "; it must be at least 0 and below 1."
 
 
@@ -911,10 +911,10 @@ PROBABILITY = "; it must be at least 0 and below 1."
     ({"vocab_size": 5, "num_layers": 8, "zzz": 1},
      "unknown key \"num_layers\"; did you mean num_hidden_layers?"),
     ({"vocab_size": 5, "zz\nz": 8},
-     "unknown key \"zz\\nz\"; a BERT configuration has no such key, remove it "
+     "unknown key \"zz\\nz\"; a BERT configuration has no such key; remove it "
      "if it is not needed."),
     ({"vocab_size": 5, "validate": 8},
-     "unknown key \"validate\"; a BERT configuration has no such key, remove "
+     "unknown key \"validate\"; a BERT configuration has no such key; remove "
      "it if it is not needed."),
     ({}, "vocab_size is missing."),
     ({"vocab_size": None}, "vocab_size is missing."),
@@ -953,34 +953,34 @@ PROBABILITY = "; it must be at least 0 and below 1."
     ({"vocab_size": 5, "model_type": "roberta"},
      "model_type is \"roberta\"; only bert is supported."),
     ({"vocab_size": 5, "position_embedding_type": "relative_key"},
-     "position_embedding_type is \"relative_key\"; this BERT has absolute "
-     "only."),
+     "position_embedding_type is \"relative_key\"; this BERT only supports "
+     "absolute."),
     ({"vocab_size": 5, "layer_norm_eps": 0},
      "layer_norm_eps is 0; it must be above 0 and below 1."),
     ({"vocab_size": 5, "layer_norm_eps": "1e-12"},
      "layer_norm_eps is \"1e-12\"; it must be above 0 and below 1."),
     ({"vocab_size": 5, "is_decoder": True},
-     "is_decoder is true; this BERT has false only."),
+     "is_decoder is true; this BERT only supports false."),
     ({"vocab_size": 5, "is_encoder_decoder": True},
-     "is_encoder_decoder is true; this BERT has false only."),
+     "is_encoder_decoder is true; this BERT only supports false."),
     ({"vocab_size": 5, "add_cross_attention": True},
-     "add_cross_attention is true; this BERT has false only."),
+     "add_cross_attention is true; this BERT only supports false."),
     ({"vocab_size": 5, "pruned_heads": {"0": [1]}},
-     "pruned_heads is {\"0\": [1]}; this BERT has {} only."),
+     "pruned_heads is {\"0\": [1]}; this BERT only supports {}."),
     ({"vocab_size": 5, "ln_type": "preln"},
-     "ln_type is \"preln\"; this BERT has postln only."),
+     "ln_type is \"preln\"; this BERT only supports postln."),
     ({"vocab_size": 5, "hidden_size": 8, "embedding_size": 4},
-     "embedding_size 4 beside hidden_size 8 is an ALBERT's, whose layers share "
-     "their weights; give a BERT's configuration, or, if it is an ELECTRA's, "
-     "add \"model_type\": \"electra\"."),
+     "embedding_size 4 with hidden_size 8 looks like an ALBERT, whose layers "
+     "share their weights; give the configuration of a BERT, or, for an "
+     "ELECTRA, add \"model_type\": \"electra\"."),
     ({"vocab_size": 5, "embedding_size": 128, "num_hidden_groups": 1},
-     "num_hidden_groups makes this the configuration of an ALBERT, whose "
-     "layers share their weights; give a BERT's."),
+     "num_hidden_groups marks this as the configuration of an ALBERT, whose "
+     "layers share their weights; give that of a BERT."),
     ({"vocab_size": 5, "model_type": "albert"},
-     "model_type makes this the configuration of an ALBERT, whose layers share "
-     "their weights; give a BERT's."),
+     "model_type marks this as the configuration of an ALBERT, whose layers "
+     "share their weights; give that of a BERT."),
     ({"vocab_size": 5, "model_type": "electra", "embedding_size": 0},
-     "embedding_size is 0; it must be a whole number above 0."),
+     "embedding_size is 0; it must be a positive integer."),
 ])
 def test_config_errors(tmp_path, content, message):
   path = write_config(tmp_path, content)
@@ -990,18 +990,19 @@ def test_config_errors(tmp_path, content, message):
 
 
 def test_config_files_that_are_none(tmp_path):
-  for path in (os.path.join(str(tmp_path), "none.json"), str(tmp_path)):
+  for path, words in ((os.path.join(str(tmp_path), "none.json"),
+                       "cannot be read; is the path right?"),
+                      (str(tmp_path), "is not a file.")):
     with pytest.raises(ValueError) as error:
       modeling.BertConfig.from_json_file(path)
-    assert str(error.value) == (
-        "bert_config_file %s cannot be read; is the path right?" % path)
+    assert str(error.value) == "bert_config_file %s %s" % (path, words)
   for content, kind in (("[1]", "list"), ("3", "int"), ("\"a\"", "str"),
                         ("null", "NoneType")):
     path = write_config(tmp_path, content)
     with pytest.raises(ValueError) as error:
       modeling.BertConfig.from_json_file(path)
     assert str(error.value) == (
-        "bert_config_file %s holds no JSON object but a %s." % (path, kind))
+        "bert_config_file %s must hold a JSON object, not a %s." % (path, kind))
   for content in ("", "{\"vocab_size\": 5,\n}", "vocab_size = 5"):
     path = write_config(tmp_path, content)
     with pytest.raises(ValueError) as error:
@@ -1078,9 +1079,9 @@ def test_initialize_from_checkpoint(whole_checkpoint, use_resource):
       report, "some/model.ckpt") == (
           "Variables and the checkpoint some/model.ckpt:\n"
           "    39 from the checkpoint\n"
-          "     1 newly initialised: output_bias\n"
-          "     5 tensors of the checkpoint not used: 3 optimizer slots; "
-          "1 pre-training heads (cls/*); 1 other: strange")
+          "     1 newly initialized: output_bias\n"
+          "     5 tensors of the checkpoint not used: 3 optimizer slots; 1 "
+          "pre-training heads (cls/*); 1 other: strange")
 
 
 def test_a_folder_stands_for_its_latest_checkpoint(tmp_path):
@@ -1094,7 +1095,7 @@ def test_format_checkpoint_report_of_nothing_and_of_much():
   assert checkpoint_restore.format_checkpoint_report(
       report, "c"
   ).split("\n")[1:] == [
-      "     1 from the checkpoint", "     0 newly initialised",
+      "     1 from the checkpoint", "     0 newly initialized",
       "     8 tensors of the checkpoint not used: 8 other: x0, x1, x2, x3, x4, "
       "x5, and 2 more"
   ]
@@ -1141,13 +1142,13 @@ def test_names_that_begin_in_another_way(tmp_path, prefix):
 
 
 @pytest.mark.parametrize("rename, words", [
-    (lambda name: "teacher/" + name, "has none of the model's variables "
-     "(bert/embeddings/LayerNorm/beta, ...): the names of its 7 tensors begin "
-     "with teacher/bert/ (7)."),
+    (lambda name: "teacher/" + name,
+        "has none of the model's variables (bert/embeddings/LayerNorm/beta, "
+        "...): the names of its 7 tensors start with teacher/bert/ (7)."),
     (lambda name: name.replace("/", ".") + "/.ATTRIBUTES/VARIABLE_VALUE",
-     "it is an object checkpoint of TensorFlow 2"),
+     "it is an object-based TensorFlow 2 checkpoint"),
     (lambda name: name.replace("bert", "bert/encoder/group_0/inner_group_0", 1),
-     "it is an ALBERT's, whose layers share their weights."),
+     "it is an ALBERT, whose layers share their weights."),
 ])
 def test_names_that_are_not_the_models(tmp_path, rename, words):
   with pytest.raises(ValueError) as error:
@@ -1170,18 +1171,18 @@ def test_checkpoint_without_pooler(tmp_path):
 
 @pytest.mark.parametrize("name, shape, model_shape, hint", [
     ("bert/embeddings/word_embeddings", [24, 12], [23, 12],
-     "vocab_size and hidden_size of bert_config_file, and vocab_file, must be "
-     "the checkpoint's"),
+     "vocab_file, and vocab_size and hidden_size of bert_config_file, must "
+     "match the checkpoint"),
     ("bert/embeddings/position_embeddings", [8, 12], [16, 12],
-     "max_position_embeddings and hidden_size of bert_config_file must be the "
-     "checkpoint's"),
+     "max_position_embeddings and hidden_size of bert_config_file must match "
+     "the checkpoint"),
     ("bert/embeddings/token_type_embeddings", [2, 12], [3, 12],
-     "type_vocab_size and hidden_size of bert_config_file must be the "
-     "checkpoint's"),
+     "type_vocab_size and hidden_size of bert_config_file must match the "
+     "checkpoint"),
     ("bert/encoder/layer_0/output/dense/kernel", [21, 12], [20, 12],
-     "bert_config_file must be the checkpoint's"),
+     "bert_config_file must match the checkpoint"),
     ("output_bias", [3], [4],
-     "the checkpoint was trained with another number of labels"),
+     "the checkpoint was trained with a different number of labels"),
 ])
 def test_checkpoint_of_another_shape(tmp_path, name, shape, model_shape, hint):
   prefix = write_checkpoint(tmp_path, changed={name: shape},
@@ -1189,8 +1190,8 @@ def test_checkpoint_of_another_shape(tmp_path, name, shape, model_shape, hint):
   with pytest.raises(ValueError) as error:
     load_checkpoint(prefix)
   assert str(error.value) == (
-      "init_checkpoint %s has %s of shape %s, but %s of shape %s is asked for "
-      "(%s)." % (prefix, name, shape, name, model_shape, hint))
+      "init_checkpoint %s has %s with shape %s, but the model needs %s with "
+      "shape %s (%s)." % (prefix, name, shape, name, model_shape, hint))
 
 
 def test_what_is_no_checkpoint(tmp_path):
@@ -1199,8 +1200,8 @@ def test_what_is_no_checkpoint(tmp_path):
     with pytest.raises(ValueError) as error:
       load_checkpoint(prefix + suffix)
     assert str(error.value) == (
-        "%s%s is one file of a checkpoint; give the prefix that its files "
-        "share: %s" % (prefix, suffix, prefix))
+        "%s%s is one of the files of a checkpoint; give their common prefix: "
+        "%s" % (prefix, suffix, prefix))
   missing = os.path.join(str(tmp_path), "none.ckpt")
   with pytest.raises(ValueError) as error:
     load_checkpoint(missing)
@@ -1212,7 +1213,7 @@ def test_what_is_no_checkpoint(tmp_path):
   folder.mkdir()
   for path, words in (
       (str(text), "%s cannot be read as a TensorFlow checkpoint: "),
-      (str(folder), "%s is a folder, not the prefix of a checkpoint; give ")):
+      (str(folder), "%s is a folder, not a checkpoint prefix; use ")):
     with pytest.raises(ValueError) as error:
       load_checkpoint(path)
     assert str(error.value).startswith(words % path)
@@ -1234,7 +1235,7 @@ def test_checkpoint_whose_data_are_damaged(tmp_path, damage):
   with pytest.raises(ValueError) as error:
     load_checkpoint(prefix)
   assert str(error.value).startswith("init_checkpoint %s: bert/" % prefix)
-  assert " cannot be read, are its data files here and whole? (" in str(
+  assert " cannot be read; are its data files complete? (" in str(
       error.value)
   assert "\n" not in str(error.value)
 
@@ -1263,7 +1264,7 @@ def test_checkpoint_of_another_type(tmp_path):
     with pytest.raises(ValueError) as error:
       checkpoint_restore.initialize_from_checkpoint([var], prefix)
   assert str(error.value) == (
-      "init_checkpoint %s has bert/w as float16, but float32 is asked for." %
+      "init_checkpoint %s has bert/w as float16, but the model needs float32." %
       prefix)
 
 

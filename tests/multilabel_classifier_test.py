@@ -152,7 +152,7 @@ def test_tables(bert):
     ((["a"], ["x"]), r"number 0 is .x.*write \[.x.\]"),
     ((["a"], [[3, "x"]]), "number 0 has 3 among its labels"),
     ((["a"], [["x", ""]]), "empty label"),
-    ((["a"], [["x"], ["y"]]), "1 texts, but labels of 2"),
+    ((["a"], [["x"], ["y"]]), "1 texts, but labels for 2"),
     ((["a"], np.array([[0, 2]])), "number 0 has 2 for label .1"),
     ((["a"], np.array([[0, np.nan]])), "number 0 has nan for label .1"),
     ((["a"], [[]]), "none of the 1 texts of train has a label"),
@@ -199,7 +199,7 @@ def test_settings_that_do_not_go_together(bert):
     MultiLabelClassifier(bert, focal_gamma=1.0).fit(["a"], [["x"]])
   with pytest.raises(ValueError, match="patience needs evaluation"):
     MultiLabelClassifier(bert, early_stopping_patience=2).fit(["a"], [["x"]])
-  with pytest.raises(ValueError, match="not trained yet"):
+  with pytest.raises(ValueError, match="not fitted yet"):
     MultiLabelClassifier(bert).predict(["a"])
 
 
@@ -249,7 +249,7 @@ def test_output_dir_is_a_run_that_goes_on(bert, tmp_path):
   assert sorted(os.listdir(folder)) == before
   np.testing.assert_array_equal(first.predict_proba(texts(DEV)),
                                 again.predict_proba(texts(DEV)))
-  with pytest.raises(ValueError, match="has a run with another train_data"):
+  with pytest.raises(ValueError, match="other settings: train_data"):
     again.fit(texts(DEV), labels(DEV))
   with open(os.path.join(folder, "model_settings.json")) as reader:
     assert json.load(reader)["run"]["num_train_epochs"] == 1

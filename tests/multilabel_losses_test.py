@@ -325,9 +325,9 @@ def error_of(function, *arguments, **options):
 @pytest.mark.parametrize("name, options, message", [
     ("hinge", {}, "loss is hinge; it must be one of sigmoid, weighted, focal, "
                   "asymmetric, zlpr, class_balanced, distribution_balanced."),
-    ("weighted", {}, "loss weighted needs a pos_weight for each label."),
+    ("weighted", {}, "loss weighted needs a pos_weight for every label."),
     ("focal", {"pos_weight": [1.0]},
-     "pos_weight is used by the loss weighted alone, not by focal."),
+     "pos_weight only applies to the loss weighted, not to focal."),
     ("weighted", {"pos_weight": [1.0, 0.0]},
      "a pos_weight is 0.0; it must be a finite number above 0."),
     ("weighted", {"pos_weight": [float("nan")]},
@@ -360,7 +360,7 @@ def test_refused_arrays():
         "labels have shape (2, 1) and logits (2, 3); give one logit for each "
         "label.")
     assert error_of(make(case), zeros, zeros.astype(np.int32)) == (
-        "logits are of type int32; give a floating type.")
+        "logits have type int32; they must be floating-point.")
   for weights in ([2.0], [2.0] * 4):
     assert error_of(multilabel_losses.weighted, zeros, zeros, weights) == (
         "pos_weight has shape (%d,) for logits of shape (2, 3); give one "
@@ -396,9 +396,9 @@ def test_pos_weight_from_counts_refuses():
         "the cap of pos_weight is %s; it must be a finite number of at least "
         "1." % cap)
   assert error_of(make_weights, [1, 3], 2) == (
-      "label 1 is on in 3 of 2 examples; give counts in 0..2.")
+      "label 1 occurs in 3 of 2 examples; counts must be in 0..2.")
   assert error_of(make_weights, [-1], 2) == (
-      "label 0 is on in -1 of 2 examples; give counts in 0..2.")
+      "label 0 occurs in -1 of 2 examples; counts must be in 0..2.")
 
 
 def write(tmp_path, text):
@@ -422,10 +422,14 @@ def test_read_pos_weight_file(tmp_path, text):
 
 
 @pytest.mark.parametrize("text, message", [
-    ('{"x": 1}', "{path}: there is no weight for 'y'; give every label one."),
-    ("y\t1\n", "{path}: there is no weight for 'x'; give every label one."),
-    ("", "{path}: there is no weight for 'x', 'y'; give every label one."),
-    ("{}", "{path}: there is no weight for 'x', 'y'; give every label one."),
+    ('{"x": 1}', "{path}: there is no weight for 'y'; give a weight for every "
+                 "label."),
+    ("y\t1\n", "{path}: there is no weight for 'x'; give a weight for every "
+               "label."),
+    ("", "{path}: there is no weight for 'x', 'y'; give a weight for every "
+         "label."),
+    ("{}", "{path}: there is no weight for 'x', 'y'; give a weight for every "
+           "label."),
     ('{"x": 1, "z": 1, "y": 1}',
      "{path}: label 'z' is not among the labels of the data ('x', 'y')."),
     ("x\t1\ny\t1\nz\t1\n",
@@ -433,8 +437,8 @@ def test_read_pos_weight_file(tmp_path, text):
     ("label\tweight\nx\t1\ny\t1\n",
      "{path}:1: label 'label' is not among the labels of the data ('x', "
      "'y')."),
-    ('{"x": 1, "y": 2, "x": 1}', "{path}: label 'x' is there twice."),
-    ("x\t1\ny\t2\n\nx\t1\n", "{path}:4: label 'x' is there twice."),
+    ('{"x": 1, "y": 2, "x": 1}', "{path}: label 'x' appears twice."),
+    ("x\t1\ny\t2\n\nx\t1\n", "{path}:4: label 'x' appears twice."),
     ('{"x": "1", "y": 2}', "{path}: the weight of label 'x' is not a number."),
     ('{"x": true, "y": 2}',
      "{path}: the weight of label 'x' is not a number."),
@@ -444,8 +448,8 @@ def test_read_pos_weight_file(tmp_path, text):
     ("x\tmany\ny\t1\n", "{path}:1: the weight of label 'x' is not a number."),
     ("x\t1_0\ny\t1\n", "{path}:1: the weight of label 'x' is not a number."),
     ("x\t\ny\t1\n", "{path}:1: the weight of label 'x' is not a number."),
-    ("x 1\ny 1\n", "{path}:1: there is no label before a tab; write "
-                   '"label<TAB>weight".'),
+    ("x 1\ny 1\n", "{path}:1: there is no label before the tab; write "
+                   "\"label<TAB>weight\"."),
     ("x\t0\ny\t1\n", "{path}:1: the weight of label 'x' is 0.0; it must be a "
                      "finite number above 0."),
     ('{"x": 1, "y": -2}', "{path}: the weight of label 'y' is -2.0; it must "

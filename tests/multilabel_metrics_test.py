@@ -298,12 +298,12 @@ def test_inputs_are_not_changed():
     (np.zeros((3, 0)), np.zeros((3, 0)), r"labels have shape \(3, 0\)"),
     ([[0, 2]], [[0.5, 0.5]], r"labels\[0, 1\] is 2"),
     ([[0, NAN]], [[0.5, 0.5]], r"labels\[0, 1\] is nan"),
-    ([["0", "1"]], [[0.5, 0.5]], "labels are of type <U1"),
+    ([["0", "1"]], [[0.5, 0.5]], "labels have type <U1"),
     ([[0, 1], [0, 1]], [[0.5, 0.5], [NAN, 0.5]],
      r"probabilities\[1, 0\] is nan"),
     ([[0, 1]], [[0.5, 1.5]], r"probabilities\[0, 1\] is 1.5"),
     ([[0, 1]], [[-0.5, 0.5]], r"probabilities\[0, 0\] is -0.5"),
-    ([[0, 1]], [["a", "b"]], "probabilities are of type <U1"),
+    ([[0, 1]], [["a", "b"]], "probabilities have type <U1"),
 ])
 def test_invalid_arrays(labels, probabilities, message):
   for function in [
@@ -333,7 +333,7 @@ def test_invalid_thresholds(thresholds, message):
 def test_other_invalid_arguments():
   with pytest.raises(ValueError, match="2 label names for 3 labels"):
     metrics.evaluate(LABELS, PROBABILITIES, label_names=["a", "b"])
-  with pytest.raises(ValueError, match="'a' is there twice"):
+  with pytest.raises(ValueError, match="'a' appears twice"):
     metrics.evaluate(LABELS, PROBABILITIES, label_names=["a", "b", "a"])
   with pytest.raises(ValueError, match="num_bins is 0"):
     metrics.reliability_curve(LABELS, PROBABILITIES, num_bins=0)

@@ -318,7 +318,7 @@ def test_apply_thresholds_in_blocks(blocks):
 @pytest.mark.parametrize("arguments, message", [
     (dict(shrinkage=-1), "shrinkage is -1"),
     (dict(shrinkage=NAN), "shrinkage is nan"),
-    (dict(min_precision=1.5), "min_precision is not one number in 0..1"),
+    (dict(min_precision=1.5), "min_precision must be one number in 0..1"),
     (dict(min_precision=[0.5]), "each of 2 labels"),
     (dict(label_names=["a"]), "1 label names for 2 labels"),
     (dict(default=2), "a threshold is 2"),

@@ -197,7 +197,7 @@ def test_reload_takes_a_higher_version(made, tmp_path):
     with open(str(tmp_path / "11" / "model.onnx.data"), "r+b") as data:
       data.write(b"\1\2\3")
     after = predictor.predict(TEXTS)
-    assert "is not the file of this export" in error_of(predictor.reload)
+    assert "does not belong to this export" in error_of(predictor.reload)
     np.testing.assert_array_equal(predictor.predict(TEXTS), after)
 
 
@@ -354,7 +354,7 @@ def test_fewer_bits(dtype, made, labelled, tmp_path):
   assert result.change["examples"] == 40
   assert 0 < result.change["largest_change"] < 0.2
   card = (tmp_path / "onnx" / "model_card.md").read_text(encoding="utf-8")
-  assert "What %s changes" % dtype in card
+  assert "Effect of %s" % dtype in card
   assert "| micro-F1 | %.4f | %.4f |" % tuple(result.change["micro_f1"]) in card
 
 
@@ -367,7 +367,7 @@ def test_f1_may_not_fall(made, labelled, tmp_path, monkeypatch):
 
 
 def test_int8_needs_examples(made, labelled, tmp_path):
-  assert "has kept no examples of dev" in error_of(
+  assert "has no stored dev examples" in error_of(
       export, made[0], tmp_path / "onnx", weights_dtype="int8")
   assert "there is no such file" in error_of(
       export, made[0], tmp_path / "onnx", weights_dtype="int8",
@@ -387,7 +387,7 @@ def test_nothing_is_replaced(made, tmp_path):
   (tmp_path / "mine").mkdir()
   (tmp_path / "mine" / "note").write_text(u"kept")
   for form in ("onnx", "model_dir"):
-    assert "holds files, which are not overwritten" in error_of(
+    assert "has files, which are not overwritten" in error_of(
         export_saved_model.export_folder_alone, made[0],
         str(tmp_path / "mine"), form)
   assert (tmp_path / "mine" / "note").read_text() == u"kept"
@@ -430,7 +430,7 @@ def test_too_large_for_float16(made, tmp_path):
   weights[name] = weights[name] + 1e5
   tiny_model.write_checkpoint(str(tmp_path / "model"), weights)
   assert half_weights._DTYPE.name == "float16"
-  assert "float16 ends at" in error_of(
+  assert "the maximum of float16 is" in error_of(
       export_saved_model.export_folder_alone, str(tmp_path / "model"),
       str(tmp_path / "small"), "model_dir", "float16")
   assert onnx_folder.is_onnx(made[2]) and not onnx_folder.is_onnx(made[0])

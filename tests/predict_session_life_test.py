@@ -91,9 +91,9 @@ def spoiled(name, value, place=0):
 
 
 BROKEN = [
-    (spoiled("output_bias", np.nan), "weights that are not finite"),
+    (spoiled("output_bias", np.nan), "NaN or infinite weights"),
     (spoiled("bert/embeddings/word_embeddings", np.inf, -1),
-     "weights that are not finite"),
+     "NaN or infinite weights"),
     (spoiled("bert/encoder/layer_1/output/LayerNorm/gamma", -np.inf, 5),
      "bert/encoder/layer_1/output/LayerNorm/gamma"),
     (dict(tiny_model.random_weights(3, 5),
@@ -127,7 +127,7 @@ def test_weights_that_give_no_number(loaded, folder):
     if "/kernel" in name:
       weights[name] = np.full_like(weights[name], 3e38)
   tiny_model.write_checkpoint(folder, weights, step=8)
-  assert "model.ckpt-8 gives probabilities that are not finite" in error_of(
+  assert "model.ckpt-8 gives NaN or infinite probabilities" in error_of(
       loaded.reload)
   assert is_near(loaded.predict(TEXTS), tiny_model.random_weights(3, 3))
   with predict_session.SessionPredictor(folder) as other:
@@ -189,7 +189,7 @@ def test_reload_refuses_another_model(changes, name, loaded, folder):
   tiny_model.make(folder, seed=9, **changes)
   message = error_of(loaded.reload)
   assert "(%s differs)" % name in message
-  assert "it needs a new SessionPredictor" in message
+  assert "create a new SessionPredictor for it" in message
   assert loaded.labels == list(tiny_bert.LABELS)
   assert is_near(loaded.predict(TEXTS), tiny_model.random_weights(3, 3))
 

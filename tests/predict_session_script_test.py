@@ -275,7 +275,7 @@ def test_help(server):
     (["--input_file=-", "--output_file=x.txt"],
      "must end in .jsonl, .csv, .tsv or .parquet"),
     (["--input_file=-", "--output_file=x.csv", "--probabilities=labels"],
-     "a table has a column per label"),
+     "a table has one column per label"),
     (["--input_file=-", "--spreadsheet_safe"], "ends in .csv or .tsv"),
     (["--input_file=-", "--encoding=gbk18"], "--encoding='gbk18'"),
     (["--quoting=none", "a"], "--quoting needs --input_file"),
@@ -416,7 +416,7 @@ def test_csv_output_of_pairs(server, predictor, tmp_path):
   before = target.read_bytes()
   status, out, err = server.run(source, "--output_file=%s" % target)
   assert (status, out) == (2, "")
-  assert "row 'x' has two texts, the first row has one" in err
+  assert "row 'x' has two texts, but the first row has one" in err
   assert target.read_bytes() == before
 
 

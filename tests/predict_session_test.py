@@ -533,12 +533,12 @@ def test_vocabulary_that_changed(copy):
       path, tiny_bert.read_text(path).replace(u"apple", u"grape"))
   message = error_of(load, copy)
   assert path in message
-  assert "not the file that the model was trained with" in message
+  assert "not the file used in training" in message
 
 
 @pytest.mark.parametrize("text, part", [
     (u"{", "is not JSON"),
-    (u"[]", "holds no JSON object"),
+    (u"[]", "must hold a JSON object"),
     (u"\ufeff{}", "is not JSON"),
     (u"{}", "is null; it is missing"),
 ])

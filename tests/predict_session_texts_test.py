@@ -202,23 +202,23 @@ VOCAB_SIZE = len(tiny_bert.vocabulary())
     (features([2, VOCAB_SIZE, 3]),
      "row 1: input_ids has 32; it must be from 0 to 31."),
     (features([2, -1, 3]), "row 1: input_ids has -1; it must be from 0 to 31."),
-    (features([2, 2**70]), "row 1: input_ids is not a list of whole numbers."),
-    (features([2, 1.5]), "row 1: input_ids is not a list of whole numbers."),
-    (features([2, "3"]), "row 1: input_ids is not a list of whole numbers."),
-    (features([2, None]), "row 1: input_ids is not a list of whole numbers."),
+    (features([2, 2**70]), "row 1: input_ids is not a list of integers."),
+    (features([2, 1.5]), "row 1: input_ids is not a list of integers."),
+    (features([2, "3"]), "row 1: input_ids is not a list of integers."),
+    (features([2, None]), "row 1: input_ids is not a list of integers."),
     (features([[2], [2, 3]]),
-     "row 1: input_ids is not a list of whole numbers."),
-    (features([[2, 3]]), "row 1: input_ids is not a list of whole numbers."),
+     "row 1: input_ids is not a list of integers."),
+    (features([[2, 3]]), "row 1: input_ids is not a list of integers."),
     (features([True, False]),
-     "row 1: input_ids is not a list of whole numbers."),
+     "row 1: input_ids is not a list of integers."),
     (features([2, 3], [1, 2]),
      "row 1: input_mask has 2; it must be from 0 to 1."),
     (features([2, 3], [1, 1], [0, 2]),
      "row 1: segment_ids has 2; it must be from 0 to 1."),
     (features([2, 3], [1], [0, 0, 0]),
-     "row 1 has 2 input_ids, 1 input_mask and 3 segment_ids; they must be "
-     "equally many."),
-    (features([2] * 65), "row 1 has 65 input_ids; the model reads at most 64."),
+     "row 1 has 2 input_ids, 1 input_mask and 3 segment_ids; the numbers must "
+     "be equal."),
+    (features([2] * 65), "row 1 has 65 input_ids; the model takes at most 64."),
     (features([2, 3], [0, 0]),
      "row 1 has no token: its input_mask is empty, or 0 everywhere."),
     (features([]),
@@ -287,7 +287,7 @@ def test_deadline():
   assert 0 < call_deadline.Deadline(9.5).remaining() <= 9.5
   assert call_deadline.Deadline(float("inf")).remaining() == float("inf")
   for timeout in (0, -1, float("-inf")):
-    with pytest.raises(TimeoutError, match="not done within its timeout of"):
+    with pytest.raises(TimeoutError, match="not finish within its timeout of"):
       call_deadline.Deadline(timeout).remaining()
   for timeout in ("1", float("nan"), True, [1]):
     assert "it must be a number of seconds" in error_of(

@@ -87,8 +87,8 @@ def test_lone_surrogates_are_replaced(tmp_path):
     ('{"id": "x"', "broken JSON at character 11 of the line (Expecting ',' "
                    "delimiter)."),
     ("[1]", "the line holds [1], not an object."),
-    (line_of(id=None), '"id" is None, not a string or a whole number.'),
-    (line_of(id=True), '"id" is True, not a string or a whole number.'),
+    (line_of(id=None), "\"id\" is None, not a string or an integer."),
+    (line_of(id=True), "\"id\" is True, not a string or an integer."),
     (line_of(text=3), '"text" is 3, not a string.'),
     ('{"id": "x", "text": "t", "labels": []}',
      "there is no key \"probabilities\" (keys: 'id', 'text', 'labels')."),
@@ -101,28 +101,28 @@ def test_lone_surrogates_are_replaced(tmp_path):
     (line_of(labels="a"), "\"labels\" is 'a', not a list such as [\"a\", "
                           '"b"].'),
     (line_of(labels=["z"]),
-     "\"labels\" holds 'z', which is not among the labels of "
-     "\"probabilities\" ('a', 'b')."),
+     "\"labels\" has 'z', which is not among the labels of \"probabilities\" "
+     "('a', 'b')."),
     (line_of(labels=[["a"]]),
-     "\"labels\" holds ['a'], which is not among the labels of "
-     "\"probabilities\" ('a', 'b')."),
+     "\"labels\" has ['a'], which is not among the labels of \"probabilities\" "
+     "('a', 'b')."),
     (line_of(labels=["b", "a", "b"]), "\"labels\" holds 'b' twice."),
     (line_of(true_labels=["a"]),
-     'the line has some "true_labels", line 1 has no: give all lines true '
-     "labels, or none."),
+     "the line has some \"true_labels\", line 1 has no: give true labels on "
+     "all lines or on none."),
     (line_of(probabilities=[0.5]), '"probabilities" is [0.5], not an object '
                                    'such as {"a": 0.5}.'),
     (line_of(probabilities={"a": 0.5}),
-     "the probability of 'b' is missing, which line 1 has; give every line "
+     "the probability of 'b' is missing, but line 1 has it; give every line "
      "the same labels."),
     (line_of(probabilities={"a": 0.5, "b": 0.5, "c": 0.5}),
-     "there is a probability of 'c', which line 1 lacks; give every line the "
+     "there is a probability of 'c', but line 1 has none; give every line the "
      "same labels."),
     (line_of(probabilities={"a": 1.5, "b": 0.5}),
-     "the probability of 'a' is 1.5, not in 0..1 (logits are no "
+     "the probability of 'a' is 1.5, not in 0..1 (logits are not "
      "probabilities)."),
     (line_of(probabilities={"a": -1, "b": 0.5}),
-     "the probability of 'a' is -1, not in 0..1 (logits are no "
+     "the probability of 'a' is -1, not in 0..1 (logits are not "
      "probabilities)."),
     (line_of(probabilities={"a": 0.5, "b": "0.5"}),
      "the probability of 'b' is '0.5', not a number."),
@@ -134,7 +134,7 @@ def test_lone_surrogates_are_replaced(tmp_path):
      "NaN is not JSON."),
     ('{"id": "x", "text": "t", "labels": [], '
      '"probabilities": {"a": 0.5, "b": 1e999}}',
-     "the probability of 'b' is inf, not in 0..1 (logits are no "
+     "the probability of 'b' is inf, not in 0..1 (logits are not "
      "probabilities)."),
     ('{"id": "x", "id": "y", "text": "t", "labels": [], '
      '"probabilities": {"a": 0.5, "b": 0.5}}',
@@ -156,8 +156,8 @@ def test_true_labels_in_the_first_line_alone(tmp_path):
   with pytest.raises(ValueError) as error:
     prediction_files.read(path)
   assert str(error.value) == (
-      '%s:2: the line has no "true_labels", line 1 has some: give all lines '
-      "true labels, or none." % path)
+      "%s:2: the line has no \"true_labels\", line 1 has some: give true "
+      "labels on all lines or on none." % path)
 
 
 def test_unknown_true_label(tmp_path):
@@ -176,14 +176,14 @@ def test_empty_file(tmp_path, content):
   with pytest.raises(ValueError) as error:
     prediction_files.read(str(path))
   assert str(error.value) == (
-      "%s: the file is empty, there is no prediction in it." % path)
+      "%s: the file is empty; it has no predictions." % path)
 
 
 def test_no_labels_at_all(tmp_path):
   path = write(tmp_path, line_of(probabilities={}))
   with pytest.raises(ValueError) as error:
     prediction_files.read(path)
-  assert str(error.value) == '%s:1: "probabilities" names no label.' % path
+  assert str(error.value) == "%s:1: \"probabilities\" is empty." % path
 
 
 def test_file_that_is_not_there(tmp_path):

@@ -140,7 +140,7 @@ def test_a_cut_foreign_file_is_an_error(tmp_path, size):
   write(path, [example(i) for i in range(3)])
   os.remove(str(path) + ".index.npy")
   path.write_bytes(read_bytes(path)[:size])
-  with pytest.raises(ValueError, match="cut off or broken at byte 0"):
+  with pytest.raises(ValueError, match="truncated or broken at byte 0"):
     record_file.RecordFile(str(path))
 
 

@@ -168,14 +168,16 @@ def beside_whole(shards):
 
 @pytest.mark.parametrize("harm, named, message", [
     (remove, "-00002-of-00004", "is missing: there are 3 of 4 shards"),
-    (add, "-00004-of-00004", "is no shard of the 4"),
-    (add_of_other_set, "-00002-of-00005", "is no shard of the 4"),
-    (cut, "-00002-of-00004", "is cut off or broken at byte"),
+    (add, "-00004-of-00004", "does not belong to the set of 4 shards"),
+    (add_of_other_set, "-00002-of-00005",
+        "does not belong to the set of 4 shards"),
+    (cut, "-00002-of-00004", "is truncated or broken at byte"),
     (append, "-00002-of-00004", "its index says"),
-    (empty, "-00002-of-00004", "is cut off or broken at byte"),
-    (swap, "-00001-of-00004", "begins with example 18, but 9 come before"),
+    (empty, "-00002-of-00004", "is truncated or broken at byte"),
+    (swap, "-00001-of-00004", "begins with example 18, but 9 examples come "
+                              "before"),
     (lose_manifest, "-00002-of-00004.json", "is missing"),
-    (beside_whole, "train.tf_record", "stands beside its shards"),
+    (beside_whole, "train.tf_record", "exists beside its shards"),
 ])
 def test_a_shard_that_is_not_as_it_should_be(
     whole, bert, tmp_path, harm, named, message):
@@ -194,4 +196,4 @@ def test_shards_of_other_settings(whole, bert, tmp_path):
   status, stderr, _ = call(tiny_bert.arguments(
       bert, data, sharded, **dict(settings, stride=3)))
   assert status == 2
-  assert "-00000-of-00004 is of other data or settings" in stderr
+  assert "-00000-of-00004 was made from other data or settings" in stderr

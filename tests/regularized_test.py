@@ -209,7 +209,7 @@ def test_a_killed_run_goes_on_to_equal_bits(bert, data, tmp_path):
     ({"adversarial": "fgm", "fgm_epsilon": "nan"}, "--fgm_epsilon is nan"),
     ({"fgm_epsilon": 0.5}, "--fgm_epsilon needs --adversarial=fgm"),
     ({"adversarial": "fgm", "recompute_layers": True},
-     "--adversarial=fgm does not go with --recompute_layers")])
+     "--adversarial=fgm cannot be combined with --recompute_layers")])
 def test_what_is_refused(flags, words, bert, data, tmp_path):
   status, _, stderr, _ = call(bert, data, tmp_path / "out", **flags)
   assert status == 2 and words in stderr and stderr.count("\n") == 1

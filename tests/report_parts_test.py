@@ -23,7 +23,8 @@ from multilabel.storage import event_files
     ({"probabilities": {"a": 0.5, "b": 1.5}}, "jsonl:2: a probability is not"),
     ({"probabilities": {"a": 0.5, "b": float("nan")}},
      "jsonl:2: a probability is not"),
-    ({"probabilities": {"a": 0.5, "b": "x"}}, "jsonl:2: not a prediction"),
+    ({"probabilities": {"a": 0.5, "b": "x"}},
+        "jsonl:2: not a valid prediction"),
     ({"true_labels": ["c"]}, 'jsonl:2: "c" is not among the labels'),
     ({"labels": ["c"]}, 'jsonl:2: "c" is not among the labels'),
 ])

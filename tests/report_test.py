@@ -106,8 +106,8 @@ def random_lines(labels, num_texts, seed=0, texts=("some text",)):
 
 def test_headline_scores_are_those_by_hand(plain):
   page = plain[1]
-  assert "On 4 test texts, which training has not seen, 75.0% of" in page.text
-  assert "finds 75.0% of those that are there" in page.text
+  assert "On 4 test texts, not seen in training, 75.0% of" in page.text
+  assert "finds 75.0% of the true labels" in page.text
   assert "50.0% of the texts get exactly their labels" in page.text
   for card in ("micro-F1 on test 0.750", "macro-F1 on test 0.733"):
     assert card in page.text
@@ -213,15 +213,15 @@ def test_same_files_give_same_bytes_with_any_matplotlibrc(tmp_path):
 
 @pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("names, sentence", [
-    (["model_settings.json"], "There is no model_settings.json"),
-    (["test_predictions.jsonl"], "There is no test_predictions.jsonl"),
-    (["eval_predictions.jsonl"], "There is no eval_predictions.jsonl"),
-    (["best_checkpoint.json"], "There is no best_checkpoint.json"),
-    (["events.out.tfevents.1000.host"], "There are no events.out.tfevents.*"),
-    (["train.tf_record.json"], "There are no *.tf_record.index.npy"),
-    (["train.tf_record.index.npy"], "There are no *.tf_record.index.npy"),
+    (["model_settings.json"], "No model_settings.json"),
+    (["test_predictions.jsonl"], "No test_predictions.jsonl"),
+    (["eval_predictions.jsonl"], "No eval_predictions.jsonl"),
+    (["best_checkpoint.json"], "No best_checkpoint.json"),
+    (["events.out.tfevents.1000.host"], "No events.out.tfevents.*"),
+    (["train.tf_record.json"], "No *.tf_record.index.npy"),
+    (["train.tf_record.index.npy"], "No *.tf_record.index.npy"),
     (["test_predictions.jsonl", "eval_predictions.jsonl"],
-     "nothing is shown of dev"),
+     "nothing is shown for dev"),
     (["labels.txt"], "micro-F1 on test 0.750"),
     (["eval_results.txt", "test_eval_results.txt"], "micro-F1 on test 0.750"),
 ])
@@ -251,7 +251,7 @@ def test_a_label_without_a_mistake_is_no_weak_one(tmp_path):
   assert "Weakest labels: b (F1 " in text and "a (F1 1.00" not in text
   for name, score in (("F1 per text, mean (without labels: 0)",
                        (2 / 3 + 1 + 0 + 1) / 4),
-                      ("F1 per text that has or gets a label, mean",
+                      ("F1 per text with a true or predicted label, mean",
                        (2 / 3 + 1 + 1) / 3)):
     assert "%.3f" % score in text.partition(name)[2][:40], name
 
@@ -264,7 +264,7 @@ def test_without_test_labels_dev_is_shown(tmp_path):
       for line in LINES])
   page = write_and_parse(folder)
   assert "On 3 dev texts, " in page.text
-  assert "No text in test_predictions.jsonl comes with its true labels" in (
+  assert "No text in test_predictions.jsonl has true labels" in (
       page.text)
 
 
@@ -274,7 +274,7 @@ def test_texts_without_true_labels_are_counted(tmp_path):
   del lines[-1]["true_labels"]
   page = write_and_parse(make_run(tmp_path, lines))
   assert "On 4 test texts" in page.text
-  assert "2 texts of test come without true labels and are not counted" in (
+  assert "2 texts of test have no true labels and are not counted" in (
       page.text)
 
 
@@ -303,7 +303,7 @@ def test_degenerate_data_give_a_page(tmp_path, change):
   if change == "nothing true":
     assert "No test text has the labels a, b" in page.text
   if change == "all right":
-    assert page.text.count("Not one decision is wrong.") == 2
+    assert page.text.count("There are no wrong decisions.") == 2
 
 
 def test_five_hundred_labels_stay_readable_and_small(tmp_path, monkeypatch):
@@ -329,16 +329,17 @@ def test_five_hundred_labels_stay_readable_and_small(tmp_path, monkeypatch):
 
 def test_mistakes_are_the_surest_ones(plain):
   page = plain[1]
-  mistakes = page.text[page.text.index("Mistakes the model is surest of"):]
-  assert ("a 1 false, 0 missed Given, but not in the data 0.800 second "
+  mistakes = page.text[page.text.index("Most confident mistakes"):]
+  assert ("a 1 false, 0 missed Predicted, but not in the data 0.800 second "
           "data: b model: a b id 2") in mistakes
-  assert ("b 0 false, 1 missed In the data, but not given 0.400 third "
+  assert ("b 0 false, 1 missed In the data, but not predicted 0.400 third "
           "data: b model: none id 3") in mistakes
 
 
 def test_lengths_and_truncation(plain):
   page = plain[1]
-  assert "Texts of more than 12 tokens are cut to that length" in page.text
+  assert ("Texts of more than 12 tokens are truncated to that length" in
+          page.text)
   assert "train 3 7 12 12 1 (33.3%) 0 (0.0%)" in page.text
 
 
@@ -349,7 +350,7 @@ def test_windows_are_counted(tmp_path):
   write_json(tmp_path / "train.tf_record.json", {
       "num_examples": 2, "num_records": 3, "num_truncated": 0, "num_empty": 0})
   page = write_and_parse(folder)
-  assert "becomes several windows, which overlap" in page.text
+  assert "is split into overlapping windows" in page.text
   assert "train 2 3 7 12 12 0 (0.0%) 0 (0.0%)" in page.text
 
 
@@ -396,11 +397,11 @@ def test_without_matplotlib_one_line_says_how_to_get_it(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name, content, message", [
     ("test_predictions.jsonl", u"{}\n", "jsonl:1: there is no key"),
     ("test_predictions.jsonl", u"", "the file is empty"),
-    ("test_predictions.jsonl", u"[1]\n", "jsonl:1: not a prediction"),
+    ("test_predictions.jsonl", u"[1]\n", "jsonl:1: not a valid prediction"),
     ("test_predictions.jsonl", u"{\n", "jsonl:1: "),
-    ("model_settings.json", u"[]", "holds no JSON object"),
+    ("model_settings.json", u"[]", "must hold a JSON object"),
     ("eval_results.txt", u"a = 1\nb\n", "eval_results.txt:2: "),
-    ("labels.txt", u"a\na\n", "none twice"),
+    ("labels.txt", u"a\na\n", "without duplicates"),
     ("train.tf_record.index.npy", u"x", "index.npy is broken"),
     ("best_checkpoint.json", u"{", "best_checkpoint.json is not JSON"),
 ])

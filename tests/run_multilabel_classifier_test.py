@@ -93,11 +93,11 @@ def test_it_learns(learned):
 
 def test_log_says_what_was_read(learned):
   text = "\n".join(learned[1])
-  assert "120 texts; 0 of them are longer than 32 tokens and cut; 0 empty" in (
+  assert "120 texts; 0 longer than 32 tokens and truncated; 0 empty" in (
       text)
   assert "  120 examples, 3 labels, batches of 8, 180 steps" in text
   assert "23 from the checkpoint" in text
-  assert "2 newly initialised: output_bias, output_weights" in text
+  assert "2 newly initialized: output_bias, output_weights" in text
   assert "1 pre-training heads (cls/*)" in text
 
 
@@ -347,7 +347,7 @@ def test_one_example_one_label_and_a_pair(bert, tmp_path):
   log = run(bert, folder, tmp_path / "o", do_eval=True, do_predict=True,
             train_batch_size=1000, eval_batch_size=999, num_train_epochs=1,
             max_seq_length=4, init_bias_from_prior=True, head_learning_rate=1)
-  assert any("1 of them are longer than 4 tokens" in line for line in log)
+  assert any("1 longer than 4 tokens" in line for line in log)
   results = dict(read_results(str(tmp_path / "o")))
   assert results["f1/a = b\tc"] == "1.0" and results["macro_roc_auc"] == "nan"
   assert tiny_bert.read_text(
@@ -413,12 +413,13 @@ def test_other_settings_are_refused_by_name(copy, bert, data):
   for words in (
       "num_train_epochs (there 12.0, here 13.0)", "random_seed (there 12345,",
       "learning_rate (there 0.015, here 0.01)", "train_batch_size (there 8,",
-      "another train_data (there", "warmup_proportion (there 0.1, here 0.2)",
+      "train_data (there",
+      "warmup_proportion (there 0.1, here 0.2)",
       "head_learning_rate (there null, here 0.1)", "--resume=force"):
     assert words in message
   assert "init_checkpoint" not in message and "pooling" not in message
   # That more epochs are not just more steps is said.
-  assert "the learning rate falls to 0 at the end of num_train_epochs" in (
+  assert "the learning rate decays to 0 at the end of num_train_epochs" in (
       message)
   assert times() == before
 
@@ -431,7 +432,7 @@ def test_resume_never_and_force(copy, bert, data):
             do_eval=True)
   assert any("changed: num_train_epochs (there 12.0, here 12.5)" in line
              for line in log)
-  assert any("going on from step 180 of 187" in line for line in log)
+  assert any("resuming from step 180 of 187" in line for line in log)
   assert checkpoint_choice.latest_checkpoint(copy).endswith("model.ckpt-187")
   assert trained_model.read(copy).settings["run"]["num_train_epochs"] == 12.5
 
@@ -442,13 +443,13 @@ def test_other_labels_config_vocabulary_and_model_are_refused(
   tiny_bert.write_text(os.path.join(other, "labels.txt"),
                        u"".join(x + u"\n" for x in tiny_bert.LABELS[::-1]))
   for flags in ({"do_eval": True}, {"do_predict": True}):
-    assert "labels (the same, in another order)" in refused(
+    assert "labels (same labels, different order)" in refused(
         again(copy, other, **flags))
   message = refused(tiny_bert.arguments(
       bert, other, copy, num_train_epochs=12, pooling="cls", max_seq_length=16,
       do_lower_case=False, resume="force"))
-  for words in ("another labels (the same", "another pooling (there",
-                "max_seq_length (there 32, here 16)", "another do_lower_case"):
+  for words in ("labels (same labels", "pooling (there",
+                "max_seq_length (there 32, here 16)", "do_lower_case (there"):
     assert words in message
   config = dict(json.loads(tiny_bert.read_text(
       os.path.join(bert, "bert_config.json"))), num_attention_heads=4)
@@ -474,7 +475,7 @@ def test_a_checkpoint_that_is_gone_is_no_new_beginning(copy, bert, data):
     os.remove(prefix + ".index")
   message = refused(tiny_bert.arguments(bert, data, copy, num_train_epochs=12,
                                         do_eval=True))
-  assert "has no whole checkpoint to go on from (model.ckpt-180 is" in message
+  assert "has no intact checkpoint to resume from (model.ckpt-180 is" in message
 
 
 @pytest.mark.parametrize("part", ["do_eval", "do_predict"])
@@ -489,12 +490,12 @@ def test_foreign_output_dir(bert, data, tmp_path):
   (tmp_path / "mine.txt").write_text(u"precious")
   for folder in (tmp_path, data, bert):
     before = sorted(os.listdir(str(folder)))
-    assert "no training run made it" in refused(
+    assert "not from a training run" in refused(
         tiny_bert.arguments(bert, data, folder))
     assert sorted(os.listdir(str(folder))) == before
   assert "is a file" in refused(
       tiny_bert.arguments(bert, data, tmp_path / "mine.txt"))
-  assert "takes for a pattern" in refused(
+  assert "treats as a pattern" in refused(
       tiny_bert.arguments(bert, data, tmp_path / "run[1]"))
 
 
@@ -520,12 +521,13 @@ def test_foreign_output_dir(bert, data, tmp_path):
     ({"log_steps": -5}, "--log_steps is -5"),
     ({"keep_checkpoint_max": -1}, "--keep_checkpoint_max is -1"),
     ({"max_train_examples": -1}, "--max_train_examples is -1"),
-    ({"max_train_examples": 2 ** 31}, "--max_train_examples is 2147483648; it "
-     "must be 2^31 - 1 at most."),
-    ({"num_train_epochs": 1e300}, "--num_train_epochs is 1e+300; it must be "
-     "2^31 - 1 at most."),
-    ({"num_train_epochs": 2e9}, "--num_train_epochs is 2000000000.0, which "
-     "makes 30000000000 steps; there may be 2^31 - 1."),
+    ({"max_train_examples": 2 ** 31},
+        "--max_train_examples is 2147483648; it must be at most 2^31 - 1."),
+    ({"num_train_epochs": 1e300},
+        "--num_train_epochs is 1e+300; it must be at most 2^31 - 1."),
+    ({"num_train_epochs": 2e9},
+        "--num_train_epochs is 2000000000.0, which makes 30000000000 steps; "
+        "the maximum is 2^31 - 1."),
     ({"train_batch_size": 2 ** 63}, "--train_batch_size is 92233720368547758"),
     ({"learning_rate": 0}, "--learning_rate is 0.0; it must be above 0"),
     ({"learning_rate": "nan"}, "--learning_rate is nan"),
@@ -539,15 +541,17 @@ def test_foreign_output_dir(bert, data, tmp_path):
     ({"top_k": -1}, "--top_k is -1; it must be 0 or more"),
     ({"eval_train_sample": -1}, "--eval_train_sample is -1"),
     ({"early_stopping_patience": -1}, "--early_stopping_patience is -1"),
-    ({"early_stopping_patience": 2}, "--early_stopping_patience needs "
-     "evaluation while training: --do_train, --do_eval"),
+    ({"early_stopping_patience": 2},
+        "--early_stopping_patience needs evaluation during training: "
+        "--do_train, --do_eval"),
     ({"early_stopping_patience": 2, "do_eval": True, "eval_steps": 0},
      "--early_stopping_patience needs evaluation"),
     ({"eval_train_sample": 2}, "--eval_train_sample needs evaluation"),
     ({"eval_train_sample": 2, "do_eval": True, "do_train": False},
      "--eval_train_sample needs evaluation"),
-    ({"metric_for_best": "accuracy"}, "there is no metric accuracy; there are "
-     "brier_score, coverage_error, ece_equal_mass, ece_equal_width, "),
+    ({"metric_for_best": "accuracy"},
+        "there is no metric accuracy; choose from brier_score, coverage_error, "
+        "ece_equal_mass, ece_equal_width, "),
     ({"metric_for_best": "f1/fruit"}, "for short lrap, map"),
     ({"threshold": 1.5}, "--threshold is 1.5; it must be a number from 0 to "
      "1, or one of tune, tune_macro, tune_per_label"),
@@ -565,8 +569,8 @@ def test_foreign_output_dir(bert, data, tmp_path):
      "--min_precision is nan"),
     ({"dev_fraction": 1.5, "do_eval": True}, "--dev_fraction=1.5"),
     ({"text_column": "x"}, "--text_column=x means nothing"),
-    ({"max_seq_length": 65}, "--max_seq_length is 65, but the model was made "
-     "for 64 tokens"),
+    ({"max_seq_length": 65}, "--max_seq_length is 65, but the model takes at "
+                             "most 64 tokens"),
     ({"max_seq_length": 2}, "--max_seq_length is 2"),
     ({"use_tpu": True}, "--use_tpu: TPUs are not supported"),
     ({"tpu_name": "x"}, "--tpu_name: TPUs are not supported"),
@@ -644,7 +648,7 @@ def test_pairs_need_four_tokens(bert, tmp_path):
   folder = tiny_bert.make_data(tmp_path / "d", sizes=(3, 3, 3))
   tiny_bert.write_jsonl(os.path.join(folder, "train.jsonl"), [
       {"text": "a", "text_pair": "b", "labels": ["fruit"]}])
-  assert "--max_seq_length is 3; a pair of texts needs 4" in refused(
+  assert "--max_seq_length is 3; pairs of texts need at least 4" in refused(
       tiny_bert.arguments(bert, folder, tmp_path / "o", max_seq_length=3))
   assert not (tmp_path / "o").exists()
 
@@ -829,5 +833,5 @@ def test_changed_data_are_told_by_file_and_count(bert, data, tmp_path):
   os.utime(path, (1500000000, 1500000000))
   message = refused(tiny_bert.arguments(
       bert, mine, output_dir, num_train_epochs=0.1))
-  assert "another train_data (there %d texts, here %d; train.jsonl was " \
+  assert "train_data (there %d texts, here %d; train.jsonl was " \
       "written 2017-07-1" % (len(lines), len(lines) - 1) in message

@@ -33,7 +33,7 @@ def test_draws_lie_in_their_ranges():
 
 
 @pytest.mark.parametrize("grid, message", [
-    (["rate=1..x"], "two numbers"), (["rate=2..1"], "second is the greater"),
+    (["rate=1..x"], "two numbers"), (["rate=2..1"], "the second one greater"),
     (["rate=0..1:log"], "above 0 for log"), (["rate=1..inf"], "greater")])
 def test_ranges_that_cannot_be(grid, message):
   with pytest.raises(ValueError, match=message):
@@ -77,13 +77,14 @@ def test_random_search(work):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["--grid=learning_rate=0.1..0.9"], "is a range; --random=N draws"),
+    (["--grid=learning_rate=0.1..0.9"], "is a range, which needs --random=N"),
     (["--random=3"], "--random needs --grid"),
-    (["--grid=pooling=cls,mean", "--random=3"], "not so many different"),
+    (["--grid=pooling=cls,mean", "--random=3"], "fewer different"),
     (["--grid=pooling=cls,mean", "--random=0"], "--random is 0"),
     (["--grid=pooling=cls,mean", "--halving=1"], "--halving is 1"),
-    (["--grid=num_train_epochs=1,2", "--halving=2"], "leave it out of --grid"),
-    (["--halving=2", "--metric=test_micro_f1"], "--halving chooses on dev"),
+    (["--grid=num_train_epochs=1,2", "--halving=2"], "remove it from --grid"),
+    (["--halving=2", "--metric=test_micro_f1"],
+        "--halving selects on dev and cannot use"),
 ])
 def test_mistakes(work, arguments, message):
   status, _, err, _ = run_sweep(work, *arguments)

@@ -82,7 +82,7 @@ def test_such_steps_are_skipped_and_counted(bert, data, tmp_path, monkeypatch):
   assert status == 1
   assert ("training diverged at step 7: loss nan, gradient norm nan, on a "
           "batch of 8 examples") in stderr
-  assert "2 steps were skipped before" in stderr
+  assert "2 steps were already skipped" in stderr
   skipped = [line for line in log if line.startswith("Skipped")]
   assert [line.split(":")[0] for line in skipped] == [
       "Skipped (1 of at most 2) step 2", "Skipped (2 of at most 2) step 5"]

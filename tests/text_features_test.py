@@ -194,7 +194,7 @@ def test_make_long_text():
 @pytest.mark.parametrize("form,stride,pooling,words_of_error", [
     ("windows", 0, "max", ["stride is 0", "1 to 510", "max_seq_length 512"]),
     ("windows", -3, "max", ["stride is -3"]),
-    ("windows", 511, "max", ["stride is 511", "would not be read"]),
+    ("windows", 511, "max", ["stride is 511", "would be skipped"]),
     ("windows", 512, "max", ["stride is 512"]),
     ("sliding", 1, "max", ["long_text is sliding", "truncate_head, "
                            "truncate_tail, head_tail, windows"]),

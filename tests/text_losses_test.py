@@ -123,7 +123,7 @@ def test_class_balanced_weights():
 
 @pytest.mark.parametrize("name, options, words", [
     ("class_balanced", {"beta": 1.0, "label_counts": [1]}, "beta is 1"),
-    ("class_balanced", {}, "label_counts are missing"),
+    ("class_balanced", {}, "label_counts is missing"),
     ("distribution_balanced", {"label_counts": [5], "num_examples": 4},
      "num_examples is 4"),
     ("distribution_balanced", {"label_counts": [5], "num_examples": 9,
@@ -132,7 +132,7 @@ def test_class_balanced_weights():
                                "kappa": -1}, "kappa is -1"),
     ("distribution_balanced", {"label_counts": [5], "num_examples": 9,
                                "label_smoothing": 0.1},
-     "label_smoothing does not go with"),
+     "label_smoothing cannot be combined with"),
 ])
 def test_what_cannot_be(name, options, words):
   with pytest.raises(ValueError) as error:

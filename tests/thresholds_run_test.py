@@ -296,7 +296,7 @@ def test_an_unlabelled_test_file_is_refused(copy, data, tmp_path):
   before = tiny_bert.read_text(os.path.join(copy, "test_eval_results.txt"))
   status, stdout, stderr, _ = call(folder, copy, do_test=True)
   assert (status, stdout) == (2, "") and stderr.count("\n") == 1
-  assert "--do_predict" in stderr and "not labelled" in stderr
+  assert "--do_predict" in stderr and "has no labels" in stderr
   assert tiny_bert.read_text(
       os.path.join(copy, "test_eval_results.txt")) == before
   # It can be predicted all the same.

@@ -501,9 +501,9 @@ def test_validate_vocab_accepts(tmp_path):
      "vocab.txt of a BERT checkpoint?"),
     (b"[PAD]\nb\xffc\n", "{path}:2: byte 0xff is not UTF-8: a vocabulary is "
      "UTF-8 text with one token per line."),
-    (b"\xef\xbb\xbf[PAD]\n[UNK]\n", "{path}:1: the vocabulary begins with a "
-     "byte order mark, which would be part of the first token: save it as "
-     "UTF-8 without one."),
+    (b"\xef\xbb\xbf[PAD]\n[UNK]\n",
+        "{path}:1: the vocabulary starts with a byte order mark, which would "
+        "become part of the first token: save it as UTF-8 without one."),
     (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\na\nb\nc\nd\n", "Vocabulary {path} has 8 "
      "tokens, but the word embedding table has 6 rows (vocab_size of c.json): "
      "give the vocabulary and the config that came with the checkpoint."),
@@ -517,16 +517,15 @@ def test_validate_vocab_refuses(tmp_path, content, expected):
 
 @pytest.mark.parametrize("content, odd", [
     (b"a\n", []),
-    (b"a\r\nb\na\n", ["has 1 line that an earlier one has, too ('a' in lines "
-                     "5 and 7); the later id counts."]),
+    (b"a\r\nb\na\n", ["has 1 duplicate line ('a' in lines 5 and 7); the later "
+                      "id is used."]),
     # Empty lines inside, one of them the first of its kind.
-    (b"a\n\n\nb\n", ["has 1 line that an earlier one has, too ('' in lines 6 "
-                     "and 7); the later id counts."]),
+    (b"a\n\n\nb\n", ["has 1 duplicate line ('' in lines 6 and 7); the later id "
+                     "is used."]),
     (b"a\u2028b\na\u2028b".decode("unicode_escape").encode("utf-8"),
      ["'a\\u2028b' in lines 5 and 6"]),
-    (b"a\na\na\na\na\n", ["has 4 lines that an earlier one has, too ('a' in "
-                         "lines 5 and 6, 'a' in lines 5 and 7, 'a' in lines 5 "
-                         "and 8, ...)"]),
+    (b"a\na\na\na\na\n", ["has 4 duplicate lines ('a' in lines 5 and 6, 'a' in "
+                          "lines 5 and 7, 'a' in lines 5 and 8, ...)"]),
     # Empty lines at the end have ids that no table needs.
     (b"a\nb\nc\nd\ne\nf\n\n\n\n", []),
 ])

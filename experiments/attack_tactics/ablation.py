@@ -129,7 +129,7 @@ def write_report(outcomes, variations, options):
 
 def main(argv):
   if FLAGS.grid:
-    raise ValueError("--grid means nothing here; experiments.sweep has it.")
+    raise ValueError("--grid cannot be used here; use experiments.sweep.")
   sweep.prepare(argv, FLAGS)
   variations = plan(FLAGS)
   outcomes = sweep.run_variations(

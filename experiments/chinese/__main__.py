@@ -9,10 +9,10 @@ wide) from random weights with three seeds, and prints its scores on the test
 part beside those of the label prior and of TF-IDF over characters.
 
 It shows that characters, vocabulary, training and scores work in Chinese. A
-model without pretraining on so few texts is no rival to TF-IDF; for a good one,
-begin with a pretrained encoder (bert_base.txt beside this file).
+model without pretraining on so few texts is not a rival to TF-IDF; for a good
+one, begin with a pretrained encoder (bert_base.txt beside this file).
 
-Run again, it reuses what is there; stopped, it goes on. All it makes is in
+Run again, it reuses what is there; stopped, it continues. All it makes is in
 `experiments_work/chinese`. Needs no more than a Python from 3.7 on: if that one
 lacks TensorFlow or scikit-learn, an environment in `.venvs` is made.
 """
@@ -84,8 +84,8 @@ def run_child(python, module, arguments):
     raise stopped
   if status:
     raise StepFailure(
-        "%s failed (what it said is above); when that is put right, run the "
-        "same command again." % module, status)
+        "%s failed (its output is above); when that is fixed, run the same "
+        "command again." % module, status)
 
 
 def find_python():
@@ -166,14 +166,16 @@ def main(argv=None):
     python = find_python()
     prepare(python, data, work_dir)
     train(python, data, work_dir)
-    say("\nTest part, %d seeds, mean +- standard deviation" % SEEDS)
+    say("\n"
+        "Test set, %d seeds, mean +- standard deviation" % SEEDS)
     for row in [["", "micro-F1", "macro-F1", "mAP"]] + score_rows(work_dir):
       say("%-42s  %-16s  %-16s  %s" % tuple(row))
   except (StepFailure, environment.EnvironmentFailure) as error:
     say(str(error))
     return getattr(error, "status", 1)
   except KeyboardInterrupt as stop:
-    say("\nStopped; run the same command again to go on.")
+    say("\n"
+        "Stopped; run the same command again to resume.")
     return environment.stop_status(stop)
   say("%.0f seconds" % (time.time() - started))
   return 0

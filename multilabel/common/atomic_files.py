@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that a kill or a loss of power leaves whole, and that know themselves.
+"""Files that survive a kill or power failure intact, and that detect changes.
 
-Written beside, synced, renamed, and the folder synced. A sealed JSON file holds
-the sha256 of the rest of its content, so that a changed byte is noticed.
+A file is written under a temporary name, synced and renamed, and the folder is
+synced. A sealed JSON file contains the sha256 of the rest of its content, so
+any changed byte is detected.
 """
 
 import binascii
@@ -19,7 +20,7 @@ import stat
 
 SEAL = "sha256"
 
-# Far more than the settings of a million labels take.
+# Far more than the settings for a million labels need.
 _MAX_JSON_BYTES = 1 << 30
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp\Z", re.DOTALL)
@@ -40,11 +41,11 @@ def replacing(path, text=False):
 
   Raises:
     EnvironmentError: it cannot be written; names the file.
-    ValueError: what is at `path` is no file.
+    ValueError: what is at `path` is not a file.
   """
   path = target(path)
   with naming(path), temporary_file(path) as temporary:
-    # The name was made a moment ago and is nobody else's.
+    # The name was made a moment ago and belongs to nobody else.
     with io.open(temporary, "wb") as writer:
       stream = io.TextIOWrapper(
           writer, encoding="utf-8", newline="") if text else writer
@@ -67,7 +68,7 @@ def target(path):
     str.
 
   Raises:
-    ValueError: something is there that is no file, such as a pipe.
+    ValueError: something is there that is not a file, such as a pipe.
   """
   if os.path.islink(path):
     path = os.path.realpath(path)
@@ -79,7 +80,7 @@ def target(path):
 
 @contextlib.contextmanager
 def temporary_file(path):
-  """Makes an empty file beside `path`, under a name that nobody has.
+  """Makes an empty file beside `path`, under an unused name.
 
   It has the mode, and if possible the owner, of the file at `path`.
 
@@ -117,7 +118,7 @@ def temporary_file(path):
       os.close(descriptor)
     yield temporary
   finally:
-    # After an error, and on a full disk this gives back the room that it took.
+    # Frees the space after an error, such as a full disk.
     with contextlib.suppress(EnvironmentError):
       os.remove(temporary)
 
@@ -140,7 +141,7 @@ def is_temporary(name):
 
 @contextlib.contextmanager
 def naming(path):
-  """Gives errors of the system the file's name, which a write's lacks."""
+  """Adds the file name to system errors, which lack it for writes."""
   try:
     yield
   except EnvironmentError as error:
@@ -162,32 +163,32 @@ def copy_file(source, path):
 
 
 def replace_file(temporary, path):
-  """Renames, and makes the rename last through a loss of power."""
+  """Renames, and makes the rename durable."""
   os.replace(temporary, path)
   sync_folder(os.path.dirname(os.path.abspath(path)))
 
 
 def sync_file(path):
-  """Makes a file's bytes last through a loss of power."""
+  """Makes a file's bytes durable."""
   with naming(path), open(path, "rb+") as written:
     os.fsync(written.fileno())
 
 
 def sync_folder(folder):
-  """Makes the names in a folder last through a loss of power."""
+  """Makes the names in a folder durable."""
   descriptor = os.open(folder, os.O_RDONLY)
   try:
     with naming(folder):
       os.fsync(descriptor)
   except EnvironmentError as error:
-    if error.errno != errno.EINVAL:  # a file system that cannot
+    if error.errno != errno.EINVAL:  # a file system that cannot do that
       raise
   finally:
     os.close(descriptor)
 
 
 def make_folder(folder):
-  """Makes a folder, and those above it, so that a loss of power leaves them."""
+  """Makes a folder and its parents, durably."""
   parent = os.path.dirname(os.path.abspath(folder))
   if not os.path.isdir(folder):
     make_folder(parent)
@@ -214,7 +215,7 @@ def unwritable_folder(path):
 
 
 def open_regular(path):
-  """Opens a file to read bytes; a pipe would wait, a device might not end.
+  """Opens a regular file for bytes; a pipe or device might never end.
 
   Args:
     path: str.
@@ -224,7 +225,7 @@ def open_regular(path):
 
   Raises:
     EnvironmentError: there is no such file, or it cannot be read.
-    ValueError: it is no regular file, nor a link to one.
+    ValueError: it is not a regular file, nor a link to one.
   """
   if os.path.lexists(path) and not os.path.isfile(path):
     raise ValueError("%s is not a regular file%s." % (
@@ -243,13 +244,13 @@ def file_sha256(path):
 
 
 def to_json(value):
-  """JSON text that a person can read; refuses NaN."""
+  """Readable JSON text; refuses NaN."""
   return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False,
                     allow_nan=False) + "\n"
 
 
 def read_json(path):
-  """Reads a JSON object; ValueError with one sentence when it is none."""
+  """Reads a JSON object; ValueError with one sentence if it is not one."""
   with open_regular(path) as reader:
     data = reader.read(_MAX_JSON_BYTES + 1)
   if len(data) > _MAX_JSON_BYTES:
@@ -260,7 +261,7 @@ def read_json(path):
     raise ValueError("%s is not JSON: %s" % (
         path, " ".join(str(error).split())))
   if not isinstance(value, dict):
-    raise ValueError("%s holds no JSON object." % path)
+    raise ValueError("%s must hold a JSON object." % path)
   return value
 
 
@@ -275,14 +276,14 @@ def read_sealed(path, required=False):
 
   Args:
     path: str.
-    required: bool, whether a file without a seal is broken; else it is of a
-      program that wrote none.
+    required: bool, whether a file without a seal is broken; otherwise it is
+      from a program that wrote none.
 
   Returns:
     dict.
 
   Raises:
-    ValueError: it is no JSON object, or not what was written.
+    ValueError: it is not a JSON object, or not what was written.
   """
   value = read_json(path)
   seal = value.pop(SEAL, None)
@@ -293,8 +294,8 @@ def read_sealed(path, required=False):
   except ValueError:  # NaN, which is never written
     is_whole = False
   if not is_whole:
-    raise ValueError("%s has been changed since it was written (its sha256 "
-                     "differs)" % path)
+    raise ValueError(
+        "%s was changed after it was written (its sha256 differs)" % path)
   return value
 
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """How every script here starts and ends: flags, help, logging, exit status.
 
-A user's mistake raises `ValueError` anywhere and ends here as one sentence on
-stderr with exit status 2; a failure while running ends with 1; an interrupted
-run with 128 + signal number, and one whose time is over with 75, sysexits.h's
-EX_TEMPFAIL: the same command goes on. `--debug` shows the traceback.
+A user error raises `ValueError` anywhere and becomes one sentence on stderr
+with exit status 2; a failure during the run ends with 1; an interrupted run
+with 128 + signal number, and one out of time with 75, sysexits.h's
+EX_TEMPFAIL: the same command resumes. `--debug` shows the traceback.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ _FLAG_GROUPS = []
 # What TensorFlow writes to stderr whatever its log level, and on which CPUs.
 _ONEDNN_LINES = (b"oneDNN custom operations are on.",
                  b"All log messages before absl::InitializeLog() is called")
-# The same of a TensorFlow for GPUs on a machine that has none.
+# Likewise for TensorFlow with GPU support on a machine without GPUs.
 _NO_GPU_LINES = (b"Could not find cuda drivers on your machine",
                  b"failed call to cuInit", b"Unable to register cu",
                  b"computation placer already registered",
@@ -46,7 +46,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 class Interrupted(Exception):
-  """The run was asked to stop and has saved what there was to save."""
+  """The run was asked to stop and has saved its state."""
 
   def __init__(self, signal_number, message):
     super(Interrupted, self).__init__(message)
@@ -55,18 +55,18 @@ class Interrupted(Exception):
 
 
 class OutOfTime(Exception):
-  """The run has had its time and has saved what there was to save."""
+  """The run is out of time and has saved its state."""
 
   exit_status = 75
 
 
 def quiet_tensorflow():
-  """Imports TensorFlow fast and without its start-up lines on stderr.
+  """Imports TensorFlow quickly and without its startup lines on stderr.
 
   For scripts, before anything else imports it.
   """
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-  # TF 1.15 and the numpy of its day warn about each other at import.
+  # TF 1.15 and numpy of its time warn about each other at import.
   warnings.filterwarnings("ignore", category=FutureWarning)
   warnings.filterwarnings("ignore", category=DeprecationWarning)
   python_logging.getLogger("tensorflow").setLevel(python_logging.ERROR)
@@ -83,12 +83,12 @@ def quiet_tensorflow():
         _fail("this needs TensorFlow, which is not installed: pip install "
               "tensorflow.", 2)
       if not has_nvidia_gpu() and tensorflow.test.is_built_with_cuda():
-        # It looks for GPUs once, and complains that there are none.
+        # It looks for GPUs once, and warns if there are none.
         tensorflow.config.experimental.list_physical_devices("GPU")
 
 
 def has_nvidia_gpu():
-  """Whether the machine shows one to this process; what it says is kept then.
+  """Whether this process can see a GPU; if so, its messages are kept.
   """
   return bool(glob.glob("/dev/nvidia[0-9]*") or any(
       os.path.exists(path) for path in ("/dev/dxg", "/proc/driver/nvidia")))
@@ -96,7 +96,7 @@ def has_nvidia_gpu():
 
 @contextlib.contextmanager
 def _notice(text):
-  """Shows a text on a terminal while the block runs, and takes it off again."""
+  """Shows a text on a terminal while the block runs, then removes it."""
   is_shown = sys.stderr is not None and sys.stderr.isatty()
   if is_shown:
     sys.stderr.write(text)
@@ -113,8 +113,9 @@ def _notice(text):
 def _without_keras():
   """TensorFlow's import leaves out Keras, as where it is not installed.
 
-  Nothing here needs it, and it takes a third of the time and more (it imports
-  scikit-learn and matplotlib where those are there). Imported later, it works.
+  Nothing here needs it, and it takes a third of the time or more (it imports
+  scikit-learn and matplotlib if they are installed). It still works if imported
+  later.
   """
   if "keras" in sys.modules:
     yield
@@ -127,11 +128,11 @@ def _without_keras():
 
 
 def use_onednn_for_batches():
-  """Switches oneDNN on for a program that works on many texts at a time.
+  """Enables oneDNN for a program that works on many texts at a time.
 
-  TensorFlow has it off by default on CPUs with AVX2 alone, where it makes
-  batches about a tenth faster, but one short text half slower. What the user
-  has set stays. For scripts, before anything imports TensorFlow.
+  TensorFlow disables it by default on CPUs with only AVX2, where it makes
+  batches about a tenth faster, but single short texts half slower. The user's
+  setting is respected. For scripts, before anything imports TensorFlow.
   """
   if onednn_setting() is None and "avx2" in cpu_flags():
     os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"
@@ -153,7 +154,7 @@ def onednn_setting():
 
 
 def cpu_flags():
-  """What the CPU can do, by the names of Linux: set of str; elsewhere empty."""
+  """CPU features, by their names in Linux: set of str; elsewhere empty."""
   try:
     with open("/proc/cpuinfo") as lines:
       for line in lines:
@@ -167,7 +168,7 @@ def cpu_flags():
 
 @contextlib.contextmanager
 def _without_lines(unwanted):
-  """Keeps lines off file descriptor 2 that hold one of the bytes `unwanted`."""
+  """Filters lines with one of the bytes `unwanted` from file descriptor 2."""
   try:
     stderr = os.dup(2) if unwanted else None
   except OSError:  # it is closed
@@ -191,11 +192,12 @@ def _without_lines(unwanted):
 
 
 def keep_freed_memory():
-  """Has glibc keep what a training step frees for the next one.
+  """Makes glibc keep memory freed by a training step for the next one.
 
-  Else arrays of more than 32 MB, such as the gradient of the word embeddings,
-  go back to the system with each step, and it clears every page of the next
-  ones. Nothing is done without glibc, nor where MALLOC_ variables are set.
+  Otherwise arrays of more than 32 MB, such as the gradient of the word
+  embeddings, are returned to the system at each step, which then clears every
+  page of the next ones. Does nothing without glibc, or if MALLOC_ variables are
+  set.
   """
   if any(name.startswith("MALLOC_") for name in os.environ):
     return
@@ -210,12 +212,12 @@ def keep_freed_memory():
 
 @contextlib.contextmanager
 def flag_group(title, flag_values=None):
-  """Flags defined inside stand under `title` in `--help`.
+  """Flags defined inside appear under `title` in `--help`.
 
   Args:
     title: str.
-    flag_values: `flags.FlagValues`; None: the program's own. Of others there is
-      no help.
+    flag_values: `flags.FlagValues`; None: the program's own. For others there
+      is no help.
   """
   if flag_values is not None and flag_values is not FLAGS:
     yield
@@ -240,12 +242,12 @@ def flag_names():
   """Names of the flags that the program defined: list of str.
 
   Raises:
-    RuntimeError: none are, since `main` was called without `run`.
+    RuntimeError: none are defined, since `main` was called without `run`.
   """
   if not _FLAG_GROUPS:
     raise RuntimeError(
-        "main needs the flags of the command line: start the script, or call "
-        "its class from Python.")
+        "main needs command-line flags: start the script, or use its class "
+        "from Python.")
   return [name for _, names in _FLAG_GROUPS for name in names] + ["debug"]
 
 
@@ -253,7 +255,7 @@ def run(main, define_flags, description):
   """Defines and parses the flags, runs `main(argv)`, exits the process.
 
   Args:
-    main: function of the arguments that are no flags (argv[0] first).
+    main: function of the arguments that are not flags (argv[0] first).
     define_flags: function without arguments that defines the script's flags.
     description: str, what `--help` says first.
   """
@@ -262,7 +264,7 @@ def run(main, define_flags, description):
   flags.DEFINE_bool("debug", False,
                     "Show tracebacks of errors and TensorFlow's log.")
   FLAGS.set_gnu_getopt(True)
-  # What follows a bare -- is no flag.
+  # What follows a bare -- is not a flag.
   own_arguments = itertools.takewhile(lambda arg: arg != "--", sys.argv[1:])
   if any(arg in ("--help", "-help", "-h", "--helpfull")
          for arg in own_arguments):
@@ -277,7 +279,7 @@ def run(main, define_flags, description):
 
 
 def _forget_flags():
-  """Takes back the flags of a script that this process ran before."""
+  """Removes the flags of a script that this process ran before."""
   for name in [name for _, names in _FLAG_GROUPS for name in names] + ["debug"]:
     if name in FLAGS:
       delattr(FLAGS, name)
@@ -286,7 +288,7 @@ def _forget_flags():
 
 
 def _exit_status(main, argv):
-  """Runs `main` and turns how it ended into an exit status."""
+  """Runs `main` and converts its outcome into an exit status."""
   try:
     main(argv)
     sys.stdout.flush()
@@ -296,14 +298,14 @@ def _exit_status(main, argv):
   except KeyboardInterrupt:
     return _report("interrupted", 130)
   except BrokenPipeError:
-    # The reader of our output has gone (`| head`): that is no error.
+    # The reader of our output has gone (`| head`): that is not an error.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
   except ValueError as error:
     return _report(error, 2)
   except MemoryError as error:
-    return _report("out of memory; a smaller batch size or max_seq_length "
-                   "needs less (%s)" % error, 1)
+    return _report("out of memory; use a smaller batch size or max_seq_length "
+                   "(%s)" % error, 1)
   except Exception as error:  # pylint: disable=broad-except
     return _report(error, 1)
 
@@ -329,7 +331,7 @@ def _sentence(error):
   if isinstance(error, EnvironmentError) and error.strerror:
     return "%s%s" % (error.strerror,
                      ": %s" % error.filename if error.filename else "")
-  # What the library raises explains itself; the name helps with the rest.
+  # Our own errors explain themselves; for others the name helps.
   if isinstance(error, (ValueError, Interrupted, OutOfTime, flags.Error,
                         RuntimeError, FloatingPointError)):
     return text or type(error).__name__

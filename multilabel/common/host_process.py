@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Leaves the process around as it was, where this is used as a library."""
+"""Leaves global state unchanged when this is used as a library."""
 
 import contextlib
 import logging as python_logging
@@ -13,11 +13,11 @@ _before = None
 
 @contextlib.contextmanager
 def undisturbed_logging():
-  """Inside, what is logged neither sets logging up nor is mixed with noise.
+  """Inside, log messages neither set up logging nor mix with noise.
 
   absl gives the root logger a handler when it has none and something is logged.
-  Here it gets one for the time being, which shows warnings and is removed in
-  the end; and TensorFlow's own logger shows errors alone.
+  Here it gets a temporary one, which shows warnings and is removed at the end;
+  and TensorFlow's own logger shows only errors.
   """
   global _num_users, _before
   with _lock:

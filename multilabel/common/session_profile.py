@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the time of a `session.run` goes: a timeline, and shares by operation.
+"""Where the time of a `session.run` goes: a timeline, and a table.
 
 `--profile=DIR` of training and prediction writes, for a few of the runs,
 `DIR/<name>-<run>.json`, which chrome://tracing and https://ui.perfetto.dev
@@ -16,13 +16,13 @@ from tensorflow.python.client import timeline
 from multilabel.common import atomic_files
 
 
-# Runs that are traced: past the first one, in which memory is laid out and the
-# graph is optimised. Tracing slows a run down, so it is not all of them.
+# Runs to trace: not the first one, in which memory is laid out and the graph is
+# optimized, and not all of them, since tracing slows down a run.
 TRACED_RUNS = (2, 5, 20)
 
 
 class RunProfile(object):
-  """Stands in for a session and traces some of its runs."""
+  """Wraps a session and traces some of its runs."""
 
   def __init__(self, session, folder, name):
     """Makes the folder, if it is not there.
@@ -66,11 +66,11 @@ class RunProfile(object):
 
 
 def format_shares(step_stats):
-  """A line a kind of operation: share, milliseconds, calls, kind."""
+  """One line per kind of operation: fraction, milliseconds, calls, kind."""
   times, calls = collections.Counter(), collections.Counter()
   for device in step_stats.dev_stats:
     for node in device.node_stats:
-      # "name = Kind(inputs)"; what is no operation is named by itself.
+      # "name = Kind(inputs)"; what is not an operation is named by itself.
       label = node.timeline_label.split(" = ")[-1].split("(")[0]
       kind = label or node.node_name
       times[kind] += node.op_end_rel_micros - node.op_start_rel_micros

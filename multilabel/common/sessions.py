@@ -14,7 +14,7 @@ def serving_config(device, inter_op_threads, intra_op_threads):
     if not re.match(r"/(device:)?(cpu|gpu):\d+$", device, re.IGNORECASE):
       raise ValueError("device is %s; it must be one like /cpu:0 or /gpu:0." %
                        device)
-    # What has no kernel for the device runs beside it.
+    # Operations without a kernel for the device run on the CPU.
     config.allow_soft_placement = True
     if "cpu" in device.lower():
       config.device_count["GPU"] = 0
@@ -24,7 +24,7 @@ def serving_config(device, inter_op_threads, intra_op_threads):
       raise ValueError("%s is %d; it must be 1 or more." % (name, threads))
   if inter_op_threads is not None:
     config.inter_op_parallelism_threads = inter_op_threads
-    # The threads that are shared have had their number from the first session.
+    # The number of shared threads was set by the first session.
     config.use_per_session_threads = True
   if intra_op_threads is not None:
     config.intra_op_parallelism_threads = intra_op_threads
@@ -45,7 +45,7 @@ def check_device(session, device):
 
 
 def session_config():
-  """A session takes GPU memory as it needs it, not all there is."""
+  """A session takes GPU memory as needed, not all of it."""
   config = tf.ConfigProto()
   config.gpu_options.allow_growth = True
   return config

@@ -47,7 +47,7 @@ class Settings(object):
       keywords: dict of name to value; each is read as the flag's text would be.
 
     Raises:
-      ValueError: a value cannot be; names the keyword.
+      ValueError: a value is invalid; names the keyword.
     """
     flags = {name: flag_values[name] for name in names}
     values = {name: flag.default for name, flag in flags.items()}
@@ -62,7 +62,7 @@ class Settings(object):
       raise AttributeError("there is no setting %s" % name)
 
   def __setattr__(self, name, value):
-    raise AttributeError("settings do not change; see Settings.replace")
+    raise AttributeError("settings are immutable; use Settings.replace")
 
   def __getitem__(self, name):
     return self._values[name]
@@ -85,14 +85,14 @@ class Settings(object):
     return name in self._given
 
   def default(self, name):
-    """The value where the user sets none."""
+    """The default value."""
     return self._defaults[name]
 
   def replace(self, **changes):
-    """Settings with other values, which count as given.
+    """Settings with changed values, which count as given.
 
     Raises:
-      ValueError: there is no setting of a name; says which is nearest.
+      ValueError: there is no setting of that name; suggests the nearest one.
     """
     for name in sorted(changes):
       if name not in self._values:
@@ -113,7 +113,7 @@ def nearest(name, names):
 
 
 def _parse(name, flag, value):
-  """A keyword's value as the flag of that name would have it."""
+  """A keyword's value, parsed by the flag of that name."""
   kind = flag.parser.flag_type() or "str"
   # numpy's scalars, which a grid search gives.
   if hasattr(value, "item") and not isinstance(value, (str, bytes)):
@@ -132,7 +132,7 @@ def _parse(name, flag, value):
   except (ValueError, TypeError):
     pass
   choices = getattr(flag.parser, "enum_values", None)
-  raise ValueError("%s=%r cannot be; it must be %s." % (
+  raise ValueError("%s=%r is invalid; it must be %s." % (
       name, value, "one of %s" % ", ".join(choices) if choices else
       {"bool": "True or False", "int": "a whole number", "float": "a number",
        }.get(kind, "a str")))

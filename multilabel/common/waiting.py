@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Says what a program is doing where it takes longer than a person waits.
+"""Says what a program is doing when it takes long.
 
-In a log a line every so often; on a terminal one line, drawn over and over.
+In a log, a line from time to time; on a terminal, one line that is redrawn.
 """
 
 import contextlib
@@ -13,16 +13,16 @@ from absl import logging
 from multilabel.common import terminal
 
 
-# Seconds without a word, at most.
+# Maximum seconds without a message.
 INTERVAL = 1.5
 
 
 @contextlib.contextmanager
 def saying(what):
-  """Logs `what`, and while the block runs, how long it has been at it.
+  """Logs `what`, and while the block runs, the elapsed time.
 
-  For work that cannot say itself how far it is: building a graph, restoring
-  variables. Not around a fork of this process.
+  For work that cannot report progress: building a graph, restoring variables.
+  Must not enclose a fork of this process.
 
   Args:
     what: str, such as `Building the graph`.
@@ -45,7 +45,7 @@ def saying(what):
 
 
 def counted(items, what, unit="texts"):
-  """Passes items on, and says how many they were while there are more.
+  """Yields items, and reports their number meanwhile.
 
   Args:
     items: iterable.
@@ -60,7 +60,8 @@ def counted(items, what, unit="texts"):
   with terminal.Line() as line:
     for number, item in enumerate(items, 1):
       yield item
-      # One call in 16: the clock costs as much as a short text's scan.
+      # One call in 16: reading the clock costs as much as scanning a short
+      # text.
       if not number & 15:
         now = time.monotonic()
         if now - last >= INTERVAL:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hidden folders for work that is renamed when it is done.
 
-A kill leaves one behind, and a later start removes it. Its name alone does not
-show whose it is: a file in it does, which is the last to be removed.
+A kill leaves one behind, which a later start removes. Its name alone does not
+show that it is ours: a marker file does, which is removed last.
 """
 
 import os
@@ -14,12 +14,12 @@ import tempfile
 MARK_FILE = ".work-in-progress"
 MARK = b"Made by bert-multilabel, which removes this folder.\n"
 
-# What mkdtemp puts behind a prefix.
+# What mkdtemp appends to a prefix.
 _RANDOM = re.compile(r"[a-z0-9_]{8}\Z")
 
 
 def make(parent, prefix):
-  """Makes a folder of a new name in `parent`; returns its path."""
+  """Makes a folder with a new name in `parent`; returns its path."""
   path = tempfile.mkdtemp(prefix=prefix, dir=parent)
   with open(os.path.join(path, MARK_FILE), "wb") as writer:
     writer.write(MARK)
@@ -39,7 +39,7 @@ def is_ours(path, prefix):
 
 
 def remove(path):
-  """Removes a folder of `make`, the mark last; what resists stays."""
+  """Removes a folder of `make`, the marker last; ignores errors."""
   try:
     for name in os.listdir(path):
       inside = os.path.join(path, name)

@@ -8,7 +8,7 @@ import tensorflow.compat.v1 as tf
 
 
 class StorageError(RuntimeError):
-  """A file cannot be written; what was there before is whole."""
+  """A file cannot be written; what was there before is intact."""
 
 
 @contextlib.contextmanager
@@ -35,8 +35,8 @@ def naming(path, consequence=""):
 
 
 def first_sentence(error):
-  """What a kernel said, without the place in the graph."""
-  # TensorFlow 2 wraps the kernel's sentence into a stack, 1.15 does not.
+  """The message of a kernel, without its place in the graph."""
+  # TensorFlow 2 wraps the kernel's message in a stack, 1.15 does not.
   message = error.message or type(error).__name__
   if message.startswith("Graph execution error"):
     found = re.search(r"\n([^\n]+)\n\t \[\[", message)

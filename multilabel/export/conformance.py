@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads an export and refuses what TensorFlow Serving would refuse.
+"""Reads an export and rejects what TensorFlow Serving would reject.
 
   python -m multilabel.export.conformance EXPORT/1
 
-Serving's rules, as its documents and the errors of its sources state them:
+Serving's rules, from its documentation and the errors in its source:
 
-- EXPORT/VERSION, a whole number, holds saved_model.pb, which has one graph
-  with the tag "serve" and nothing but that tag;
+- EXPORT/VERSION, an integer, holds saved_model.pb, which has one graph with the
+  tag "serve" and nothing but that tag;
 - a signature's method is predict, classify or regress; classify has the one
   input "inputs" and of "classes" (strings) and "scores" (floats) one or both;
   a request that names no signature takes "serving_default";
@@ -18,8 +18,8 @@ Serving's rules, as its documents and the errors of its sources state them:
 - variables and assets are there;
 - warm-up requests are at most 1,000, and each fits a signature.
 
-And what a server does not look at: in an export of this program each file is
-the one that its manifest names (`serving.export_manifest`).
+In addition, which a server does not check: in an export of this program, each
+file is the one in its manifest (`export_manifest`).
 """
 
 from multilabel.common import command_line
@@ -64,21 +64,21 @@ def check(path):
 
 
 def problems(path, check_version=True):
-  """Finds what Serving would refuse.
+  """Finds what Serving would reject.
 
   Args:
     path: str, the folder of saved_model.pb.
     check_version: bool, whether the folder's name must be a version.
 
   Returns:
-    list of str, one sentence a problem; empty where there is none.
+    list of str, one sentence per problem; empty if there are none.
   """
   found = []
   if check_version:
     name = os.path.basename(os.path.abspath(path))
     if not re.match(r"(0|[1-9]\d*)$", name) or int(name) > _MAX_VERSION:
-      found.append("the folder's name %s is no version; it must be a whole "
-                   "number." % name)
+      found.append(
+          "the folder name %s is not a version; it must be an integer." % name)
   changed = export_manifest.find_problem(path)
   if changed:
     return found + [changed]
@@ -94,8 +94,8 @@ def problems(path, check_version=True):
   found.extend(_op_problems(graph))
   found.extend(_file_problems(path, graph, nodes))
   if "serving_default" not in signatures:
-    found.append("there is no signature serving_default, which requests take "
-                 "that name none.")
+    found.append(
+        "there is no signature serving_default, the default of requests.")
   for name in sorted(signatures):
     found.extend("signature %s: %s" % (name, problem) for problem in
                  _signature_problems(signatures[name], nodes))
@@ -113,13 +113,14 @@ def _read_graph(path):
   try:
     with open(file_name, "rb") as reader:
       saved_model.ParseFromString(reader.read())
-  except Exception as error:  # DecodeError, whose module moves about
+  except Exception as error:  # DecodeError, whose module varies
     raise ValueError("saved_model.pb is broken: %s." % error)
   tags = [set(graph.meta_info_def.tags) for graph in saved_model.meta_graphs]
   if tags.count({TAG}) != 1:
     raise ValueError(
-        "it must have one graph with the tag serve alone; its graphs' tags "
-        "are: %s." % (", ".join("+".join(sorted(t)) or "none" for t in tags)
+        "it must have one graph with the single tag serve; the tags of its "
+        "graphs are: "
+        "%s." % (", ".join("+".join(sorted(t)) or "none" for t in tags)
                       or "no graph"))
   return saved_model.meta_graphs[tags.index({TAG})]
 
@@ -132,7 +133,7 @@ def _op_problems(graph):
     ops.update(node.op for node in function.node_def)
   for name in sorted(ops - known - _TEXT_OPS):
     if name in _PYTHON_OPS:
-      yield "op %s runs Python, which a server has not." % name
+      yield "op %s runs Python, which a server does not have." % name
     elif not hasattr(tf.raw_ops, name):
       yield "op %s is not one of TensorFlow %s." % (name, tf.version.VERSION)
 
@@ -151,14 +152,15 @@ def _file_problems(path, graph, nodes):
       stored = names
     if not glob.glob(glob.escape(prefix) + ".data-*"):
       yield "variables/ has no data."
-    # Variables of TF 2 are stored by their place in an object, not by name.
+    # Variables of TF 2 are stored by their place in an object graph, not by
+    # name.
     if "_CHECKPOINTABLE_OBJECT_GRAPH" not in stored:
       for name in sorted(names - stored):
         yield "variable %s is not in variables/." % name
     for name in (graph.saver_def.restore_op_name,
                  _node_name(graph.saver_def.filename_tensor_name)):
       if name not in nodes:
-        yield "it has variables, but no op that restores them."
+        yield "it has variables but no op to restore them."
         break
   for asset in graph.asset_file_def:
     if not os.path.isfile(os.path.join(path, "assets", asset.filename)):
@@ -168,7 +170,7 @@ def _file_problems(path, graph, nodes):
 def _signature_problems(signature, nodes):
   method = signature.method_name
   if method not in (PREDICT, CLASSIFY, REGRESS):
-    yield "its method %s is none of predict, classify and regress." % (
+    yield "its method %s is not predict, classify or regress." % (
         method or "(none)")
   if not signature.inputs or not signature.outputs:
     yield "it has no inputs or no outputs."
@@ -177,9 +179,9 @@ def _signature_problems(signature, nodes):
       yield problem
   if method == REGRESS and (set(signature.inputs) != {"inputs"} or
                             set(signature.outputs) != {"outputs"}):
-    yield "regress has the one input inputs and the one output outputs."
+    yield "regress must have one input, inputs, and one output, outputs."
   missing = [
-      "%s is the tensor %s, which the graph has not." % (name, info.name)
+      "%s is the tensor %s, which is not in the graph." % (name, info.name)
       for kind in (signature.inputs, signature.outputs)
       for name, info in sorted(kind.items())
       if _node_name(info.name) not in nodes]
@@ -188,7 +190,7 @@ def _signature_problems(signature, nodes):
   for name, info in sorted(signature.inputs.items()):
     node = nodes.get(_node_name(info.name))
     if node and "dtype" in node.attr and node.attr["dtype"].type != info.dtype:
-      yield "input %s is of type %s, but its tensor of %s." % (
+      yield "input %s has type %s, but its tensor has type %s." % (
           name, _type_name(info.dtype), _type_name(node.attr["dtype"].type))
   for kind, infos in (("input", signature.inputs),
                       ("output", signature.outputs)):
@@ -205,29 +207,29 @@ def _classify_problems(signature):
            "classes": tf.string.as_datatype_enum,
            "scores": tf.float32.as_datatype_enum}
   if set(signature.inputs) != {"inputs"}:
-    yield "classify has the one input inputs, not %s." % (
+    yield "classify must have one input, inputs, not %s." % (
         ", ".join(sorted(signature.inputs)))
   if not signature.outputs or set(signature.outputs) - {"classes", "scores"}:
-    yield "classify has the outputs classes and scores, not %s." % (
+    yield "classify must have the outputs classes and scores, not %s." % (
         ", ".join(sorted(signature.outputs)) or "none")
   for infos in (signature.inputs, signature.outputs):
     for name, info in sorted(infos.items()):
       if name in types and info.dtype != types[name]:
-        yield "%s of classify is of type %s, not %s." % (
+        yield "%s of classify has type %s, not %s." % (
             name, _type_name(info.dtype), _type_name(types[name]))
 
 
 def _feed_problems(signature, nodes):
-  """Outputs that need more than the inputs, or none of them."""
+  """Outputs that need more than the inputs, or do not depend on them."""
   inputs = {_node_name(info.name) for info in signature.inputs.values()}
   for name, info in sorted(signature.outputs.items()):
     reached = _ancestors(_node_name(info.name), nodes, inputs)
     for other in sorted(reached - inputs):
       if nodes[other].op == "Placeholder":
-        yield "output %s needs %s, which is none of its inputs." % (
+        yield "output %s needs %s, which is not one of its inputs." % (
             name, other)
     if not reached & inputs:
-      yield "output %s comes from none of its inputs." % name
+      yield "output %s does not depend on any of its inputs." % name
 
 
 def _ancestors(start, nodes, stop):
@@ -256,7 +258,7 @@ def _warmup_problems(path, signatures):
     yield str(error)
     return
   if len(requests) > warmup_requests.MAX_RECORDS:
-    yield "%d warm-up requests are more than %d." % (
+    yield "there are %d warm-up requests; the maximum is %d." % (
         len(requests), warmup_requests.MAX_RECORDS)
   for number, (name, inputs) in enumerate(requests):
     signature = signatures.get(name)

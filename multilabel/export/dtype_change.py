@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What storing weights in fewer bits changes, on labelled examples.
+"""Measures the effect of storing weights in fewer bits, on labelled examples.
 
-The examples are those of dev that the run kept, or a file's. The scores are
-those of the trained directory's decision rule.
+The examples are the dev examples stored by the run, or from a file. The scores
+are those of the trained directory's decision rule.
 """
 
 import collections
@@ -18,16 +18,16 @@ import tokenization
 
 _DEV_RECORDS = "dev.tf_record"
 
-# Examples that are held at a time while they are predicted.
+# Examples held in memory at a time during prediction.
 _EXAMPLES_HELD = 1024
 
-# weights_dtype: str; max_f1_loss: float, by how much micro-F1 may fall at most;
+# weights_dtype: str; max_f1_loss: float, maximum drop of micro-F1;
 # calibration_file: str, JSON lines with `text` and `labels`, or None.
 Options = collections.namedtuple("Options", [
     "weights_dtype", "max_f1_loss", "calibration_file"])
 
 # encoded: list, one per text, of lists of `InputFeatures`; labels: float32
-# `[texts, num_labels]`; source: str, where they are from.
+# `[texts, num_labels]`; source: str, where they come from.
 Examples = collections.namedtuple("Examples", ["encoded", "labels", "source"])
 
 
@@ -39,7 +39,7 @@ def read_examples(trained, options):
     options: `Options`.
 
   Returns:
-    `Examples`; None where there are none and none are needed.
+    `Examples`; None if there are none and none are needed.
 
   Raises:
     ValueError: they are needed and missing, or broken.
@@ -53,8 +53,8 @@ def read_examples(trained, options):
     return _read_records(trained, path)
   if options.weights_dtype == "int8":
     raise ValueError(
-        "model_dir %s has kept no examples of dev (%s), on which the change by "
-        "--weights_dtype=int8 is measured; name labelled texts with "
+        "model_dir %s has no stored dev examples (%s), on which the effect of "
+        "--weights_dtype=int8 is measured; give labelled texts with "
         "--calibration_file=FILE.jsonl." % (trained.path, _DEV_RECORDS))
   return None
 
@@ -81,7 +81,7 @@ def _read_file(trained, path):
                     for ids, segments in windows])
     rows.append([numbers[label] for label in labels])
   if not rows:
-    raise ValueError("--calibration_file %s holds no examples." % path)
+    raise ValueError("--calibration_file %s has no examples." % path)
   return Examples(encoded, _label_array(rows, len(numbers)),
                   os.path.basename(path))
 
@@ -107,22 +107,22 @@ def _label_array(rows, num_labels):
 
 
 def probabilities(model, examples):
-  """What a `Predictor` says of examples: float32 `[texts, num_labels]`."""
+  """Predicts examples: float32 `[texts, num_labels]`."""
   return np.concatenate([
       model.predict_encoded(examples.encoded[start:start + _EXAMPLES_HELD])
       for start in range(0, len(examples.encoded), _EXAMPLES_HELD)])
 
 
 def measure(trained, examples, before, model, options, difference):
-  """Measures what another type of weights changes.
+  """Measures the effect of another data type of the weights.
 
   Args:
     trained: `model_settings.ModelFiles`.
     examples: `Examples`, or None.
     before: float32 `[texts, num_labels]`, probabilities of float32 weights.
-    model: `Predictor` with the others.
+    model: `Predictor` with the other weights.
     options: `Options`.
-    difference: float, the largest change of a probability that is known.
+    difference: float, the largest known change of a probability.
 
   Returns:
     dict that JSON can hold: `largest_change` of a probability and, with
@@ -130,7 +130,7 @@ def measure(trained, examples, before, model, options, difference):
     each [before, after].
 
   Raises:
-    ValueError: micro-F1 falls by more than `options.max_f1_loss`.
+    ValueError: micro-F1 drops by more than `options.max_f1_loss`.
   """
   if examples is None:
     return {"largest_change": difference}
@@ -148,8 +148,8 @@ def measure(trained, examples, before, model, options, difference):
   loss = change["micro_f1"][0] - change["micro_f1"][1]
   if not loss <= options.max_f1_loss:
     raise ValueError(
-        "with --weights_dtype=%s micro-F1 on %d examples of %s falls by %.4f "
-        "(%.4f to %.4f), more than --max_f1_loss %g; nothing was written, take "
+        "with --weights_dtype=%s micro-F1 on %d examples of %s drops by %.4f "
+        "(%.4f to %.4f), more than --max_f1_loss %g; nothing was written; use "
         "float16 or float32." % (
             options.weights_dtype, change["examples"], change["source"], loss,
             change["micro_f1"][0], change["micro_f1"][1], options.max_f1_loss))
@@ -157,5 +157,5 @@ def measure(trained, examples, before, model, options, difference):
 
 
 def _or_none(value):
-  """NaN, which JSON has not, as None."""
+  """None for NaN, which JSON does not have."""
   return value if np.isfinite(value) else None

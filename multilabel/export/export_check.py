@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares an export with the predictor, in a process of its own.
+"""Compares an export with the predictor, in a separate process.
 
-The process is `serving.run_export`, which loads the export as a server does
-and knows nothing of the model; requests go to it in the form of Serving's REST
-API. It is started before the export is there, as importing TensorFlow takes
-most of its time.
+The process is `run_export`, which loads the export as a server does and knows
+nothing about the model; requests use Serving's REST format. It is started
+before the export exists, since importing TensorFlow takes most of its time.
 
-TensorFlow rounds otherwise in a batch of another shape: a probability of
-BERT-Base moves by 1.5e-6. So what must be equal is asked one text at a time, in
-the shape in which the predictor runs it; all at once, more is allowed.
+TensorFlow rounds differently in batches of different shapes: a probability of
+BERT-Base moves by 1.5e-6. So the strict comparison runs one text at a time, in
+the shape that the predictor uses; for all texts at once, the tolerance is
+larger.
 """
 
 import base64
@@ -54,13 +54,13 @@ Expected = collections.namedtuple(
 
 
 def ask_predictor(predictor, max_position_embeddings):
-  """What the predictor says of a few texts, one at a time.
+  """The predictor's results for a few texts, one at a time.
 
-  Of a text that is read in several windows, the first and the last are rows.
+  For a text read in several windows, the first and the last are rows.
 
   Args:
     predictor: `predict_session.SessionPredictor`.
-    max_position_embeddings: int, most ids of a row.
+    max_position_embeddings: int, maximum number of ids of a row.
 
   Returns:
     `Expected`.
@@ -88,7 +88,7 @@ def examples(batch):
 
 
 class Checker(object):
-  """A process that waits for an export, to run it."""
+  """A process that waits for an export and runs it."""
 
   def __init__(self):
     root = os.path.dirname(os.path.dirname(os.path.dirname(
@@ -132,21 +132,21 @@ class Checker(object):
     return difference
 
   def _ask(self, path, requests):
-    """The bodies of the answers to bodies of requests."""
+    """The response bodies for request bodies."""
     lines = "".join(json.dumps(line) + "\n"
                     for line in [os.path.abspath(path)] + requests)
     stdout, stderr = self._process.communicate(lines.encode("ascii"))
     if self._process.returncode:
       lines = stderr.decode("utf-8", "replace").strip().splitlines()
       raise RuntimeError(
-          "the export cannot be loaded, nothing was written: %s" % (
+          "the export cannot be loaded; nothing was written: %s" % (
               lines[-1] if lines else self._process.returncode))
     answers = [json.loads(line)
                for line in stdout.decode("utf-8").splitlines()]
     for request, answer in zip(requests, answers):
       if "error" in answer:
         raise RuntimeError(
-            "the export fails at its signature %s, nothing was written: %s" % (
+            "the export fails at its signature %s; nothing was written: %s" % (
                 request["signature_name"], answer["error"][:300]))
     return answers
 
@@ -164,7 +164,7 @@ _Question = collections.namedtuple(
 
 
 def _questions(name, expected):
-  """What a signature is asked: each text or row alone, then all at once."""
+  """The requests to a signature: each text or row alone, then all at once."""
   if name == signatures.TEXT:
     alone = [{"text": np.array([text.encode("utf-8")], object)}
              for text in expected.texts]
@@ -199,7 +199,7 @@ def _rest_request(name, inputs):
 
 
 def compare(name, outputs, labels, decision, expected, tolerance):
-  """Compares the answer of a signature.
+  """Checks the response of a signature.
 
   Args:
     name: str, the signature.
@@ -219,8 +219,8 @@ def compare(name, outputs, labels, decision, expected, tolerance):
   if name == signatures.CLASSIFY:
     scores = outputs["scores"]
     if any(row != labels for row in outputs["classes"]):
-      raise RuntimeError("signature %s names other labels, nothing was "
-                         "written." % name)
+      raise RuntimeError(
+          "signature %s returns other labels; nothing was written." % name)
   elif isinstance(outputs, dict):
     scores = outputs["probabilities"]
     _check_named(name, outputs, labels, decision)
@@ -237,15 +237,15 @@ def _check_named(name, outputs, labels, decision):
   scores = outputs["probabilities"]
   numbers = {label: number for number, label in enumerate(labels)}
   if any(set(row) != set(labels) for row in outputs["labels"]):
-    raise RuntimeError("signature %s names other labels, nothing was "
-                       "written." % name)
+    raise RuntimeError(
+        "signature %s returns other labels; nothing was written." % name)
   columns = [[numbers[label] for label in row] for row in outputs["labels"]]
   ordered = [[row[column] for column in order]
              for row, order in zip(scores, columns)]
   if outputs["scores"] != ordered or any(
       row != sorted(row, reverse=True) for row in ordered):
-    raise RuntimeError("signature %s sorts its labels wrongly, nothing was "
-                       "written." % name)
+    raise RuntimeError(
+        "signature %s sorts its labels wrongly; nothing was written." % name)
   if decision.is_by_text:
     return
   # As float32, which JSON has kept exactly.
@@ -253,5 +253,5 @@ def _check_named(name, outputs, labels, decision):
   if outputs["above_threshold"] != [
       [row[column] for column in order]
       for row, order in zip(decided, columns)]:
-    raise RuntimeError("signature %s decides otherwise than the predictor, "
+    raise RuntimeError("signature %s predicts other labels than the predictor; "
                        "nothing was written." % name)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder that a server polls: numbered versions, each whole or not there.
+"""The folder that a server polls: numbered, complete versions.
 
-An export is made in a hidden folder beside them, which is renamed when it is
-done. That folder is locked while its exporter lives, so that what a killed one
-left can be told from what another works on.
+An export is written to a hidden folder beside them, which is renamed when done.
+The folder is locked while its exporter is alive, so the remains of a killed
+exporter can be told from an export in progress.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ MODEL_FILE = "saved_model.pb"
 _WORK_PREFIX = ".export-"
 _WORK_NAME = re.compile(r"\.export-[a-z0-9_]{8}\Z")  # as mkdtemp makes it
 # An empty file in a hidden folder that an exporter made, which nothing else
-# has: without it, a folder is somebody else's, whatever its name.
+# has: without it, a folder is not ours, whatever its name.
 _MARK = ".bert_multilabel_export"
 _MAX_VERSION = (1 << 63) - 1
 
@@ -37,34 +37,35 @@ def versions(export_dir):
 
 
 def check(export_dir, version, keep_versions):
-  """Checks what an export is asked to do, before any work.
+  """Checks the arguments of an export, before any work.
 
   Args:
     export_dir: str, a folder of versions; need not exist.
-    version: int, or None for one that is free.
+    version: int, or None for an unused one.
     keep_versions: int, versions to keep; 0: all.
 
   Raises:
-    ValueError: one of them cannot be.
+    ValueError: one of them is invalid.
   """
   if re.search(r"[*?\[\]\\]", os.path.abspath(export_dir)):
     raise ValueError(
         "export_dir %s has one of the characters * ? [ ] \\ in its path, which "
-        "TensorFlow takes for a pattern; name another directory." % export_dir)
+        "TensorFlow treats as a pattern; name another directory." % export_dir)
   if os.path.exists(os.path.join(export_dir, MODEL_FILE)):
     raise ValueError("export_dir %s is itself an export; name the directory "
                      "above it, which holds the versions." % export_dir)
   folder = atomic_files.unwritable_folder(export_dir)
   if folder:
-    raise ValueError("export_dir %s: %s is no directory that can be written "
-                     "to." % (export_dir, folder))
+    raise ValueError(
+        "export_dir %s: %s is not a writable directory." % (export_dir, folder))
   if version is not None:
     if not 0 < version <= _MAX_VERSION:
       raise ValueError("version is %d; it must be from 1 to %d." % (
           version, _MAX_VERSION))
     if version in versions(export_dir):
-      raise ValueError("version %d is in %s already and is not overwritten; "
-                       "give another --version." % (version, export_dir))
+      raise ValueError(
+          "version %d already exists in %s and is not overwritten; give "
+          "another --version." % (version, export_dir))
   if keep_versions < 0:
     raise ValueError("keep_versions is %d; it must be 0 (keep all) or more." %
                      keep_versions)
@@ -75,7 +76,7 @@ class WorkFolder(object):
 
   Attributes:
     path: str, an empty folder in it, which becomes the version.
-    scratch: str, the folder itself, for files that nobody needs later.
+    scratch: str, the folder itself, for temporary files.
   """
 
   def __init__(self, export_dir):
@@ -84,7 +85,7 @@ class WorkFolder(object):
     self._lock = _lock(self.scratch)
     with open(os.path.join(self.scratch, _MARK), "w"):
       pass
-    # mkdtemp lets nobody else in; a server is somebody else.
+    # mkdtemp denies access to other users; a server may run as another user.
     self.path = os.path.join(self.scratch, "version")
     os.mkdir(self.path)
 
@@ -99,7 +100,7 @@ class WorkFolder(object):
       str, the version's folder.
 
     Raises:
-      ValueError: the version has come meanwhile.
+      ValueError: the version was created meanwhile.
     """
     for folder, _, names in os.walk(self.path, topdown=False):
       for name in names:
@@ -121,7 +122,7 @@ class WorkFolder(object):
         if not os.path.lexists(path):
           raise
         if version is not None:
-          raise ValueError("version %d has come into %s meanwhile and is not "
+          raise ValueError("version %d was created in %s meanwhile and is not "
                            "overwritten; give another --version." % (
                                version, self._export_dir))
 
@@ -135,7 +136,7 @@ class WorkFolder(object):
 
 
 def _remove(scratch):
-  """Removes a work folder, its mark last, so that a kill leaves it known."""
+  """Removes a work folder, the marker last, in case of a kill."""
   for name in os.listdir(scratch):
     path = os.path.join(scratch, name)
     if os.path.isdir(path) and not os.path.islink(path):
@@ -147,7 +148,7 @@ def _remove(scratch):
 
 
 def _lock(path):
-  """A descriptor that keeps a folder locked; None where it is locked already.
+  """A descriptor that keeps a folder locked; None if it is already locked.
 
   The lock ends with the process, however that ends.
   """
@@ -161,7 +162,7 @@ def _lock(path):
 
 
 def remove_left_over(export_dir):
-  """Removes what killed exporters left, and not what others work on."""
+  """Removes what killed exporters left, but not exports in progress."""
   for name in os.listdir(export_dir):
     path = os.path.join(export_dir, name)
     if not _WORK_NAME.match(name) or not os.path.isfile(
@@ -169,7 +170,7 @@ def remove_left_over(export_dir):
       continue
     try:
       age = time.time() - os.stat(path).st_ctime
-      # One that has just been made may not be locked yet.
+      # A new one may not be locked yet.
       lock = _lock(path) if age > 60 else None
     except FileNotFoundError:
       continue  # Its exporter has just renamed it.
@@ -180,9 +181,9 @@ def remove_left_over(export_dir):
 
 
 def remove_oldest(export_dir, keep_versions, newest):
-  """Removes the lowest versions, never `newest`, until so many are left.
+  """Removes the lowest versions, but never `newest`, until `keep` are left.
 
-  Versions without a manifest of this program are another's: they are neither
+  Versions without a manifest of this program are not ours: they are neither
   counted nor removed.
   """
   others = []
@@ -194,7 +195,7 @@ def remove_oldest(export_dir, keep_versions, newest):
     if export_manifest.is_there(path):
       others.append(path)
     else:
-      logging.info("%s has no manifest of this program and is kept.", path)
+      logging.info("%s has no manifest of this program, so it is kept.", path)
   for path in others[:max(0, len(others) + 1 - keep_versions)]:
     # Hidden first: a server must not find half of it.
     with WorkFolder(export_dir) as work:

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which files are an export, and of which run: `assets.extra/manifest.json`.
+"""The manifest of an export, `assets.extra/manifest.json`.
 
-It holds the size and sha256 of every other file, so that one that was changed,
-or is of another run's export, is noticed where this program reads an export. A
-server passes the folder over.
+It contains the size and sha256 of every other file, so this program detects a
+file that was changed or comes from another run's export. A server ignores it.
 """
 
 import os
@@ -15,7 +14,7 @@ FILE_NAME = "manifest.json"
 FOLDER = "assets.extra"
 
 _NAME = FOLDER + "/" + FILE_NAME
-# An export of this program has it; other SavedModels need no manifest.
+# Exports of this program have it; other SavedModels need no manifest.
 _OWN_FILE = "model_settings.json"
 
 
@@ -35,14 +34,14 @@ def is_there(path):
 
 
 def check(path):
-  """Raises ValueError with what `find_problem` says of an export."""
+  """Raises ValueError with the result of `find_problem`, if any."""
   problem = find_problem(path)
   if problem:
     raise ValueError("%s: %s" % (path, problem))
 
 
 def find_problem(path):
-  """Says which file is not as it was exported; reads every byte.
+  """Says which file was changed after the export; reads every byte.
 
   Args:
     path: str, the folder of saved_model.pb; one that this program did not
@@ -54,6 +53,6 @@ def find_problem(path):
   if is_there(path):
     return file_manifest.find_problem(path, _NAME)
   if os.path.exists(os.path.join(path, FOLDER, _OWN_FILE)):
-    return ("%s is missing, without which nothing says that the files belong "
-            "together; bring it back, or export again." % _NAME)
+    return ("%s is missing, so the files cannot be verified; restore it, or "
+            "export again." % _NAME)
   return None

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """`tokenization.FullTokenizer` as TensorFlow ops, for exports that take texts.
 
-tensorflow-text's own BERT tokenizers give other ids on some strings: they fold
-case (U+00DF becomes "ss") where BERT lower-cases, limit words by bytes, and
-know other Unicode tables. So its normalisation and its WordPiece are used, and
-what stands between them is made of regular expressions over the very
-characters that `tokenization` treats so, read off Python's `unicodedata`.
+tensorflow-text's own BERT tokenizers give different ids for some strings: they
+fold case (U+00DF becomes "ss") where BERT lower-cases, limit words by bytes,
+and use different Unicode tables. So only its normalization and its WordPiece
+are used; the steps between them are regular expressions over exactly the
+characters that `tokenization` treats so, taken from Python's `unicodedata`.
 """
 
 import sys
@@ -17,11 +17,11 @@ from multilabel.features import encoding
 import tokenization
 
 
-# A letter before and after, since what becomes of a mark may depend on them.
+# A letter before and after, since the treatment of a mark may depend on them.
 _FRAME = u"0"
 
-# Where characters have case or a decomposition; what lies beyond is Chinese,
-# private, or not assigned.
+# Range of characters with case or a decomposition; beyond it are Chinese,
+# private and unassigned ones.
 _PLANES = (range(0xD800), range(0xE000, 0x20000), range(0x2F800, 0x2FA20))
 
 
@@ -29,13 +29,14 @@ def import_tensorflow_text():
   """Returns the module `tensorflow_text`.
 
   Raises:
-    ValueError: it is missing, of another TensorFlow, or too old.
+    ValueError: it is missing, for another TensorFlow, or too old.
   """
   try:
     import tensorflow_text  # pylint: disable=g-import-not-at-top
   except (ImportError, tf.errors.NotFoundError) as error:
     raise ValueError(
-        "--raw_text needs tensorflow-text of TensorFlow's version %s: %s" % (
+        "--raw_text needs the tensorflow-text that matches TensorFlow %s: "
+        "%s" % (
             tf.version.VERSION, " ".join(str(error).split())[:200]))
   if not hasattr(tensorflow_text, "FastWordpieceTokenizer"):
     raise ValueError("--raw_text needs tensorflow-text 2.8 or newer, not %s." %
@@ -50,7 +51,7 @@ class GraphTokenizer(object):
     """Prepares the tables.
 
     Args:
-      tokenizer: `tokenization.FullTokenizer`, whose ids are to be had.
+      tokenizer: `tokenization.FullTokenizer`, whose ids to reproduce.
 
     Raises:
       ValueError: tensorflow-text is missing, or the vocabulary has two lines
@@ -62,13 +63,13 @@ class GraphTokenizer(object):
     self._max_chars = tokenizer.wordpiece_tokenizer.max_input_chars_per_word
     tokens = list(self._vocab)
     if list(self._vocab.values()) != list(range(len(tokens))):
-      raise ValueError("--raw_text: the vocabulary has a token twice, when "
-                       "white space around tokens is dropped.")
+      raise ValueError("--raw_text: two tokens of the vocabulary differ only "
+                       "in white space.")
     self._removed, self._spaces, punctuation, self._marks = _character_classes()
     self._punctuation = _regex_class(punctuation)
     removed = set(self._removed)
-    # A token that no cleaned text can contain would only trouble the matcher;
-    # a word never holds a space.
+    # A token that no cleaned text can contain would only disturb the matcher; a
+    # word never contains a space.
     self._tokens = [
         u"no word %d" % number if not token or removed & set(map(ord, token))
         else token for number, token in enumerate(tokens)]
@@ -79,14 +80,14 @@ class GraphTokenizer(object):
     """`encoding.encode_windows` of texts, padded to the longest row.
 
     Args:
-      texts: string `[batch]`, UTF-8; bytes that are not are left out.
-      max_seq_length: int, most ids of a row.
+      texts: string `[batch]`, UTF-8; invalid bytes are left out.
+      max_seq_length: int, maximum number of ids of a row.
       long_text: `encoding.LongText`.
 
     Returns:
       (input_ids, input_mask, text_numbers): int32 `[rows, seq]` twice, padded
-      with 0, and int32 `[rows]`, ascending: which text the row is of. There is
-      a row per text, unless long texts are read in windows.
+      with 0, and int32 `[rows]`, ascending: the text that the row belongs to.
+      There is one row per text, unless long texts are read in windows.
     """
     ids = self._ids(texts)
     text_numbers = tf.range(tf.shape(texts)[0])
@@ -112,7 +113,7 @@ class GraphTokenizer(object):
         max_bytes_per_word=4 * self._max_chars, token_out_type=tf.int32,
         no_pretokenization=True)
     words = tf.strings.split(self._words(texts), result_type="RaggedTensor")
-    # Counted in characters; a space is no token, so the word is unknown.
+    # Counted in characters; a space is not a token, so the word is unknown.
     too_long = tf.strings.length(
         words.flat_values, unit="UTF8_CHAR") > self._max_chars
     words = words.with_flat_values(tf.where(
@@ -130,8 +131,8 @@ class GraphTokenizer(object):
     texts = tf.strings.regex_replace(
         texts, tokenization._CHINESE_CHARACTER.pattern, r" \0 ")
     if self._lower:
-      # Gone in the end all the same; before that, a mark that TensorFlow does
-      # not know would hide from a sigma that it ends the word.
+      # Removed in the end anyway; but before that, a mark unknown to TensorFlow
+      # would hide that a sigma ends the word.
       texts = tf.strings.regex_replace(texts, _regex_class(
           [c for c in self._marks if unicodedata.combining(chr(c))]), "")
       for codepoint, shield, _ in self._shields:
@@ -149,11 +150,11 @@ class GraphTokenizer(object):
     return tf.strings.regex_replace(texts, _regex_class(self._marks), "")
 
   def _find_shields(self):
-    """Characters whose lower case or decomposition Python knows otherwise.
+    """Characters with a different lower case or decomposition in Python.
 
-    TensorFlow and tensorflow-text carry Unicode tables of their own versions.
-    Such a character is exchanged for a control character, of which a cleaned
-    text has none, before those look at it, and for Python's result after.
+    TensorFlow and tensorflow-text have Unicode tables of other versions. Such a
+    character is replaced by a control character, of which a cleaned text has
+    none, before they see it, and by Python's result afterwards.
 
     Returns:
       list of (code point, control character, Python's result).
@@ -175,7 +176,7 @@ class GraphTokenizer(object):
         if control is None:
           raise ValueError(
               "--raw_text: the Unicode tables of Python (%s) and "
-              "tensorflow-text %s are too far apart." % (
+              "tensorflow-text %s differ too much." % (
                   unicodedata.unidata_version, self._text.__version__))
         shields.append((codepoint, chr(control), want[1:-1]))
     return shields

@@ -4,8 +4,8 @@
 Two forms:
 
   classification         for transformers' AutoModelForSequenceClassification
-                         and pipeline("text-classification"). It has a place for
-                         --pooling=pooler only.
+                         and pipeline("text-classification"). Supports only
+                         --pooling=pooler.
   sentence_transformers  for SentenceTransformer(...).encode(texts), whose rows
                          are then the probabilities; for every pooling.
 """
@@ -33,7 +33,7 @@ FORMS = ("classification", "sentence_transformers")
 
 _HIDDEN_ACTS = {"gelu": "gelu_new", "relu": "relu", "tanh": "tanh",
                 "linear": "linear", "": "linear"}
-# multilabel/head.py drops so much of what goes into the head.
+# The dropout of multilabel/head.py before the head.
 _CLASSIFIER_DROPOUT = 0.1
 
 HfExport = collections.namedtuple(
@@ -41,7 +41,7 @@ HfExport = collections.namedtuple(
 
 
 def export(trained_dir, hf_dir, form="classification"):
-  """Writes the model of a trained directory in Hugging Face's form.
+  """Writes the model of a trained directory in Hugging Face's format.
 
   Args:
     trained_dir: str, the --output_dir of a training run.
@@ -49,7 +49,7 @@ def export(trained_dir, hf_dir, form="classification"):
     form: str, one of `FORMS`.
 
   Returns:
-    `HfExport`; `checkpoint` is the prefix that the weights are from.
+    `HfExport`; `checkpoint` is the prefix of the weights.
 
   Raises:
     ValueError: the model cannot be expressed in that form, the directory is not
@@ -89,27 +89,27 @@ def export(trained_dir, hf_dir, form="classification"):
 
 
 def check_form(trained, form):
-  """Raises ValueError where a form has no place for what the model does."""
+  """Raises ValueError if a form does not support the model."""
   if form not in FORMS:
-    raise ValueError("the form is %s; it must be one of %s." % (
+    raise ValueError("the format is %s; it must be one of %s." % (
         form, ", ".join(FORMS)))
   pooling = trained.settings["pooling"]
   if form == "classification" and pooling != "pooler":
     raise ValueError(
-        "model_dir %s has --pooling=%s, which transformers' "
-        "BertForSequenceClassification cannot express (it has the pooler "
-        "alone); give --hf_form=sentence_transformers." % (
+        "model_dir %s has --pooling=%s, but BertForSequenceClassification of "
+        "transformers only supports the pooler; use "
+        "--hf_form=sentence_transformers." % (
             trained.path, pooling))
   config = trained.bert_config
   if pooling == "pooler" and form != "classification":
     raise ValueError(
-        "model_dir %s has --pooling=pooler, for which sentence-transformers "
-        "has no module; give --hf_form=classification." % trained.path)
+        "model_dir %s has --pooling=pooler, which sentence-transformers does "
+        "not support; use --hf_form=classification." % trained.path)
   if form == "classification" and config.embedding_size not in (
       None, config.hidden_size):
     raise ValueError(
-        "model_dir %s has embeddings of width %d beside hidden_size %d, which "
-        "BertForSequenceClassification cannot express." % (
+        "model_dir %s has embeddings of width %d but hidden_size %d, which "
+        "BertForSequenceClassification does not support." % (
             trained.path, config.embedding_size, config.hidden_size))
 
 
@@ -148,7 +148,7 @@ def _read_tensors(trained, checkpoint):
       value = value.T.copy() if row.transposed else value
       expected, _ = hf_tensors.row_shape(row, config)
       if list(value.shape) != expected:
-        raise ValueError("%s has the shape %s, not %s" % (
+        raise ValueError("%s has shape %s, not %s" % (
             row.name, list(value.shape), expected))
       encoder[row.hf_name] = value
     head = [reader.get_tensor(name) for name in
@@ -158,7 +158,7 @@ def _read_tensors(trained, checkpoint):
         checkpoint, " ".join(str(error).split())))
   weights, bias = head
   if trained.calibration is not None:
-    # scale * (w x + b) + shift; these forms have no place for it but the head.
+    # scale * (w x + b) + shift; these forms can only hold it in the head.
     scale, shift = trained.calibration.arrays(len(bias))
     weights, bias = weights * scale[:, np.newaxis], bias * scale + shift
   return encoder, weights, bias
@@ -269,8 +269,8 @@ classify = pipeline("text-classification", model=FOLDER, top_k=None)
 classify(texts, truncation=True)  # for each text, label and probability
 ```
 
-Every label has a probability of its own (`problem_type` is
-`multi_label_classification`, so a sigmoid is applied, no softmax)."""
+Every label has its own probability (`problem_type` is
+`multi_label_classification`, so a sigmoid is applied, not a softmax)."""
 
 _SENTENCE_TRANSFORMERS_USE = """## Use
 
@@ -282,12 +282,12 @@ probabilities = model.encode(texts)  # [number of texts, number of labels]
 labels = open(FOLDER + "/labels.txt", encoding="utf-8").read().splitlines()
 ```
 
-The last module is the label head with its sigmoid, so what `encode` returns
-are probabilities, in the order of `labels.txt`."""
+The last module is the label head with its sigmoid, so `encode` returns
+probabilities, in the order of `labels.txt`."""
 
 
 def _write_card(folder, trained, form):
-  """README.md, whose front matter is what a hub reads."""
+  """README.md, whose front matter the hub reads."""
   front = ["---", "library_name: %s" % {
       "classification": "transformers"}.get(form, "sentence-transformers"),
            "pipeline_tag: text-classification",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model card: what a trained model is, how good, and what it cannot do."""
+"""A model card: what a trained model is, how good it is, and its limits."""
 
 import os
 import re
@@ -7,11 +7,11 @@ import re
 from multilabel.common import atomic_files
 
 
-# Shown of eval_results.txt and test_eval_results.txt, and how they are called.
+# Scores shown from eval_results.txt and test_eval_results.txt, and their names.
 _SCORES = (
     ("micro_f1", "micro-F1"), ("macro_f1", "macro-F1"),
     ("weighted_f1", "weighted F1"), ("samples_f1", "F1 per text (mean)"),
-    ("samples_f1_present", "F1 per text that has or gets a label (mean)"),
+    ("samples_f1_present", "F1 per text with a true or predicted label (mean)"),
     ("micro_precision", "micro precision"), ("micro_recall", "micro recall"),
     ("macro_average_precision", "mean average precision"),
     ("label_ranking_average_precision", "label ranking average precision"),
@@ -32,8 +32,8 @@ def make(trained):
   """Makes the text of a card, in Markdown, without front matter.
 
   Args:
-    trained: `trained_model.TrainedModel`. Scores and counts are those of the
-      files beside it; what is not there is left out.
+    trained: `trained_model.TrainedModel`. Scores and counts come from the files
+      beside it; missing ones are left out.
 
   Returns:
     str.
@@ -44,8 +44,8 @@ def make(trained):
   name = os.path.basename(os.path.abspath(folder))
   sections = [
       "# %s" % in_markdown(name),
-      "A BERT that gives each of %d labels a probability of its own: a text "
-      "can have several labels, or none." % len(trained.labels),
+      "A BERT that predicts a separate probability for each of %d labels: a "
+      "text can have several labels, or none." % len(trained.labels),
       _labels_section(trained, results), _scores_section(results),
       _data_section(folder, results), _settings_section(trained),
       _limits_section(trained)]
@@ -55,13 +55,13 @@ def make(trained):
 def write(trained):
   """Writes the card of a trained directory into it, as `CARD_FILE`.
 
-  A card from which somebody has taken the last line is theirs, and stays.
+  A card without the last line belongs to the user and is kept.
 
   Args:
     trained: see `make`.
 
   Returns:
-    str, its path; None where it stays as it is.
+    str, its path; None if the existing card is kept.
   """
   path = os.path.join(trained.path, CARD_FILE)
   if os.path.lexists(path) and not _is_ours(path):
@@ -78,7 +78,7 @@ def _is_ours(path):
 
 
 def in_markdown(text):
-  """Returns any text so that Markdown and HTML show it as it is, in a line."""
+  """Escapes text so that Markdown and HTML show it verbatim, on one line."""
   text = " ".join(text.split())
   text = text.replace("&", "&amp;").replace("<", "&lt;")
   return re.sub(r"([\\`*_{}\[\]()#+!|~$>])", r"\\\1", text)
@@ -119,15 +119,15 @@ def _labels_section(trained, results):
     text += "\n\nand %d more." % (len(trained.labels) - _MOST_LABELS)
   if decision.is_by_text:
     return "%s\n\nLabels are given by %s." % (text, decision.describe())
-  rule = "\n\nA label is given where its probability is at least its threshold"
+  rule = "\n\nA label is predicted if its probability is at least its threshold"
   if decision.top_k:
-    rule += ", to at most %d labels" % decision.top_k
+    rule += ", up to %d labels per text" % decision.top_k
   if decision.always_one_label:
-    rule += "; a text without any gets the most probable one"
+    rule += "; a text without any label gets the most probable one"
   kind = {"tune": "one that maximises micro-F1 on dev",
-          "tune_macro": "one that maximises macro-F1 on dev",
+          "tune_macro": "one that maximizes macro-F1 on dev",
           "tune_samples": "one that maximises the mean F1 per text on dev",
-          "tune_per_label": "tuned on dev, each label by itself"}.get(
+          "tune_per_label": "tuned on dev, separately for each label"}.get(
               trained.settings["threshold_kind"], "fixed")
   return "%s%s. Thresholds: %s." % (text, rule, kind)
 
@@ -141,7 +141,9 @@ def _scores_section(results):
           _with_interval(results[part], key) for part in parts])
   if not rows:
     return "## Scores\n\nThe model was not evaluated."
-  return ("## Scores\n\n%s\n\nIn brackets: 95%% bootstrap intervals over the "
+  return ("## Scores\n\n"
+          "%s\n\n"
+          "In parentheses: 95%% bootstrap intervals over the "
           "texts." % _table(["score"] + parts, rows))
 
 
@@ -154,7 +156,7 @@ def _with_interval(result, key):
 
 
 def _data_section(folder, results):
-  """How many texts the model has learnt from and was measured on."""
+  """How many texts the model has learned from and was measured on."""
   lines = []
   for part in ("train", "dev", "test"):
     count = results.get(part, {}).get("num_examples")
@@ -182,24 +184,24 @@ def _settings_section(trained):
 
 
 def _limits_section(trained):
-  """What whoever gets the model has to know."""
+  """What users of the model have to know."""
   length = trained.settings["max_seq_length"]
   long_text = {
-      "windows": "A longer text was read in windows of that many tokens when "
-                 "the model was trained; what cuts it off gives other results.",
-      "truncate_head": "A longer text is cut off after it.",
+      "windows": "In training, a longer text was read in windows of that many "
+                 "tokens; truncating it gives different results.",
+      "truncate_head": "Longer texts are truncated.",
   }.get(trained.settings["long_text"],
-        "A longer text was shortened by %s when the model was trained; what "
-        "cuts off its end gives other results." %
+        "In training, a longer text was shortened with %s; cutting off its end "
+        "instead gives different results." %
         trained.settings["long_text"])
   return (
       "## Limits\n\n"
       "- The model reads %d tokens. %s\n"
-      "- Scores hold for texts like those that it was measured on; on others "
-      "they may be much lower.\n"
-      "- A label with few examples in training has a score that says little.\n"
-      "- What the pre-trained encoder and the training texts say of people, "
-      "good or bad, is in the model, too." % (length, long_text))
+      "- Scores apply to texts like those it was evaluated on; on others they "
+      "may be much lower.\n"
+      "- The score of a label with few training examples says little.\n"
+      "- The model reproduces the biases of the pre-trained encoder and of the "
+      "training texts." % (length, long_text))
 
 
 def _table(head, rows):

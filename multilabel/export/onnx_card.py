@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands in an exported folder for people: model_card.md."""
+"""The model_card.md of an exported folder."""
 
 import os
 
@@ -18,7 +18,7 @@ with OnnxPredictor("this folder") as predictor:
 
 
 def write(folder, trained, manifest, difference, change):
-  """Writes the card of the trained model, and of its form as ONNX.
+  """Writes the card of the trained model and its ONNX form.
 
   Args:
     folder: str, the folder of model.onnx.
@@ -35,7 +35,7 @@ def write(folder, trained, manifest, difference, change):
            "", "The float32 graph differs from the TensorFlow model by at "
            "most %.2g in a probability." % difference]
   if change is not None:
-    lines += ["", "What %s changes:" % manifest["weights_dtype"], ""]
+    lines += ["", "Effect of %s:" % manifest["weights_dtype"], ""]
     lines += ["| | float32 | %s |" % manifest["weights_dtype"],
               "| --- | --- | --- |"] + [
                   "| %s | %s | %s |" % tuple([title] + [
@@ -45,7 +45,7 @@ def write(folder, trained, manifest, difference, change):
                       ("micro-F1", "micro_f1"),
                       ("mean average precision", "mean_average_precision"))
                   if key in change] if "examples" in change else []
-    lines += ["", "The largest change of a probability is %.3g%s." % (
+    lines += ["", "The largest change in a probability is %.3g%s." % (
         change["largest_change"], ", measured on %d examples of %s" % (
             change["examples"], change["source"])
         if "examples" in change else ", measured on a few texts")]

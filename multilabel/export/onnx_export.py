@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model as ONNX: written from the checkpoint's weights, and compared.
+"""Writes the model as ONNX from the checkpoint's weights, and compares it.
 
 Needs the packages onnx and onnxruntime.
 """
@@ -23,10 +23,10 @@ from multilabel.storage import run_lock
 # Largest difference of a float32 probability from the session's.
 TOLERANCE = 1e-5
 
-# Constants from here on are in the file that is mapped into memory.
+# Larger constants are in the file that is mapped into memory.
 _SMALL_BYTES = 1024
 
-# A graph is one protocol buffer, which ends at 2 GB; 64 MB are left for nodes.
+# A graph is one protocol buffer, limited to 2 GB; 64 MB are left for nodes.
 _MAX_INLINE_BYTES = (1 << 31) - (64 << 20)
 
 
@@ -75,8 +75,8 @@ def write_file(trained, checkpoint, path, batch, expected):
   from multilabel.export import onnx_graph  # pylint: disable=g-import-not-at-top
   weights = read_weights(trained, checkpoint)
   if sum(value.nbytes for value in weights.values()) > _MAX_INLINE_BYTES:
-    raise ValueError("weights of more than 2 GB do not fit into one ONNX file; "
-                     "leave out --onnx, or give --format=onnx.")
+    raise ValueError("weights larger than 2 GB do not fit in one ONNX file; "
+                     "leave out --onnx, or use --format=onnx.")
   onnx.save_model(onnx_graph.build(
       weights, trained.bert_config, trained.settings["pooling"],
       calibration=trained.calibration, outputs=["probabilities"]), path)
@@ -90,8 +90,8 @@ def write_folder(folder, trained, source, expected, options):
   """Writes a folder that `predict_onnx.OnnxPredictor` reads.
 
   The float32 model is written first and compared with the session's
-  probabilities, so that what another type of weights changes is told apart
-  from what the graph does.
+  probabilities, to separate the effect of the weights' data type from that of
+  the graph.
 
   Args:
     folder: str, empty.
@@ -103,13 +103,13 @@ def write_folder(folder, trained, source, expected, options):
 
   Returns:
     (float, dict or None): the largest difference of the float32 model's
-    probabilities from the session's; what the type of weights changes, see
+    probabilities from the session's; the effect of the data type, see
     `dtype_change.measure`.
 
   Raises:
-    ValueError: a package or the examples to measure on are missing, or F1
-      falls by more than is allowed.
-    RuntimeError: the model does not give the session's probabilities.
+    ValueError: a package or the examples to measure on are missing, or F1 drops
+      by more than allowed.
+    RuntimeError: the model does not reproduce the session's probabilities.
   """
   import_packages()
   from multilabel.export import onnx_graph  # pylint: disable=g-import-not-at-top
@@ -149,14 +149,14 @@ def write_folder(folder, trained, source, expected, options):
 def _save(model, folder):
   """model.onnx, and its weights beside it, where a runtime maps them."""
   onnx, _ = import_packages()
-  # onnx appends to a file that is there.
+  # onnx appends to an existing file.
   data = os.path.join(folder, onnx_folder.DATA_FILE)
   if os.path.exists(data):
     os.remove(data)
   path = os.path.join(folder, onnx_folder.MODEL_FILE)
   onnx.save_model(model, path, save_as_external_data=True,
                   location=onnx_folder.DATA_FILE, size_threshold=_SMALL_BYTES)
-  # onnx lets nobody else read it; a server may be somebody else.
+  # onnx makes it private; a server may run as another user.
   if os.path.exists(data):
     shutil.copymode(path, data)
 

@@ -3,14 +3,14 @@
 
 Legend: B texts, S tokens, W hidden_size, N heads, H = W / N, L labels.
 
-The graph is what an optimiser would have to find in a converted one: bias and
-product are one Gemm, query, key and value are one matrix, LayerNormalization
-and Gelu are single operators, and the last layer is computed for the first
-token alone where the pooling reads no other. On CPU it takes a little less
-time in batches than a converted graph that onnxruntime has optimised. Its
-fused operators were tried and left out: its SkipLayerNormalization takes
-seven times as long as Add and LayerNormalization, its BiasGelu a third longer
-than Gelu.
+The graph has the form that an optimizer would have to find in a converted one:
+bias and product are one Gemm, query, key and value are one matrix,
+LayerNormalization and Gelu are single operators, and the last layer is computed
+for the first token alone if the pooling uses no other. On CPU it takes slightly
+less time for batches than a converted graph that onnxruntime has optimized. Its
+fused operators were tried and left out: its SkipLayerNormalization takes seven
+times as long as Add and LayerNormalization, its BiasGelu a third longer than
+Gelu.
 
 Everything is standard ONNX of opset 20, except for int8: those products are
 onnxruntime's DynamicQuantizeMatMul.
@@ -33,9 +33,9 @@ WEIGHTS_DTYPES = ("float32", "float16", "int8")
 
 _ACTIVATIONS = {"relu": "Relu", "tanh": "Tanh"}
 
-# Weights are from -63 to 63. With 127, CPUs without VNNI (AVX2, early
-# AVX-512) saturate where they add two products of 8 bits in 16, and give
-# other probabilities than the rest.
+# Weights are from -63 to 63. With 127, CPUs without VNNI (AVX2, early AVX-512)
+# saturate when they add two 8-bit products in 16 bits, and would give different
+# probabilities.
 _INT8_LIMIT = 63
 
 
@@ -47,13 +47,12 @@ def build(weights, config, pooling, weights_dtype="float32",
     weights: dict, name of a TensorFlow variable to float32 array.
     config: `modeling.BertConfig`.
     pooling: str, one of `POOLINGS` of the head.
-    weights_dtype: one of `WEIGHTS_DTYPES`. float16 is what is stored, and
-      becomes float32 when a runtime loads it. int8: each column of a dense
-      layer's matrix, and each row of the word embeddings, has a scale of its
-      own, and so has each token of the activations, which are rounded to 8
-      bits in each run.
+    weights_dtype: one of `WEIGHTS_DTYPES`. float16 weights become float32 when
+      a runtime loads them. int8: each column of a dense layer's matrix, and
+      each row of the word embeddings, has its own scale, and so has each token
+      of the activations, which are rounded to 8 bits in each run.
     calibration: `calibration.Calibration` of the probabilities, or None.
-    outputs: those of `OUTPUTS` that the graph gives.
+    outputs: those of `OUTPUTS` that the graph has.
 
   Returns:
     `onnx.ModelProto` with the inputs `INPUTS`, int32 `[B, S]`, and `outputs`,
@@ -152,9 +151,9 @@ class _Graph(object):
   def _unit_rows(self, x, name):
     """(`x` with each row divided by its largest number, those numbers).
 
-    A run has one scale for all of its activations. [CLS] and [SEP] have
-    numbers ten times those of words, which would be left 4 or 5 bits, and
-    what a text gets would depend on those beside it.
+    Otherwise a run would have one scale for all of its activations. [CLS] and
+    [SEP] have values ten times those of words, which would be left with 4 or 5
+    bits, and the result for a text would depend on the others in its batch.
     """
     top = self.node("Abs", [x], name + "/abs")
     top = self.node("ReduceMax", [top, self.ints(-1)], name + "/top",
@@ -165,7 +164,7 @@ class _Graph(object):
 
 
 def quantize(matrix, axis, limit):
-  """Rounds a matrix to whole numbers, symmetrically around 0.
+  """Rounds a matrix to integers, symmetrically around 0.
 
   Args:
     matrix: float32 `[K, M]`.
@@ -259,7 +258,7 @@ class _Bert(object):
     """(what the heads found, `x`), for the first tokens alone if asked."""
     graph, weights = self._graph, self._graph.weights
     size = self._width // self._heads
-    # The query comes divided by sqrt(H), so that the scores need not be.
+    # The query is already divided by sqrt(H), so the scores need not be.
     scales = {"query": 1 / math.sqrt(size), "key": 1.0, "value": 1.0}
     kernels = {part: weights[scope + part + "/kernel"] * np.float32(scale)
                for part, scale in scales.items()}
@@ -345,7 +344,7 @@ class _Bert(object):
                       epsilon=self._config.layer_norm_eps)
 
   def _activation(self, x):
-    """What `hidden_act` of the configuration names."""
+    """The activation that `hidden_act` names."""
     name = (self._config.hidden_act or "linear").lower()
     if name == "linear":
       return x

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder that an export makes for itself: whole, or not there.
+"""A folder that an export creates: complete, or not there.
 
-It is made beside, hidden, and renamed when it is done. A folder that holds
-anything is never replaced.
+It is written to a hidden folder beside it and renamed when done. A folder that
+is not empty is never replaced.
 """
 
 import os
@@ -14,14 +14,14 @@ from multilabel.export import export_folder
 def check(folder):
   """Raises ValueError if an export cannot become `folder`."""
   if os.path.isdir(folder) and os.listdir(folder):
-    raise ValueError("export_dir %s is there already and holds files, which "
-                     "are not overwritten; name another one." % folder)
+    raise ValueError("export_dir %s already exists and has files, which are "
+                     "not overwritten; name another one." % folder)
   if os.path.lexists(folder) and not os.path.isdir(folder):
-    raise ValueError("export_dir %s is no directory." % folder)
+    raise ValueError("export_dir %s is not a directory." % folder)
   unwritable = atomic_files.unwritable_folder(_parent(folder))
   if unwritable:
-    raise ValueError("export_dir %s: %s is no directory that can be written "
-                     "to." % (folder, unwritable))
+    raise ValueError(
+        "export_dir %s: %s is not a writable directory." % (folder, unwritable))
 
 
 def _parent(folder):
@@ -29,7 +29,7 @@ def _parent(folder):
 
 
 def make(folder, write):
-  """Has `write` fill a hidden folder, which then becomes `folder`.
+  """Lets `write` fill a hidden folder, which then becomes `folder`.
 
   Args:
     folder: str, missing or empty.
@@ -39,7 +39,7 @@ def make(folder, write):
     What `write` returned.
 
   Raises:
-    ValueError: something has come into `folder` meanwhile.
+    ValueError: something was written into `folder` meanwhile.
   """
   parent = _parent(folder)
   os.makedirs(parent, exist_ok=True)

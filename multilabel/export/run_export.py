@@ -3,10 +3,11 @@
 
   python -m serving.run_export EXPORT/1 < requests.jsonl
 
-reads a request body a line and writes the answer's body a line, in the form of
-the published REST API: `instances` (row) or `inputs` (columnar), optionally
-`signature_name`; bytes as {"b64": ...}. The export is loaded as Serving loads
-it, into a session by its tag, with nothing of the program that made it.
+reads one request body per line and writes one response body per line, in the
+format of the published REST API: `instances` (row) or `inputs` (columnar),
+optionally `signature_name`; bytes as {"b64": ...}. The export is loaded as
+Serving loads it, into a session by its tag, with nothing of the program that
+made it.
 """
 
 import base64
@@ -27,7 +28,7 @@ class Export(object):
     """Loads `path`, the folder of saved_model.pb.
 
     Raises:
-      ValueError: a file is not the one that was exported.
+      ValueError: a file differs from the exported one.
     """
     export_manifest.check(path)
     with open(os.path.join(path, "saved_model.pb"), "rb") as reader:
@@ -44,14 +45,14 @@ class Export(object):
 
     Args:
       signature_name: str.
-      inputs: dict from input name to what numpy makes an array of.
+      inputs: dict from input name to anything that numpy converts to an array.
 
     Returns:
       dict from output name to numpy array.
 
     Raises:
       ValueError: no such signature, or not exactly its inputs.
-      tf.errors.OpError: the graph refuses the values.
+      tf.errors.OpError: the graph rejects the values.
     """
     if signature_name not in self.signatures:
       raise ValueError('Serving signature key "%s" not found.' %
@@ -74,7 +75,7 @@ class Export(object):
     names = sorted(self.signatures[signature_name].inputs
                    if signature_name in self.signatures else [])
     if ("instances" in request) == ("inputs" in request):
-      raise ValueError("a request has either instances or inputs.")
+      raise ValueError("a request must have either instances or inputs.")
     rows = "instances" in request
     inputs = _decode(request["instances" if rows else "inputs"])
     if rows:
@@ -92,7 +93,7 @@ class Export(object):
 
 
 def _columns(instances, names):
-  """Rows to columns; a row that is no object is the only input's value."""
+  """Rows to columns; a row that is not an object is the only input's value."""
   if instances and not isinstance(instances[0], dict):
     return {name: instances for name in names[:1]}
   return {name: [row[name] for row in instances]
@@ -100,7 +101,7 @@ def _columns(instances, names):
 
 
 def _unnamed(outputs):
-  """A single output stands without its name."""
+  """A single output has no name."""
   return outputs if len(outputs) > 1 else next(iter(outputs.values()))
 
 
@@ -122,7 +123,7 @@ def _texts(value):
 
 
 def main(path):
-  """Answers the lines of standard input."""
+  """Processes the lines of standard input."""
   export = Export(path)
   for line in sys.stdin.buffer:
     try:

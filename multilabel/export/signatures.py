@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The signatures of an export: what a request gives, what it gets.
+"""The signatures of an export: their inputs and outputs.
 
   serving_default  input_ids, input_mask, segment_ids -> probabilities
   ids_only         input_ids -> probabilities
@@ -10,13 +10,13 @@
                    has no thresholds
   text             strings -> as predict_labels (with a `GraphTokenizer`)
 
-Each is the model of `head.create_model` over inputs of its own;
-all share one set of weights. Every output has the batch as first dimension: a
-row of ids, or in `text` a text, of however many windows.
+Each is the model of `head.create_model` with separate inputs; all share one set
+of weights. Every output has the batch as first dimension: a row of ids, or in
+`text` a text, whatever its number of windows.
 
 TensorFlow Serving, when it puts requests of different lengths into one batch,
 pads each tensor at its end with the tensor's *first value*: ids with [CLS], the
-mask with 1. So a run of [CLS] at the end of a row is no part of the text here.
+mask with 1. So a run of [CLS] at the end of a row is not part of the text here.
 """
 
 import collections
@@ -36,10 +36,10 @@ TEXT = "text"
 
 FEATURES = ("input_ids", "input_mask", "segment_ids")
 
-# Windows that run together: a long text must not need the memory of all.
+# Windows per run: a long text must not need memory for all of them.
 _WINDOWS_AT_ONCE = 32
 
-# A graph is one protocol buffer, which ends at 2 GB.
+# A graph is one protocol buffer, limited to 2 GB.
 _MAX_CONSTANTS = (1 << 31) - (64 << 20)
 
 
@@ -47,7 +47,7 @@ class Weights(object):
   """Where `tf.get_variable` gets its values: variables, or constants."""
 
   def __init__(self, checkpoint=None):
-    """Weights are constants from `checkpoint`; None: they stay variables.
+    """Weights are constants from `checkpoint`; None: they are variables.
 
     Raises:
       ValueError: the constants would not fit into a graph.
@@ -64,7 +64,7 @@ class Weights(object):
         custom_getter=self._constant if self._reader else None)
 
   def _constant(self, getter, name, **unused_kwargs):
-    """Stands in for `getter`, which would make a variable."""
+    """Replaces `getter`, which would make a variable."""
     del getter
     if name not in self._constants:
       value = self._reader.get_tensor(name)
@@ -72,8 +72,8 @@ class Weights(object):
           4 * tensor.shape.num_elements()
           for tensor in self._constants.values())
       if size > _MAX_CONSTANTS:
-        raise ValueError("weights of more than 2 GB cannot be constants; "
-                         "leave out --frozen and --onnx.")
+        raise ValueError("weights larger than 2 GB cannot be constants; leave "
+                         "out --frozen and --onnx.")
       with tf.control_dependencies(None), tf.name_scope(None):
         self._constants[name] = tf.constant(value, name=name)
     return self._constants[name]
@@ -147,7 +147,7 @@ class SignatureBuilder(object):
         tf.identity(probabilities, "probabilities")))
 
   def _rounded(self, *tensors):
-    """Pads to a length that the predictor takes: then both round alike."""
+    """Pads to a length that the predictor uses, so that both round the same."""
     longest = self._config.max_position_embeddings
     table = tf.constant([0] + [feature_rows.round_up(length, longest)
                                for length in range(1, longest + 1)])
@@ -205,7 +205,7 @@ class SignatureBuilder(object):
     return [label.encode("utf-8") for label in self._labels]
 
   def _checked_probabilities(self, input_ids, input_mask, segment_ids):
-    """The model behind checks of what a client sent, any int type."""
+    """The model, after checks of the client's inputs, of any int type."""
     config = self._config
     shape = tf.shape(input_ids)
     checks = [

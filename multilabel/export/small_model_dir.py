@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A trained directory to be handed over: weights, and what predicts with them.
+"""A trained directory for distribution: weights, and what prediction needs.
 
-Of the checkpoint the model's variables are kept, without optimizer state, in
-float32 or float16; of the rest what `SessionPredictor` reads.
+From the checkpoint, the model's variables are kept in float32 or float16,
+without optimizer state; from the rest, what `SessionPredictor` reads.
 """
 
 import os
@@ -17,7 +17,7 @@ from multilabel.storage import checkpoint_files
 from multilabel.storage import model_settings
 from multilabel.storage import trained_model
 
-# Largest difference of a probability from that of the whole directory.
+# Largest difference of a probability from that of the full directory.
 _TOLERANCE = 1e-6
 
 
@@ -51,11 +51,11 @@ def write(folder, trained, checkpoint, weights_dtype):
 
 
 def compare(predictor, expected, weights_dtype):
-  """Compares what a predictor of the new directory says.
+  """Compares the probabilities of the new directory.
 
   Args:
     predictor: `Predictor`.
-    expected: `export_check.Expected` of the whole directory.
+    expected: `export_check.Expected` of the full directory.
     weights_dtype: str.
 
   Returns:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`tf_serving_warmup_requests`: requests a server runs before it takes others.
+"""`tf_serving_warmup_requests`: requests a server runs before all others.
 
 A TFRecord file of `PredictionLog` messages. Their definitions come with
-tensorflow-serving-api; to do without it they are written, and read back, field
-by field in protobuf's wire format. The numbers are those of prediction_log,
+tensorflow-serving-api; to avoid that dependency, they are written and read
+field by field in protobuf's wire format. The numbers come from prediction_log,
 predict, classification, model and input.proto of `tensorflow_serving/apis`:
 
   PredictionLog { ClassifyLog classify_log = 2; PredictLog predict_log = 6; }
@@ -22,7 +22,7 @@ import tensorflow.compat.v1 as tf
 
 FILE_NAME = "tf_serving_warmup_requests"
 FOLDER = "assets.extra"
-# A server refuses a file with more.
+# A server rejects a file with more.
 MAX_RECORDS = 1000
 
 # TensorFlow has no public name for it.
@@ -80,14 +80,15 @@ def read(path):
     request has the one input "inputs".
 
   Raises:
-    ValueError: the file is broken, or holds another kind of request.
+    ValueError: the file is broken, or contains another kind of request.
   """
   requests = []
   try:
     for record in tf.io.tf_record_iterator(path):
       requests.append(_parse(record))
   except (tf.errors.OpError, ValueError, KeyError, TypeError) as error:
-    raise ValueError("%s: record %d is no predict or classify request: %s" % (
+    raise ValueError(
+        "%s: record %d is not a predict or classify request: %s" % (
         path, len(requests), " ".join(str(error).split())[:200]))
   return requests
 
@@ -103,7 +104,7 @@ def _parse(record):
     examples = [value for _, value in _fields(example_list)]
     return signature_name, {"inputs": np.array(examples, object)}
   if kind != _PREDICT_LOG:
-    raise ValueError("it is of log type %d." % kind)
+    raise ValueError("its log type is %d." % kind)
   inputs = {}
   for number, value in fields:
     if number == 2:
@@ -141,10 +142,10 @@ def _fields(data):
       elif wire_type in _FIXED_SIZES:
         size = _FIXED_SIZES[wire_type]
       else:
-        raise ValueError("wire type %d is not of proto3." % wire_type)
+        raise ValueError("wire type %d is not valid in proto3." % wire_type)
       value = data[position:position + size]
       if len(value) != size:
-        raise ValueError("a field is cut off.")
+        raise ValueError("a field is truncated.")
       position += size
     fields.append((number, value))
   return fields
@@ -154,7 +155,7 @@ def _read_varint(data, position):
   value = shift = 0
   while True:
     if position >= len(data) or shift > 63:
-      raise ValueError("a number is cut off.")
+      raise ValueError("a number is truncated.")
     value |= (data[position] & 0x7F) << shift
     shift += 7
     position += 1

@@ -6,14 +6,14 @@ import tensorflow.compat.v1 as tf
 
 
 # Keys of a part's batch, beside those of `feature_rows.make_batch`: its share
-# of the update's examples, whether it is the last, and what stands for the step
-# in the key of dropout masks. The last is data, not computed in the graph: an
-# op more before the model would draw other initial weights.
+# of the update's examples, whether it is the last, and what replaces the step
+# in the key of the dropout masks. The last is data, not computed in the graph:
+# one more op before the model would change the initial weights.
 SHARE, IS_LAST, DROPOUT_STEP = "share", "is_last_part", "dropout_step"
 
 
-# Above these bits of the step stands the part's number, from 0, and above those
-# the device's, see `mirrored`.
+# Above these bits of the step is the part's number, from 0, and above those the
+# device's, see `mirrored`.
 _STEP_BITS = 31
 
 
@@ -28,7 +28,7 @@ def split(numbers, part_size, step):
   Returns:
     list of (numbers of a part, dict of the numpy scalars `SHARE` (float32),
     `IS_LAST` (bool) and `DROPOUT_STEP` (int64, of the first part `step`));
-    together each example once.
+    together they have each example once.
   """
   parts = [numbers[start:start + part_size]
            for start in range(0, len(numbers), part_size)]

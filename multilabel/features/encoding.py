@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From examples to features: ids, windows of long texts, label numbers.
 
-A text becomes ids in this file and nowhere else, for training, prediction,
-export and the server alike. Needs no TensorFlow.
+This is the only place where texts become ids, for training, prediction, export
+and the server. Needs no TensorFlow.
 """
 
 import array
@@ -30,9 +30,9 @@ DataScan = collections.namedtuple(
                  "num_without", "unlabelled", "num_placeholders", "texts"],
     defaults=[0, (), 0, ()])
 
-# What becomes of a text that is longer than max_seq_length: one of
-# LONG_TEXT_FORMS; tokens from the start of a window to the start of the next;
-# how the windows' logits become the text's, one of WINDOW_POOLINGS.
+# How a text longer than max_seq_length is treated: one of LONG_TEXT_FORMS;
+# tokens from the start of a window to the start of the next; how the windows'
+# logits become the text's, one of WINDOW_POOLINGS.
 LongText = collections.namedtuple("LongText", ["form", "stride", "pooling"])
 TRUNCATE_HEAD = LongText("truncate_head", 0, "max")
 
@@ -42,7 +42,7 @@ def make_long_text(form, stride, pooling, max_seq_length):
 
   Args:
     form: str, one of `LONG_TEXT_FORMS`.
-    stride: int or None; None: half of what fits into a window.
+    stride: int or None; None: half of what fits in a window.
     pooling: str, one of `WINDOW_POOLINGS`.
     max_seq_length: int.
 
@@ -50,8 +50,8 @@ def make_long_text(form, stride, pooling, max_seq_length):
     `LongText`; its stride is 0 for all forms but "windows".
 
   Raises:
-    ValueError: a value that is not one of these, or a stride that would leave
-      tokens out between two windows.
+    ValueError: an unknown value, or a stride that would skip tokens between two
+      windows.
   """
   if form not in LONG_TEXT_FORMS:
     raise ValueError("long_text is %s; it must be one of %s." % (
@@ -66,9 +66,9 @@ def make_long_text(form, stride, pooling, max_seq_length):
     stride = max(1, fits // 2)
   if not 1 <= stride <= fits:
     raise ValueError(
-        "stride is %d; it must be from 1 to %d, the tokens that a window of "
-        "max_seq_length %d holds beside [CLS] and [SEP], or tokens between two "
-        "windows would not be read." % (stride, fits, max_seq_length))
+        "stride is %d; it must be from 1 to %d, the tokens in a window of "
+        "max_seq_length %d without [CLS] and [SEP]; otherwise tokens between "
+        "windows would be skipped." % (stride, fits, max_seq_length))
   return LongText(form, stride, pooling)
 
 
@@ -85,7 +85,7 @@ class InputFeatures(object):
 
 
 class PaddingInputExample(object):
-  """Stands where a batch of fixed size has no example left."""
+  """Fills up a batch of fixed size."""
 
 
 def encode_text(tokenizer, text_a, text_b, max_seq_length):
@@ -95,15 +95,15 @@ def encode_text(tokenizer, text_a, text_b, max_seq_length):
     tokenizer: `tokenization.FullTokenizer`.
     text_a: str.
     text_b: str or None.
-    max_seq_length: int, most ids; a single text is cut at its end, of a pair
-      the longer one loses its last ids until both fit.
+    max_seq_length: int, maximum number of ids; a single text is cut at its end;
+      in a pair, the longer one loses its last ids until both fit.
 
   Returns:
     (input_ids, segment_ids, truncated): two lists of int of the same length,
     and whether anything was cut.
   """
   vocab = tokenizer.vocab
-  # One id more than fits tells a cut text from one that just fits.
+  # One extra id shows whether the text was cut.
   tokens_a = tokenizer.encode(text_a, max_seq_length + 1)
   if text_b is None:
     truncated = len(tokens_a) > max_seq_length - 2
@@ -121,7 +121,7 @@ def encode_text(tokenizer, text_a, text_b, max_seq_length):
 
 def encode_windows(tokenizer, text_a, text_b, max_seq_length,
                    long_text=TRUNCATE_HEAD):
-  """Turns a text into the rows of ids that the model reads for it.
+  """Turns a text into the rows of ids that the model reads.
 
   A text that fits is one row whatever the form. A pair is always one row: the
   longer text loses its last ids, as in the original.
@@ -130,13 +130,14 @@ def encode_windows(tokenizer, text_a, text_b, max_seq_length,
     tokenizer: `tokenization.FullTokenizer`.
     text_a: str.
     text_b: str or None.
-    max_seq_length: int, most ids of a row, `[CLS]` and `[SEP]` included.
+    max_seq_length: int, maximum number of ids of a row, `[CLS]` and `[SEP]`
+      included.
     long_text: `LongText`. Windows begin every `stride` tokens; the last one
       ends with the text, so that it is as long as the others.
 
   Returns:
     (windows, truncated): list of (input_ids, segment_ids), lists of int, and
-    whether any token is in none of them.
+    whether any token was dropped.
   """
   if text_b is not None or long_text.form == "truncate_head":
     input_ids, segment_ids, truncated = encode_text(
@@ -161,13 +162,13 @@ def encode_windows(tokenizer, text_a, text_b, max_seq_length,
 
 
 def pool_windows(logits, first_windows, pooling):
-  """Makes the logits of texts from those of their windows.
+  """Pools the logits of windows into those of texts.
 
   Args:
     logits: float32 `[num_windows, num_labels]`, the windows of a text side by
       side.
     first_windows: int `[num_texts]`, ascending: the first window of each text.
-    pooling: "max": a label holds where any window has it; or "mean".
+    pooling: "max": a text has a label if any window has it; or "mean".
 
   Returns:
     float32 `[num_texts, num_labels]`.
@@ -182,7 +183,7 @@ def pool_windows(logits, first_windows, pooling):
 
 
 def _truncate_seq_pair(tokens_a, tokens_b, max_length):
-  """Cuts two lists in place to `max_length` together, the longer one first."""
+  """Truncates two lists in place to `max_length` in total, the longer first."""
   while len(tokens_a) + len(tokens_b) > max_length:
     (tokens_a if len(tokens_a) > len(tokens_b) else tokens_b).pop()
 
@@ -216,14 +217,14 @@ def convert_single_example(ex_index, example, label_list, max_seq_length,
 
 def convert_examples_to_features(examples, label_list, max_seq_length,
                                  tokenizer):
-  """`convert_single_example` of each; a list, so for small data only."""
+  """`convert_single_example` of each; a list, so only for small data."""
   return [convert_single_example(index, example, label_list, max_seq_length,
                                  tokenizer)
           for index, example in enumerate(examples)]
 
 
 def label_ids(example, label_map):
-  """Sorted numbers of an example's labels; none where it is not labelled."""
+  """Sorted indices of an example's labels; empty if it is not labelled."""
   labels = base.example_labels(example)
   if not labels or label_checks.is_placeholder(labels, label_map):
     return []
@@ -232,7 +233,7 @@ def label_ids(example, label_map):
 
 def scan_examples(examples, label_list, require_labels, part="the data",
                   data_dir=None, takes_placeholders=False):
-  """Reads examples once, to check them before any work and to know them again.
+  """Reads examples once, to check them before any work and to fingerprint them.
 
   Args:
     examples: iterable of `InputExample`.
@@ -240,17 +241,17 @@ def scan_examples(examples, label_list, require_labels, part="the data",
     require_labels: bool, whether an example without labels is an error.
     part: str, what the examples are called in messages, such as `dev`.
     data_dir: str, the folder they are from, for messages.
-    takes_placeholders: bool, whether a label 0 that is none, as processors for
-      google-research/bert give a test set, says that there is none.
+    takes_placeholders: bool, whether a placeholder label 0, as processors for
+      google-research/bert give a test set, means that there is no label.
 
   Returns:
     `DataScan(num_examples, num_pairs, label_counts, digest, num_without,
-    unlabelled, num_placeholders, texts)`: examples, those of two texts, numpy
-    int64 `[num_labels]` examples a label is on, a hex digest of all texts and
-    labels in their order, examples whose labels are none, numpy int64 numbers
-    of the examples that nobody labelled, those of them with a placeholder, and
-    numpy uint64 `[num_examples, 2]`, a hash of the text and one of the text
-    with its labels.
+    unlabelled, num_placeholders,
+    texts)`: examples, those of two texts, numpy int64 `[num_labels]` examples a
+    label is on, a hex digest of all texts and labels in their order, examples
+    without labels, numpy int64 numbers of the examples that nobody labelled,
+    those of them with a placeholder, and numpy uint64 `[num_examples, 2]`, a
+    hash of the text and one of the text with its labels.
 
   Raises:
     ValueError: an example is broken, or has a label that is not in the list.
@@ -304,7 +305,7 @@ def _hash(texts):
 
 def features_fingerprint(scan, label_list, vocab_file, do_lower_case,
                          max_seq_length, long_text=TRUNCATE_HEAD):
-  """Hex digest of all that the features depend on, this program's code too."""
+  """Hex digest of all that the features depend on, including this code."""
   parts = [scan.digest, atomic_files.file_sha256(vocab_file),
            repr(do_lower_case), repr(max_seq_length),
            long_text.form, repr(long_text.stride),

@@ -1,33 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of ids for the model: checked where others made them, and padded."""
+"""Rows of ids for the model: checked if they come from a caller, and padded."""
 
 import numpy as np
 
 from multilabel.features import encoding
 
 
-# A batch's length is rounded up to one of so many between n and 2 n: there are
-# few shapes for which memory and kernels are kept, and little is padding.
+# A batch's length is rounded up to one of this many values between n and 2 n:
+# few shapes for which memory and kernels are kept, and little padding.
 LENGTHS_A_DOUBLING = 8
 
-# What a run costs whatever is in it, in tokens that could be computed in its
-# time: 20 to 30 for MiniLM (6 layers of width 384) on two cores.
+# Fixed cost of a run, in tokens that could be computed in that time: 20 to 30
+# for MiniLM (6 layers of width 384) on two cores.
 RUN_COST = 24
 
 
 def round_up(length, max_length):
-  """The length that a batch gets whose longest row has `length` ids."""
+  """The length of a batch whose longest row has `length` ids."""
   step = max((1 << length.bit_length() - 1) // LENGTHS_A_DOUBLING, 1)
   return max(length, min(-(-length // step) * step, max_length))
 
 
 def cut_batches(lengths, batch_size, max_length):
-  """Cuts rows into batches so that padding and runs cost least together.
+  """Splits rows into batches that minimize the total cost of padding and runs.
 
   Args:
     lengths: list of int, ids of each row.
-    batch_size: int, most rows of a batch.
-    max_length: int, what no length is rounded beyond.
+    batch_size: int, maximum number of rows of a batch.
+    max_length: int, the limit of rounding up.
 
   Returns:
     list of int arrays, the numbers of the rows of each batch, longest first.
@@ -60,7 +60,7 @@ def pad_batch(rows, max_length):
 
   Args:
     rows: list of `InputFeatures` without padding.
-    max_length: int, what no length is rounded beyond.
+    max_length: int, the limit of rounding up.
 
   Returns:
     dict of int32 arrays `[batch, length]`: `input_ids`, `input_mask`,
@@ -78,10 +78,10 @@ def pad_batch(rows, max_length):
 
 
 def check_features(features, bert_config):
-  """Checks rows of ids that somebody else made, and drops their padding.
+  """Checks rows of ids from a caller, and drops their padding.
 
   Args:
-    features: list of `InputFeatures`, or of what has its `input_ids`,
+    features: list of `InputFeatures`, or of objects with `input_ids`,
       `input_mask` (1: a token, 0: padding) and `segment_ids`.
     bert_config: `modeling.BertConfig`.
 
@@ -89,7 +89,7 @@ def check_features(features, bert_config):
     list, one per row, of lists of one `InputFeatures`.
 
   Raises:
-    ValueError: a row that the model cannot read; names its number from 0.
+    ValueError: an invalid row; names its number, from 0.
   """
   limits = (("input_ids", bert_config.vocab_size), ("input_mask", 2),
             ("segment_ids", bert_config.type_vocab_size))
@@ -100,10 +100,10 @@ def check_features(features, bert_config):
     lengths = [len(column) for column in columns]
     if len(set(lengths)) > 1:
       raise ValueError("row %d has %d input_ids, %d input_mask and %d "
-                       "segment_ids; they must be equally many." % tuple(
+                       "segment_ids; the numbers must be equal." % tuple(
                            [number] + lengths))
     if lengths[0] > bert_config.max_position_embeddings:
-      raise ValueError("row %d has %d input_ids; the model reads at most %d." %
+      raise ValueError("row %d has %d input_ids; the model takes at most %d." %
                        (number, lengths[0],
                         bert_config.max_position_embeddings))
     tokens = np.flatnonzero(columns[1])
@@ -122,7 +122,7 @@ def _whole_numbers(number, name, values, limit):
   except ValueError:  # rows of several lengths
     array = np.zeros([0, 0])
   if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-    raise ValueError("row %d: %s is not a list of whole numbers." % (
+    raise ValueError("row %d: %s is not a list of integers." % (
         number, name))
   if array.size and not 0 <= array.min() <= array.max() < limit:
     raise ValueError("row %d: %s has %d; it must be from 0 to %d." % (
@@ -141,7 +141,7 @@ def make_batch(features, num_labels=None):
     dict of numpy arrays: `input_ids`, `input_mask`, `segment_ids` int32
     `[batch, longest]`, which is what the model takes; with `num_labels`,
     `label_ids` float32 `[batch, num_labels]`, 1 where a label holds, and
-    `is_real_example` int32 `[batch]`, 0 for rows that only fill a batch up.
+    `is_real_example` int32 `[batch]`, 0 for rows that only fill up a batch.
   """
   shape = [len(features), max(len(row.input_ids) for row in features)]
   batch = {key: np.zeros(shape, np.int32)
@@ -161,7 +161,7 @@ def make_batch(features, num_labels=None):
 
 
 def batches_by_length(lengths, batch_size):
-  """Cuts examples into batches of similar length, the longest first.
+  """Splits examples into batches of similar length, the longest first.
 
   Args:
     lengths: int `[n]`.

@@ -17,11 +17,12 @@ from multilabel.features.encoding import InputFeatures
 from multilabel.features.record_shards import open_records
 
 
-# Batches of one window are sorted by length; more sorts better and shuffles
-# less. In prediction a window is also what is held in memory at a time.
+# Batches in a window are sorted by length; a larger window sorts better and
+# shuffles less. In prediction, a window is also what is held in memory at a
+# time.
 TRAIN_WINDOW_BATCHES = 50
 PREDICT_WINDOW = 4096
-# The same where texts have very many labels: cells, of some arrays of floats.
+# Likewise for many labels: cells, for a few arrays of floats.
 PREDICT_WINDOW_CELLS = 1 << 25
 
 # Some texts of a record file: number of the first, how many they are, the row
@@ -38,11 +39,11 @@ def read_batch(records, numbers, num_labels):
 
 
 def epoch_batches(lengths, batch_size, seed, epoch):
-  """The batches of an epoch: a function of the arguments alone.
+  """The batches of an epoch: a pure function of the arguments.
 
   The examples are shuffled, sorted by length within windows of
   `TRAIN_WINDOW_BATCHES` batches, and the batches shuffled again, so a batch
-  holds texts of like length but no epoch repeats another's batches.
+  holds texts of similar length but no epoch repeats another's batches.
 
   Args:
     lengths: int `[n]`.
@@ -51,12 +52,13 @@ def epoch_batches(lengths, batch_size, seed, epoch):
     epoch: int, from 0.
 
   Returns:
-    list of int arrays; every example is in one of them, one may be smaller.
+    list of int arrays; every example is in exactly one of them, one may be
+    smaller.
   """
   lengths = np.asarray(lengths, np.int64)
   random = np.random.RandomState([seed, epoch])
   order = random.permutation(len(lengths))
-  # Sorted as one window, few examples would be the same batches every epoch.
+  # With a single window, few examples would form the same batches every epoch.
   half = -(-len(lengths) // (2 * batch_size))
   window = batch_size * min(TRAIN_WINDOW_BATCHES, max(half, 1))
   batches = []
@@ -71,13 +73,13 @@ def train_batches(records, batch_size, seed, first_step, num_steps,
                   num_labels, drop_remainder=False, num_parts=1):
   """Yields the batches (see `make_batch`) of steps first_step..num_steps-1.
 
-  With `num_parts` above 1 each in parts of `batch_size / num_parts` examples,
-  that hold what `batch_parts.split` says beside.
+  With `num_parts` above 1, each in parts of `batch_size / num_parts` examples,
+  with the additional keys of `batch_parts.split`.
   """
   full, rest = divmod(len(records), batch_size)
   per_epoch = full + (rest > 0 and not drop_remainder)
   if not per_epoch:
-    raise ValueError("%d examples make no batch of %d." % (
+    raise ValueError("%d examples do not fill a batch of %d." % (
         len(records), batch_size))
   epoch, skip = divmod(first_step, per_epoch)
   step = first_step
@@ -100,14 +102,14 @@ def predict_windows(records, batch_size, num_labels=None,
                     window=PREDICT_WINDOW, num_outputs=1):
   """Yields the texts of a record file as `TextWindow`s of `window` texts.
 
-  They are fewer where each has so many outputs (`num_outputs`) that a window
-  would have more than `PREDICT_WINDOW_CELLS`.
+  They are fewer if each has so many outputs (`num_outputs`) that a window would
+  exceed `PREDICT_WINDOW_CELLS`.
 
-  Inside one, batches of rows go by length, the longest first; a text's own
-  windows are rows side by side.
+  Within a window, batches are ordered by length, the longest first; the windows
+  of a text are adjacent rows.
   """
   window = max(1, min(window, PREDICT_WINDOW_CELLS // num_outputs))
-  # A text's first row, and where the last one ends.
+  # The first row of each text, and the end of the last one.
   bounds = np.searchsorted(records.texts, np.arange(records.num_texts + 1))
   for start in range(0, records.num_texts, window):
     stop = min(start + window, records.num_texts)
@@ -134,7 +136,7 @@ def file_based_input_fn_builder(input_file, seq_length, is_training,
   Args:
     input_file: str, of this program or of google-research/bert; or shards,
       see `record_shards.find_shards`.
-    seq_length: int; batches are no wider, and as narrow as their texts allow.
+    seq_length: int, maximum width; batches are as narrow as their texts allow.
     is_training: bool; True shuffles and repeats, False reads once in order.
     drop_remainder: bool, whether to leave out the last, smaller batch.
     num_labels: int; None gives no `label_ids`.
@@ -178,14 +180,14 @@ class _FeatureList(object):
 
 
 class RecordsWithout(object):
-  """A `RecordFile` without some of its texts; the others keep their order."""
+  """A `RecordFile` without some texts; the others keep their order."""
 
   def __init__(self, records, left_out):
     """Begins.
 
     Args:
       records: `RecordFile`, which stays open.
-      left_out: int `[n]`, numbers of the texts to leave out.
+      left_out: int `[n]`, indices of the texts to leave out.
     """
     is_kept = np.ones([records.num_texts], np.bool_)
     is_kept[left_out] = False
@@ -205,10 +207,10 @@ class RecordsWithout(object):
 
 def _input_fn(open_records, seq_length, is_training, drop_remainder,
               num_labels, seed, num_steps):
-  """The function that the two builders return."""
+  """The function that both builders return."""
 
   def generate(batch_size, first_step, num_parts):
-    """Yields batches, in training as many as steps are left."""
+    """Yields batches; in training, one per remaining step."""
     records = open_records()
     if is_training:
       batches = train_batches(
@@ -224,7 +226,7 @@ def _input_fn(open_records, seq_length, is_training, drop_remainder,
     for batch in batches:
       longest = batch["input_ids"].shape[1]
       if longest > seq_length:
-        raise ValueError("the records have texts of %d tokens, more than "
+        raise ValueError("the records have texts with %d tokens, more than "
                          "seq_length %d." % (longest, seq_length))
       yield batch
 

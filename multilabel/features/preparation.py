@@ -19,11 +19,11 @@ from processors import label_checks
 import tokenization
 
 
-# A share of [UNK] above this is warned about.
+# Fraction of [UNK] above which there is a warning.
 _MOST_UNKNOWN = 0.05
 
-# One of train, dev, test: a function to its examples, and what a first
-# reading of them said.
+# One of train, dev, test: a function that returns its examples, and the result
+# of the first scan.
 DataPart = collections.namedtuple("DataPart", ["name", "examples", "scan"])
 
 
@@ -44,8 +44,8 @@ def read_parts(processor, label_list, model, settings):
     if not scan.num_examples:
       raise ValueError("%s has no %s examples." % (settings.data_dir, name))
     if scan.num_pairs and model.max_seq_length < 4:
-      raise ValueError("--max_seq_length is %d; a pair of texts needs 4 or "
-                       "more." % model.max_seq_length)
+      raise ValueError("--max_seq_length is %d; pairs of texts need at least "
+                       "4." % model.max_seq_length)
     if is_scored:
       check_scored(name, scan, settings.data_dir)
     else:
@@ -55,18 +55,18 @@ def read_parts(processor, label_list, model, settings):
 
 
 def check_scored(name, scan, data_dir):
-  """Raises ValueError if a part has nothing that could be learnt or scored.
+  """Raises ValueError if a part has nothing to train on or to score.
 
   Args:
     name: "train", "dev" or "test".
     scan: `encoding.DataScan`.
     data_dir: str.
   """
-  what_else = ("give --do_predict instead of --do_test to predict it"
+  what_else = ("use --do_predict instead of --do_test to predict it"
                if name == "test" else "write the labels into its file")
   if len(scan.unlabelled) == scan.num_examples:
     raise ValueError(
-        "the %s set of %s is not labelled, so it cannot be scored: %s." % (
+        "the %s set of %s has no labels, so it cannot be scored: %s." % (
             name, data_dir, what_else))
   if not scan.label_counts.any():
     raise ValueError(
@@ -77,10 +77,10 @@ def check_scored(name, scan, data_dir):
 
 
 def _predicted_only(examples, scan, label_list):
-  """Takes labels off that nobody gave: a function to examples.
+  """Removes placeholder labels: a function to examples.
 
-  Where all texts have none, or all the one that fills the place of labels in
-  processors for google-research/bert, nobody labelled the test set.
+  If no text has labels, or all have the placeholder that processors for
+  google-research/bert use, the test set is not labelled.
   """
   counts = dict(zip(label_list, scan.label_counts))
   num_labelled = scan.num_examples - len(scan.unlabelled)
@@ -109,8 +109,8 @@ def write_features(parts, label_list, model, output_dir, num_workers=None):
     label_list: list of str.
     model: `run_setup.Model`.
     output_dir: str.
-    num_workers: int, processes to make features in; None: what the number of
-      examples is worth.
+    num_workers: int, processes that compute features; None: chosen by the
+      number of examples.
 
   Returns:
     {name: (path, `input_pipeline.FeatureStats`)}.
@@ -126,8 +126,8 @@ def write_features(parts, label_list, model, output_dir, num_workers=None):
     stats = (record_shards.read_shard_stats(shards, fingerprint) if shards else
              record_file.read_feature_stats(path, fingerprint))
     if shards and os.path.exists(path):
-      raise ValueError("%s stands beside its shards %s, ...; remove the one or "
-                       "the others." % (path, shards[0]))
+      raise ValueError("%s exists beside its shards %s, ...; remove either "
+                       "one." % (path, shards[0]))
     if stats:
       logging.info("Features of %s: found in %s", name, path)
     else:
@@ -137,7 +137,7 @@ def write_features(parts, label_list, model, output_dir, num_workers=None):
               part.scan.num_examples), model.long_text)
       logging.info("Features of %s: written to %s", name, path)
     logging.info(
-        "  %s texts; %s of them are longer than %d tokens and cut; %s empty",
+        "  %s texts; %s longer than %d tokens and truncated; %s empty",
         "{:,}".format(stats.num_examples), "{:,}".format(stats.num_truncated),
         model.max_seq_length, "{:,}".format(stats.num_empty))
     if model.long_text.form == "windows":
@@ -151,7 +151,7 @@ def write_features(parts, label_list, model, output_dir, num_workers=None):
 
 
 def _log_unknown(path, vocab):
-  """Says which share of a part's tokens the encoder does not know."""
+  """Says what fraction of a part's tokens is [UNK]."""
   with contextlib.closing(record_shards.open_records(path)) as records:
     unknown, tokens = vocabulary.count_unknown(records, vocab)
   share = unknown / max(1, tokens)
@@ -159,8 +159,9 @@ def _log_unknown(path, vocab):
                "{:,}".format(tokens))
   if share > _MOST_UNKNOWN:
     logging.warning(
-        "  more than %d%% of the tokens are [UNK], words that the vocabulary "
-        "has not: is it of the texts' language, and --do_lower_case right?",
+        "  more than %d%% of the tokens are [UNK], that is, not in the "
+        "vocabulary: does it match the language of the texts, and is "
+        "--do_lower_case right?",
         100 * _MOST_UNKNOWN)
 
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Features on disk: TFRecord files that are found again, or written whole.
+"""Features on disk: TFRecord files that are reused, or written atomically.
 
-Features are written without padding, a record a window of a text (most texts
-are one). A record file `train.tf_record` stands beside
+Features are written without padding, one record per window of a text (most
+texts have one). A record file `train.tf_record` is beside
 `train.tf_record.index.npy` (offset, length, text and CRC-32 of each record) and
 `train.tf_record.json` (fingerprint, counts, sha256), which is written last:
-without it the records are made anew.
+without it the records are rebuilt.
 """
 
 import array
@@ -39,7 +39,7 @@ MIN_EXAMPLES_FOR_WORKERS = 20000
 _CHUNK = 1000
 _BLOCK = 100  # texts whose records are written one after the other
 
-# Numbers below it are remembered as bytes: those of the largest vocabularies.
+# Encodings of numbers below this are cached; covers the largest vocabularies.
 _MAX_VARINT = 1 << 17
 
 _RECORD_HEADER = 12  # uint64 length, uint32 CRC of it
@@ -56,9 +56,9 @@ def file_based_convert_examples_to_features(
     fingerprint="", num_workers=1, long_text=encoding.TRUNCATE_HEAD):
   """Writes a TFRecord file of features, its index and its manifest.
 
-  Keys are the original's: `input_ids`, `input_mask`, `segment_ids`,
-  `label_ids` (indices), `is_real_example`; all int64, none padded. Examples
-  are read as they come and not kept.
+  Keys are the original's: `input_ids`, `input_mask`, `segment_ids`, `label_ids`
+  (indices), `is_real_example`; all int64, none padded. Examples are streamed,
+  not kept in memory.
 
   Args:
     examples: iterable of `InputExample`.
@@ -67,7 +67,8 @@ def file_based_convert_examples_to_features(
     tokenizer: `tokenization.FullTokenizer`.
     output_file: str.
     fingerprint: str, see `encoding.features_fingerprint`.
-    num_workers: int, processes that make features; it changes no byte.
+    num_workers: int, processes that compute features; does not affect the
+      result.
     long_text: `encoding.LongText`.
 
   Returns:
@@ -88,7 +89,7 @@ def write_rows(rows, output_file, fingerprint, **more):
     rows: iterable of ([(record, length)], truncated, empty), one per text.
     output_file: str.
     fingerprint: str.
-    **more: what else the manifest is to hold.
+    **more: further entries of the manifest.
 
   Returns:
     `FeatureStats`.
@@ -130,7 +131,7 @@ def _write_records(rows, temporary, output_file):
 
 @contextlib.contextmanager
 def _open_writer(path, name):
-  """A `TFRecordWriter`; errors call the file by its name to be."""
+  """A `TFRecordWriter`; errors name the final file."""
   with write_errors.naming(name):
     writer = tf.io.TFRecordWriter(path)
   yield writer
@@ -147,8 +148,8 @@ def _finish_record_file(temporary, output_file, columns, stats, more):
   atomic_files.sync_file(temporary)
   index = np.stack([np.asarray(column, np.int64) for column in columns])
   index_file = output_file + ".index.npy"
-  # By way of memory: numpy writes to files through a stream of its own, and
-  # does not notice when closing that fails, as on a full disk.
+  # Through memory: numpy writes to files through its own stream, and does not
+  # notice if closing that fails, as on a full disk.
   content = io.BytesIO()
   np.save(content, index, allow_pickle=False)
   with atomic_files.replacing(index_file) as writer:
@@ -161,26 +162,28 @@ def _finish_record_file(temporary, output_file, columns, stats, more):
 
 
 def read_feature_stats(path, fingerprint):
-  """Returns the `FeatureStats` of a finished record file of that fingerprint.
+  """Returns the `FeatureStats` of a finished record file with that fingerprint.
 
-  Returns None if there is no such file, or it is of other data or settings,
-  or its bytes are not those that were written; the log says which.
+  Returns None if there is none, it was made from other data or settings, or its
+  bytes were changed; the log says which.
   """
   if not os.path.exists(path + ".json"):
     return None
   try:
     manifest = atomic_files.read_sealed(path + ".json", True)
     if manifest["fingerprint"] != fingerprint:
-      logging.info("%s is of other data or settings and is made again", path)
+      logging.info(
+          "%s was made from other data or settings and is rebuilt", path)
       return None
     for key, name in (("records_sha256", path),
                       ("index_sha256", path + ".index.npy")):
       if atomic_files.file_sha256(name) != manifest[key]:
-        raise ValueError("%s is not what was written (its sha256 differs)" %
+        raise ValueError(
+            "%s was changed after it was written (its sha256 differs)" %
                          name)
     return FeatureStats(*[manifest[key] for key in FeatureStats._fields])
   except (EnvironmentError, ValueError, KeyError) as error:
-    logging.warning("%s is made again: %s", path, " ".join(str(error).split()))
+    logging.warning("%s is rebuilt: %s", path, " ".join(str(error).split()))
     return None
 
 
@@ -194,12 +197,12 @@ def load_index(path):
     int64 `[columns, records]`: offsets, lengths, texts, maybe checksums.
 
   Raises:
-    ValueError: it is no such array; a sentence without the path.
+    ValueError: it is not such an array; a sentence without the path.
   """
   with atomic_files.open_regular(path) as reader:
     try:
       index = np.load(reader, allow_pickle=False)
-    # A header that somebody spoilt ends in any of a dozen kinds of errors.
+    # A corrupt header raises one of many kinds of errors.
     except Exception as error:  # pylint: disable=broad-except
       raise ValueError(" ".join(str(error).split()) or type(error).__name__)
   if not isinstance(index, np.ndarray) or index.ndim != 2 or (
@@ -233,8 +236,8 @@ def encode_chunk(settings, chunk):
 def _serialize(input_ids, segment_ids, label_ids):
   """Returns the bytes of a `tf.train.Example`, features in order of their keys.
 
-  They are those of protobuf's deterministic form, which from Python takes
-  longer than the tokenizer: https://protobuf.dev/programming-guides/encoding/
+  They equal protobuf's deterministic encoding, which takes longer than the
+  tokenizer in Python: https://protobuf.dev/programming-guides/encoding/
 
   Args:
     input_ids: list of int from 0.
@@ -250,7 +253,7 @@ def _serialize(input_ids, segment_ids, label_ids):
 
 @functools.lru_cache(maxsize=4096)
 def _other_entries(num_ids, label_ids, segment_ids):
-  """What stands behind the ids, and is the same for many texts."""
+  """The part after the ids, which is the same for many texts."""
   values = (
       (b"input_mask", b"\1" * num_ids),
       (b"is_real_example", b"\1"),
@@ -301,7 +304,7 @@ def _start_worker(settings):
 
 
 def _end_with_parent(parent):
-  """Ends this process when its parent was killed: nobody else would."""
+  """Exits when the parent was killed; nothing else would end this process."""
   while os.getppid() == parent:
     time.sleep(1)
   os._exit(1)  # pylint: disable=protected-access
@@ -322,7 +325,7 @@ def _map_chunks(function, settings, examples, num_workers):
       for row in function(settings, chunk):
         yield row
     return
-  # Forked before any session exists, so TensorFlow's threads do not either.
+  # Forked before any session exists, so there are no TensorFlow threads yet.
   with concurrent.futures.ProcessPoolExecutor(
       num_workers, multiprocessing.get_context("fork"), _start_worker,
       (settings,)) as pool:
@@ -348,11 +351,11 @@ def choose_num_workers(num_examples):
 
 
 class _ForeignLabels(object):
-  """What is in `label_ids` of a file that this program did not write.
+  """The meaning of `label_ids` in a file that this program did not write.
 
-  Its own files hold the numbers of an example's labels, and an index beside
-  them says so. Others may hold a 0 or 1 for each label, or, as those of
-  google-research/bert, the number of the one class.
+  Its own files contain the label indices of an example, as their index file
+  says. Others may contain a 0 or 1 for each label, or, like those of
+  google-research/bert, the index of the one class.
   """
 
   def __init__(self):
@@ -371,10 +374,10 @@ class _ForeignLabels(object):
     """A record's `label_ids` as sorted label numbers.
 
     Raises:
-      ValueError: what the file holds cannot be told.
+      ValueError: the meaning is ambiguous.
     """
     if self._sizes == {num_labels} and self._least == 0 and self._most <= 1:
-      # With one or two labels, 0 and 0 1 may be label numbers, too.
+      # With one or two labels, 0 and 0 1 may also be label indices.
       if not self._are_ranges:
         return [i for i, is_on in enumerate(label_ids) if is_on]
     elif (self._sizes == {1} and num_labels > 1 and
@@ -382,8 +385,8 @@ class _ForeignLabels(object):
       return label_ids
     raise ValueError(
         "record file %s has no %s.index.npy, and its label_ids are neither "
-        "rows of %d zeros and ones nor one class number each; bring its index, "
-        "or write it again." % (path, os.path.basename(path), num_labels))
+        "rows of %d zeros and ones nor one class number each; restore its "
+        "index, or rebuild it." % (path, os.path.basename(path), num_labels))
 
 
 class RecordFile(object):
@@ -400,13 +403,13 @@ class RecordFile(object):
     """Opens a file, with its index if there is one.
 
     Args:
-      path: str, a file written by `file_based_convert_examples_to_features`,
-        or by google-research/bert, whose padding is left out on reading, or
-        by a fork whose `label_ids` are a 0 or 1 a label.
-      num_texts: int or None, read the first so many texts; None: all.
+      path: str, a file written by `file_based_convert_examples_to_features`, or
+        by google-research/bert, whose padding is dropped, or by a fork whose
+        `label_ids` are a 0 or 1 per label.
+      num_texts: int or None, read only the first N texts; None: all.
 
     Raises:
-      ValueError: the file is missing or is cut off.
+      ValueError: the file is missing or truncated.
     """
     self._path = path
     self._foreign_labels = None
@@ -442,7 +445,7 @@ class RecordFile(object):
     return len(self._offsets)
 
   def _read_index(self, index_file):
-    """The columns of the index; ValueError if it is not what was written."""
+    """The columns of the index; ValueError if it was changed."""
     manifest_file = self._path + ".json"
     try:
       if os.path.isfile(manifest_file) and atomic_files.file_sha256(
@@ -452,11 +455,11 @@ class RecordFile(object):
                          manifest_file)
       columns = load_index(index_file)
       if len(columns) < 3:
-        raise ValueError("it has not 3 columns or more")
+        raise ValueError("it has fewer than 3 columns")
       return columns
     except ValueError as error:
       raise ValueError("%s is broken (%s); remove it and its record file to "
-                       "have them made again." % (
+                       "rebuild them." % (
                            index_file, str(error).rstrip(".")))
 
   def _find_offsets(self):
@@ -471,7 +474,7 @@ class RecordFile(object):
     size = struct.unpack("<Q", header[:8])[0] if len(header) == 12 else None
     if size is None or (
         offset + _RECORD_HEADER + size + _RECORD_FOOTER > self._size):
-      raise ValueError("record file %s is cut off or broken at byte %d." % (
+      raise ValueError("record file %s is truncated or broken at byte %d." % (
           self._path, offset))
     return size
 
@@ -482,7 +485,7 @@ class RecordFile(object):
       last = int(self._offsets[-1])
       end = (last + _RECORD_HEADER + self._record_size(last) + _RECORD_FOOTER)
     if end != self._size:
-      raise ValueError("record file %s has %d bytes, its index says %d." % (
+      raise ValueError("record file %s has %d bytes, but its index says %d." % (
           self._path, self._size, end))
 
   def read(self, number, num_labels=None):
@@ -491,22 +494,22 @@ class RecordFile(object):
     Args:
       number: int.
       num_labels: int; None leaves `label_ids` as they are in the record, which
-        in a file of another program need not be label numbers.
+        in a file of another program need not be label indices.
 
     Raises:
-      ValueError: the record is broken, or how its labels are to be read cannot
-        be told.
+      ValueError: the record is broken, or the meaning of its labels is
+        ambiguous.
     """
     offset = int(self._offsets[number])
     size = self._record_size(offset)
     data = os.pread(self._file.fileno(), size, offset + _RECORD_HEADER)
     if self._sums is not None and zlib.crc32(data) != self._sums[number]:
       raise ValueError("record file %s is broken at byte %d (a checksum "
-                       "differs); it is made again at the next start." % (
+                       "differs); the next start rebuilds it." % (
                            self._path, offset))
     try:
       feature = tf.train.Example.FromString(data).features.feature
-    except Exception:  # DecodeError, whose module moves about
+    except Exception:  # DecodeError, whose module varies
       raise ValueError("record file %s is broken: what stands at byte %d is no "
                        "tf.train.Example." % (self._path, offset))
     length = sum(feature["input_mask"].int64_list.value)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Record files in shards, `train.tf_record-00003-of-00010`, read as one.
 
-The shards in their order hold what the one file would hold, so that a record's
-number, and with it the batch of each step, is the same.
+Together, the shards contain what a single file would, so the number of each
+record, and thus the batch of each step, is the same.
 """
 
 import glob
@@ -32,41 +32,40 @@ def find_shards(path):
       `train.tf_record-?????-of-00010`.
 
   Returns:
-    list of str, all of them in their order; empty if there is not one.
+    list of str, all of them in order; empty if there are none.
 
   Raises:
-    ValueError: one is missing, or one is there of another number of shards;
-      names it.
+    ValueError: one is missing, or belongs to a set of another size; names it.
   """
   match = _PATTERN.match(path)
   base = match.group(1) if match else path
-  # Its name may have characters that a pattern would take for its own.
+  # Its name may have characters that are special in a pattern.
   names = glob.glob(glob.escape(base) + "-?????-of-?????")
   found = sorted(name for name in names if _SHARD.match(name))
   if not found:
     return []
   counts = [int(_SHARD.match(name).group(3)) for name in found]
-  # The set that most of them are of is the one that is meant.
+  # The set with the most shards is the intended one.
   num_shards = max(counts, key=lambda count: (counts.count(count), count))
   wanted = [shard_path(base, i, num_shards) for i in range(num_shards)]
   extra = sorted(set(found) - set(wanted))
   if extra:
     raise ValueError(
-        "%s is no shard of the %d that the others are of; remove what is of "
-        "another set." % (extra[0], num_shards))
+        "%s does not belong to the set of %d shards; remove the shards of "
+        "other sets." % (extra[0], num_shards))
   missing = sorted(set(wanted) - set(found))
   if missing:
     raise ValueError(
-        "%s is missing: there are %d of %d shards; bring it, or make them all "
-        "again with scale.make_features." % (
+        "%s is missing: there are %d of %d shards; restore it, or rebuild all "
+        "shards with scale.make_features." % (
             missing[0], len(found), num_shards))
   return wanted
 
 
 def read_shard_stats(paths, fingerprint, first_example=0):
-  """Checks shards, and adds up what is in them.
+  """Checks shards, and sums their statistics.
 
-  The bytes of a record are looked at when it is read, by its checksum.
+  The bytes of a record are checked when it is read, by its checksum.
 
   Args:
     paths: list of str, of `find_shards`.
@@ -77,22 +76,23 @@ def read_shard_stats(paths, fingerprint, first_example=0):
     `record_file.FeatureStats` of all of them.
 
   Raises:
-    ValueError: a shard is of other data or settings, is cut off, or is not
-      the one of its place; names it.
+    ValueError: a shard is from other data or settings, truncated, or out of
+      place; names it.
   """
-  again = "make the shards again with scale.make_features, or remove them"
+  again = "rebuild the shards with scale.make_features, or remove them"
   total = np.zeros([len(record_file.FeatureStats._fields)], np.int64)
   for path in paths:
     if not os.path.isfile(path + ".json"):
-      raise ValueError("%s.json is missing, so that %s is not whole; %s." % (
+      raise ValueError("%s.json is missing, so %s is incomplete; %s." % (
           path, path, again))
     manifest = atomic_files.read_sealed(path + ".json", True)
     if manifest.get("fingerprint") != fingerprint:
-      raise ValueError("%s is of other data or settings; %s." % (path, again))
+      raise ValueError(
+          "%s was made from other data or settings; %s." % (path, again))
     first = first_example + int(total[0])
     if manifest.get("first_example") != first:
-      raise ValueError("%s begins with example %s, but %d come before it; "
-                       "%s." % (path, manifest.get("first_example"), first,
+      raise ValueError("%s begins with example %s, but %d examples come before "
+                       "it; %s." % (path, manifest.get("first_example"), first,
                                 again))
     records = record_file.RecordFile(path)
     try:
@@ -101,24 +101,24 @@ def read_shard_stats(paths, fingerprint, first_example=0):
     finally:
       records.close()
     if num_records != manifest["num_records"]:
-      raise ValueError("%s has %d records, its manifest says %d; %s." % (
+      raise ValueError("%s has %d records, but its manifest says %d; %s." % (
           path, num_records, manifest["num_records"], again))
     total += [manifest[key] for key in record_file.FeatureStats._fields]
   return record_file.FeatureStats(*[int(number) for number in total])
 
 
 def open_records(path, num_texts=None):
-  """Opens a record file, or the shards that are in its place.
+  """Opens a record file, or its shards.
 
   Args:
     path: str, as for `find_shards`.
-    num_texts: int or None, read the first so many texts; None: all.
+    num_texts: int or None, read only the first N texts; None: all.
 
   Returns:
     `record_file.RecordFile` or `ShardedRecords`.
 
   Raises:
-    ValueError: there is neither, or a shard is missing, extra or cut off.
+    ValueError: there is neither, or a shard is missing, extra or truncated.
   """
   paths = [] if os.path.isfile(path) and not _SHARD.match(path) else (
       find_shards(path))
@@ -128,7 +128,7 @@ def open_records(path, num_texts=None):
 
 
 class ShardedRecords(object):
-  """`record_file.RecordFile` of several files, one behind the other."""
+  """`record_file.RecordFile` of several consecutive files."""
 
   def __init__(self, paths, num_texts=None):
     self._files = []

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a vocabulary tells of the texts that its model was trained on."""
+"""What a vocabulary reveals about the texts that its model was trained on."""
 
 import re
 
 
 # A model of cased texts has capitals in about a quarter of its words; a few
-# stand in the vocabularies of others, too.
+# occur in other vocabularies, too.
 _CASED_SHARE = 0.01
 # [CLS], [unused1], <S>, and the like, whose case says nothing.
 _SPECIAL = re.compile(r"\[.*\]|<.*>")
@@ -14,15 +14,15 @@ _CAPITAL = re.compile("[A-Z]")
 
 
 def is_lower_case(tokens):
-  """Says whether a vocabulary is of lower-cased texts.
+  """Whether a vocabulary is for lower-cased texts.
 
   Args:
     tokens: iterable of str.
 
   Returns:
     True: it has Latin letters, and (almost) no capitals; False: it has
-    capitals; None: it has no Latin letters, or less than ten words of them, so
-    it does not tell.
+    capitals; None: it has no Latin letters, or less than ten words with them,
+    so it is unknown.
   """
   words = capitals = 0
   for token in tokens:
@@ -35,12 +35,12 @@ def is_lower_case(tokens):
 
 
 def count_unknown(records, vocab, most=5000):
-  """Counts the words of a record file that are not in the vocabulary.
+  """Counts the [UNK] tokens of a record file.
 
   Args:
-    records: `record_file.RecordFile`, or what stands for it.
+    records: `record_file.RecordFile`, or its equivalent.
     vocab: dict from token to id.
-    most: int, so many records are read at most, evenly spread.
+    most: int, maximum number of records to read, evenly spaced.
 
   Returns:
     (tokens that are [UNK], tokens in all), without [CLS] and [SEP].

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""By when a call has to be done."""
+"""The deadline of a call."""
 
 import concurrent.futures
 import math
@@ -7,7 +7,7 @@ import time
 
 
 class Deadline(object):
-  """By when a call has to be done, and whether its caller still waits."""
+  """The deadline of a call, and whether its caller still waits."""
 
   def __init__(self, timeout=None):
     """Starts the clock.
@@ -16,7 +16,7 @@ class Deadline(object):
       timeout: float, seconds from now; None: no limit.
 
     Raises:
-      ValueError: `timeout` is no number.
+      ValueError: `timeout` is not a number.
     """
     if timeout is not None and (
         isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or
@@ -32,7 +32,7 @@ class Deadline(object):
     self._is_cancelled = True
 
   def remaining(self):
-    """Returns the seconds that are left, a number above 0; None: no limit.
+    """Returns the remaining seconds, above 0; None: no limit.
 
     Raises:
       TimeoutError: none are left.
@@ -48,6 +48,6 @@ class Deadline(object):
     return seconds
 
   def error(self):
-    """The TimeoutError that says that time is over."""
-    return TimeoutError("the prediction was not done within its timeout of %g "
-                        "seconds." % self._timeout)
+    """The TimeoutError for an expired deadline."""
+    return TimeoutError("the prediction did not finish within its timeout of "
+                        "%g seconds." % self._timeout)

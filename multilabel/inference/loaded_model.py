@@ -33,7 +33,7 @@ class InferenceModel(object):
     graph: `tf.Graph`, finalized.
     inference: `head.InferenceGraph`.
     num_labels: int.
-    max_length: int, most ids of a row.
+    max_length: int, maximum number of ids of a row.
   """
 
   def __init__(self, trained, device=None, inter_op_threads=None,
@@ -43,15 +43,15 @@ class InferenceModel(object):
     Args:
       trained: `trained_model.TrainedModel`.
       device: str, "/cpu:0", "/gpu:0", ...; None: TensorFlow chooses.
-      inter_op_threads: int, operations that a session runs side by side, in
-        threads of its own; None: TensorFlow's number, in threads that all
-        sessions of the process share.
+      inter_op_threads: int, operations that a session runs in parallel, in its
+        own threads; None: TensorFlow's choice, in threads shared by all
+        sessions of the process.
       intra_op_threads: int, threads that work on one operation. TensorFlow
-        makes them once per process: what ran first in it has set their number.
-      profile_dir: str, where `session_profile` writes what it traces, or None.
+        creates them once per process, so the first user sets their number.
+      profile_dir: str, where `session_profile` writes its traces, or None.
 
     Raises:
-      ValueError: an argument cannot be.
+      ValueError: an argument is invalid.
     """
     self._profile_dir = profile_dir
     self._config = sessions.serving_config(device, inter_op_threads,
@@ -75,12 +75,12 @@ class InferenceModel(object):
     self.graph.finalize()
 
   def load(self, checkpoint, check_weights=True):
-    """Restores a checkpoint into a session of its own.
+    """Restores a checkpoint into its own session.
 
     Args:
       checkpoint: str, prefix.
-      check_weights: bool, whether each weight is looked at; TensorFlow's
-        checksums are checked in any case.
+      check_weights: bool, whether every weight is checked for NaN and infinity;
+        TensorFlow's checksums are checked in any case.
 
     Returns:
       `SessionWeights`.
@@ -89,7 +89,7 @@ class InferenceModel(object):
       ValueError: it cannot be read, does not fit, or has a weight that is NaN
         or infinite; or the machine has no such device.
     """
-    # Before it is read: if it is written anew meanwhile, that shows later.
+    # Before reading: if it is rewritten meanwhile, that shows later.
     identity = file_identity(checkpoint)
     forked_process.begin_tensorflow()
     session = tf.Session(graph=self.graph, config=self._config)
@@ -105,7 +105,7 @@ class InferenceModel(object):
     return SessionWeights(self, session, checkpoint, identity)
 
   def _restore(self, session, checkpoint, check_weights):
-    """Fills the variables of a session, and looks at every number."""
+    """Fills the variables of a session, and checks every number."""
     checkpoint_restore.restore_checkpoint(
         session, self._saver, self._variables, checkpoint,
         checkpoint_restore.OWN_FILES)
@@ -116,8 +116,8 @@ class InferenceModel(object):
     except tf.errors.InvalidArgumentError as error:
       name = error.op.get_attr("message").decode("utf-8")
       raise ValueError(
-          "checkpoint %s has weights that are not finite, in %s; its training "
-          "diverged, take another one." % (checkpoint, name))
+          "checkpoint %s has NaN or infinite weights, in %s; its training "
+          "diverged, so use another one." % (checkpoint, name))
 
   def save(self, session, prefix):
     """Writes the weights of a session as a checkpoint."""
@@ -161,11 +161,11 @@ class SessionWeights(predictor.LoadedWeights):
     except tf.errors.DeadlineExceededError:
       raise deadline.error() from None
     except (RuntimeError, tf.errors.CancelledError):
-      self._open_session()  # Another thread's close() is no other failure.
+      self._open_session()  # close() in another thread is not a failure.
       raise
 
   def _open_session(self):
-    """The session; ValueError if there is none any more."""
+    """The session; ValueError if it is closed."""
     session = self._session
     if session is None:
       raise ValueError("this predictor is closed.")
@@ -219,8 +219,8 @@ class SessionEngine(predictor.Engine):
       if self._verify_checkpoint and os.path.exists(checkpoint + ".index"):
         checkpoint_choice.check_checkpoint_identity(self.folder, checkpoint)
     if checkpoint is None:
-      raise ValueError("model_dir %s has no checkpoint: training has not got "
-                       "to its first one." % self.folder)
+      raise ValueError("model_dir %s has no checkpoint: training has not saved "
+                       "its first one yet." % self.folder)
     return checkpoint
 
   def identity(self, found):
@@ -231,7 +231,7 @@ class SessionEngine(predictor.Engine):
 
 
 def file_identity(checkpoint):
-  """What is another when a checkpoint of the same name is written anew."""
+  """What changes when a checkpoint of the same name is rewritten."""
   found = []
   for suffix in (".index", ".data-00000-of-00001"):
     if os.path.exists(checkpoint + suffix):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls of many clients share runs of the model.
+"""Batches the calls of many clients.
 
   batcher = MicroBatcher(predictor)
   future = batcher.submit(predictor.encode(["a sentence"]))
@@ -7,8 +7,8 @@
   probabilities = await batcher.submit_async(...)     # in an event loop
 
 A run of 16 short texts takes far less time than 16 runs of one, so calls that
-come while the model is at work wait and share the next run. A call that is
-alone is never kept waiting for company.
+arrive while the model is busy wait and share the next run. A single call is
+never delayed.
 """
 
 from __future__ import absolute_import
@@ -28,7 +28,7 @@ from multilabel.inference import call_deadline
 
 
 class QueueFull(Exception):
-  """So many texts wait already that no more are taken; try again later."""
+  """The queue is full; try again later."""
 
 
 class _Call(object):
@@ -42,7 +42,7 @@ class _Call(object):
 
 
 class _Queue(object):
-  """Calls that wait for a thread, and what wakes it."""
+  """Calls that wait for a thread, and the condition that wakes it."""
 
   def __init__(self, lock):
     self.calls = collections.deque()
@@ -67,9 +67,9 @@ class _Queue(object):
 class MicroBatcher(object):
   """Collects calls from any thread and runs them together, in their order.
 
-  One thread runs the calls that fit into a batch, another one those that do
-  not, such as a text of hundreds of windows, so that the others need not wait
-  for their end.
+  One thread runs the calls that fit in a batch, another one those that do not,
+  such as a text of hundreds of windows, so that the others do not have to wait
+  for them.
   """
 
   def __init__(self, predictor, max_batch_size=32, max_delay_ms=2.0,
@@ -78,13 +78,13 @@ class MicroBatcher(object):
 
     Args:
       predictor: `predict_session.SessionPredictor`; it stays the caller's.
-      max_batch_size: int, rows (windows of texts) a run.
-      max_delay_ms: float, milliseconds that a run is held back for as many
-        calls as came to the one before; 0: never.
-      max_queue: int, rows that may wait. A call of more is taken if none do.
+      max_batch_size: int, rows (windows of texts) per run.
+      max_delay_ms: float, milliseconds to wait for as many calls as the
+        previous run had; 0: never.
+      max_queue: int, rows that may wait. A larger call is accepted if none do.
 
     Raises:
-      ValueError: an argument cannot be.
+      ValueError: an argument is invalid.
     """
     for name, value in (("max_batch_size", max_batch_size),
                         ("max_queue", max_queue)):
@@ -116,17 +116,17 @@ class MicroBatcher(object):
       thread.start()
 
   def submit(self, encoded, timeout=None):
-    """Has texts labelled.
+    """Submits texts for prediction.
 
     Args:
       encoded: what `SessionPredictor.encode` or `check_features` returned.
-      timeout: float, seconds; None: no limit. It is looked at when the turn
-        of the call has come and when its run is over, not in between.
+      timeout: float, seconds; None: no limit. It is checked when the call's
+        turn comes and when its run ends, not in between.
 
     Returns:
-      `concurrent.futures.Future` of float32 `[len(encoded), num_labels]`, or
-      of what `predict_encoded` raises. `cancel()` takes the call back if it
-      has not begun.
+      `concurrent.futures.Future` of float32 `[len(encoded), num_labels]`, or of
+      what `predict_encoded` raises. `cancel()` cancels the call if it has not
+      started.
 
     Raises:
       QueueFull: too many rows wait.
@@ -142,7 +142,8 @@ class MicroBatcher(object):
       waiting = self._short.num_rows + self._long.num_rows
       if waiting and waiting + call.num_rows > self._max_queue:
         self._counts["rejected"] += 1
-        raise QueueFull("%d texts or windows wait already; try again later." %
+        raise QueueFull(
+            "%d texts or windows are already waiting; try again later." %
                         waiting)
       is_short = call.num_rows <= self._max_batch_size
       queue = self._short if is_short else self._long
@@ -159,13 +160,13 @@ class MicroBatcher(object):
     return await asyncio.wrap_future(self.submit(encoded, timeout))
 
   def stats(self):
-    """Returns what was done so far, and what waits.
+    """Returns statistics of past and waiting calls.
 
     Returns:
       dict: of int since the start, `calls`, and of these `rejected` (queue
-      full), `cancelled`, `timed_out` and `failed`; `queue_calls`,
-      `queue_texts` and `queue_rows` that wait now; `batch_sizes`, a dict of
-      texts a run to how many such runs there were.
+      full), `cancelled`, `timed_out` and `failed`; `queue_calls`, `queue_texts`
+      and `queue_rows` that wait now; `batch_sizes`, a dict from texts per run
+      to the number of such runs.
     """
     with self._lock:
       waiting = list(self._short.calls) + list(self._long.calls)
@@ -178,12 +179,12 @@ class MicroBatcher(object):
       return found
 
   def close(self, grace_seconds=None):
-    """Takes no more calls and ends the threads.
+    """Accepts no more calls and ends the threads.
 
     Args:
-      grace_seconds: float, how long those that wait may still be run; what is
-        left then is cancelled, and a run that has begun is not waited for.
-        None: until all are done.
+      grace_seconds: float, how long waiting calls may still run; the rest is
+        cancelled, and a run in progress is not waited for. None: until all are
+        done.
     """
     with self._lock:
       self._is_closing = True
@@ -206,7 +207,7 @@ class MicroBatcher(object):
     self.close()
 
   def _forget_cancelled(self, queue, call, future):
-    """Makes room in the queue; called when a future has its outcome."""
+    """Makes room in the queue; called when a future is done."""
     if future.cancelled():
       with self._lock:
         self._counts["cancelled"] += 1
@@ -215,7 +216,7 @@ class MicroBatcher(object):
           self._idle.notify_all()
 
   def _work(self, queue, take):
-    """Runs what is in a queue until the batcher is closed and it is empty."""
+    """Runs the calls of a queue until the batcher is closed and it is empty."""
     while True:
       with self._lock:
         queue.arrival.wait_for(lambda: queue.calls or self._is_closing)
@@ -228,7 +229,8 @@ class MicroBatcher(object):
       outcomes = self._run(calls)
       with self._lock:
         if queue is self._short:
-          # Who is answered is likely to come back, beside those who wait.
+          # Callers that get a result are likely to call again, in addition to
+          # those waiting.
           self._expected = len(calls) + len(queue.calls)
       for future, value, error in outcomes:
         if error is None:
@@ -240,7 +242,7 @@ class MicroBatcher(object):
         self._idle.notify_all()
 
   def _take_short(self, queue):
-    """Waits for company, then takes as many calls as fit; under the lock."""
+    """Waits for more calls, then takes as many as fit; under the lock."""
     end = time.monotonic() + self._max_delay
     queue.wanted = self._expected
     while queue.calls and not self._is_closing and (
@@ -276,7 +278,7 @@ class MicroBatcher(object):
     except Exception as error:  # pylint: disable=broad-except
       if len(ready) == 1:
         return outcomes + [(ready[0].future, None, self._count(error))]
-      # One of them may be at fault; the others shall not feel it.
+      # One of them may be at fault; the others must not be affected.
       return outcomes + [outcome for call in ready
                          for outcome in self._run_alone(call)]
     start = 0
@@ -299,7 +301,7 @@ class MicroBatcher(object):
     return outcomes
 
   def _predict(self, encoded, deadlines):
-    """Probabilities, by the time when the most patient caller is gone."""
+    """Probabilities, before the latest deadline of the callers."""
     seconds = [deadline.remaining() for deadline in deadlines]
     with self._lock:
       self._batch_sizes[len(encoded)] += 1
@@ -307,7 +309,7 @@ class MicroBatcher(object):
         encoded, timeout=None if None in seconds else max(seconds))
 
   def _check(self, call, outcomes):
-    """Whether there is time left; else adds the outcome that says so."""
+    """Whether there is time left; otherwise adds a timeout as the outcome."""
     try:
       call.deadline.remaining()
       return True

@@ -45,8 +45,8 @@ class OnnxEngine(predictor.Engine):
 
   def load(self, found):
     identity = self.identity(found)
-    # Every byte is read for its hash while the runtime is imported and makes
-    # ready: both take about as long.
+    # Every byte is hashed while the runtime is imported and initialized: both
+    # take about as long.
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
       check = thread.submit(onnx_folder.find_problem, found, self._verify)
       session, error = self._session(found)
@@ -68,8 +68,8 @@ class OnnxEngine(predictor.Engine):
                        "install onnxruntime): %s" % error)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
-    # Threads that wait for work by spinning keep the cores from all others; it
-    # made one short text no faster, and a server's 16 clients 1.7 times slower.
+    # Spinning threads take the cores from all others; spinning made one short
+    # text no faster, and a server's 16 clients 1.7 times slower.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if self._intra_op_threads is not None:
       options.intra_op_num_threads = self._intra_op_threads
@@ -127,7 +127,7 @@ class OnnxWeights(predictor.LoadedWeights):
     deadline.remaining()
     if self._calibration is not None:
       logits = self._calibration.apply(logits)
-    # exp of a number that is not above 0 does not overflow.
+    # exp of a number at most 0 does not overflow.
     small = np.exp(-np.abs(logits))
     return np.where(logits >= 0, 1, small) / (1 + small)
 

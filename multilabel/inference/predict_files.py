@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Texts from files, or typed, to a predictor; its labels to files, or shown."""
+"""Labels texts from files or the terminal with a predictor."""
 
 import itertools
 import os
@@ -19,12 +19,12 @@ from processors import text_lines
 from processors import unlabelled
 
 
-# Texts in memory at a time when a file is predicted, and numbers of them that
-# are named.
+# Texts in memory at a time when a file is predicted, and the number of named
+# probabilities.
 FILE_WINDOW = 1024
 FILE_WINDOW_CELLS = 1 << 21
 
-# Those of --input_file, with their values when they are not given.
+# Flags that need --input_file, with their defaults.
 _INPUT_FLAGS = (("text_column", None), ("text_pair_column", None),
                 ("id_column", None), ("delimiter", None),
                 ("quoting", table_reader.AUTO), ("encoding", None))
@@ -42,7 +42,7 @@ def define_decision_flags():
 
 
 def check_decision_flags(flag_values):
-  """Raises ValueError for a threshold or a top_k that cannot be."""
+  """Raises ValueError for an invalid threshold or top_k."""
   decisions.parse_threshold(flag_values.threshold)
   if flag_values.top_k is not None and flag_values.top_k < 1:
     raise ValueError("--top_k is %d; it must be 1 or more." %
@@ -84,7 +84,7 @@ def define_flags():
 
 
 def check_flags(flag_values, texts):
-  """Raises ValueError for flags of files that cannot work."""
+  """Raises ValueError for invalid flags of files."""
   path = flag_values.input_file
   if path is None:
     for name, default in _INPUT_FLAGS + (("input_format", None),
@@ -94,13 +94,13 @@ def check_flags(flag_values, texts):
   output_file = flag_values.output_file or ""
   if flag_values.spreadsheet_safe and not output_file.endswith(
       prediction_writers.SHEETS):
-    raise ValueError("--spreadsheet_safe is for an --output_file that ends in "
-                     ".csv or .tsv.")
+    raise ValueError(
+        "--spreadsheet_safe needs an --output_file that ends in .csv or .tsv.")
   if decisions.parse(
       flag_values.probabilities) != decisions.ALL and (
           output_file.endswith(prediction_writers.TABLES)):
-    raise ValueError("--probabilities is for JSON lines; a table has a column "
-                     "per label.")
+    raise ValueError("--probabilities works only for JSON lines; a table has "
+                     "one column per label.")
   text_encoding.check(flag_values.encoding)
   if path is None:
     return
@@ -109,7 +109,7 @@ def check_flags(flag_values, texts):
   if path == "-" and flag_values.input_format in ("parquet", "xlsx"):
     raise ValueError("--input_format=%s needs a file; standard input cannot be "
                      "read twice." % flag_values.input_format)
-  # A pipe that a shell made, `<(zcat x.gz)`, is no regular file.
+  # A pipe that a shell made, `<(zcat x.gz)`, is not a regular file.
   if path != "-" and (not os.path.exists(path) or os.path.isdir(path)):
     raise ValueError("--input_file %s: there is no such file." % path)
   if flag_values.output_file is not None:
@@ -145,7 +145,7 @@ def predict_to_file(predictor, flag_values, decision):
 
 
 def window_size(num_labels):
-  """Texts that are predicted and named together: fewer with many labels."""
+  """Texts predicted and described together: fewer with many labels."""
   return max(1, min(FILE_WINDOW, FILE_WINDOW_CELLS // num_labels))
 
 
@@ -180,14 +180,15 @@ def predict_file(predictor, rows, write, decision,
 
 
 def print_labels(predictor, text, decision):
-  """Prints one text and its labels for a person."""
+  """Prints one text and its labels in readable form."""
   described, = predictor.describe(predictor.predict([text]), *decision)
   lines = [text] + ["  %.3f  %s" % (probability, label)
                     for label, probability in described.labels]
   if not described.labels:
     short = np.array(list(described.probabilities.values()))
     if not decision.is_by_text:
-      # With a threshold per label, the highest probability need not be nearest.
+      # With a threshold per label, the highest probability need not be the
+      # closest.
       short -= np.asarray(decision.thresholds)
     label = predictor.labels[int(short.argmax())]
     lines.append("  no label %s (nearest: %.3f  %s)" % (

@@ -38,19 +38,19 @@ def define_flags():
 
 
 def check_flags(flag_values, texts):
-  """Raises ValueError for flags that cannot work."""
+  """Raises ValueError for invalid flags."""
   if not flag_values.model_dir:
     raise ValueError("--model_dir must be given.")
   predict_files.check_decision_flags(flag_values)
   for number, text in enumerate(texts, 1):
-    # How Python marks an argument's bytes that are not UTF-8.
+    # How Python marks bytes of an argument that are not UTF-8.
     if any("\ud800" <= char <= "\udfff" for char in text):
       raise ValueError("text %d of the command line is not UTF-8." % number)
   predict_files.check_flags(flag_values, texts)
 
 
 def show_decision(decision):
-  """Says on stderr which labels pass, to a person, or where it is no 0.5."""
+  """Shows the decision rule, in a terminal or if it is not 0.5."""
   if sys.stderr.isatty() or decision != decisions.ORIGINAL_RULE:
     sys.stderr.write("decision: %s\n" % decision.describe())
 
@@ -72,7 +72,7 @@ def predict(flag_values, texts, open_predictor):
         decisions.parse_threshold(flag_values.threshold), flag_values.top_k,
         flag_values.always_one_label)
     if not (flag_values.output_file or "").endswith(".tsv"):
-      show_decision(decision)  # A table of probabilities needs none.
+      show_decision(decision)  # A table of probabilities needs no rule.
     if flag_values.input_file:
       predict_files.predict_to_file(predictor, flag_values, decision)
     elif texts:

@@ -21,10 +21,10 @@ TABLES = (".csv", ".tsv", ".parquet")
 # Those that a spreadsheet opens.
 SHEETS = (".csv", ".tsv")
 
-# What makes a spreadsheet take a cell for a formula: these, also of full width,
-# and also behind white space, which some of them skip.
+# Characters that make a spreadsheet treat a cell as a formula, including
+# full-width ones, also after white space, which some skip.
 _FORMULA_START = re.compile("\\s*[=+@\uff1d\uff0b\uff0d\uff20\t\r\n-]")
-# Without it Excel takes UTF-8 for the encoding of the machine's language.
+# Without it Excel assumes the encoding of the machine's locale.
 _MARK = b"\xef\xbb\xbf"
 _PARQUET_ROWS = 1024  # of a row group, of few labels
 _PARQUET_CELLS = 1 << 20
@@ -38,15 +38,15 @@ def open_writer(stream, ending, labels, spreadsheet_safe=False):
     stream: where bytes are written to.
     ending: one of `ENDINGS`.
     labels: list of str, the order of the probabilities.
-    spreadsheet_safe: bool, for `SHEETS`: whether what a spreadsheet would take
-      for a formula gets a ' before it; a .csv also begins with a byte order
-      mark then.
+    spreadsheet_safe: bool, for `SHEETS`: whether cells that a spreadsheet would
+      run as a formula get a leading '; a .csv then also starts with a byte
+      order mark.
 
   Yields:
     function of (row, `Described`).
 
   Raises:
-    ValueError: a later row is a pair, and the first is none.
+    ValueError: a later row is a pair, but the first one is not.
   """
   if ending == ".parquet":
     with _parquet_writer(stream, labels) as write:
@@ -108,8 +108,8 @@ def _csv_writer(stream, labels, spreadsheet_safe):
       texts.append(text_b or "")
     elif text_b is not None:
       raise ValueError(
-          "row %s has two texts, the first row has one: write .jsonl or "
-          ".parquet, or give all rows two." % shown(name))
+          "row %s has two texts, but the first row has one: write .jsonl or "
+          ".parquet, or give every row two texts." % shown(name))
     write_cells(
         [name] + texts + [join([label for label, _ in described.labels])],
         described.probabilities.values())
@@ -122,7 +122,7 @@ def _csv_writer(stream, labels, spreadsheet_safe):
 def column_names(labels, is_pair, has_truth=False):
   """Names of the columns of a table of predictions: list of distinct str.
 
-  A label that is called like another column gets " (probability)" behind it.
+  A label with the name of another column gets the suffix " (probability)".
 
   Args:
     labels: list of str.
@@ -145,8 +145,8 @@ def column_names(labels, is_pair, has_truth=False):
 def labels_joiner(labels):
   """Returns the function from names (list of str) to a cell.
 
-  Commas are between them, as the task `delimited` reads them; where a label
-  has a comma itself, it is a JSON list.
+  They are separated by commas, as the task `delimited` reads them; if a label
+  contains a comma, it is a JSON list.
   """
   if any("," in label for label in labels):
     return lambda names: json.dumps(names, ensure_ascii=False)
@@ -164,7 +164,7 @@ def cell_writer(stream, delimiter, spreadsheet_safe=False):
   special = re.compile("[%s\r\n\"]" % delimiter)
 
   def quoted(cell):
-    # Python's csv quotes carriage returns in newer versions alone.
+    # Python's csv quotes carriage returns only in newer versions.
     if special.search(cell):
       return '"%s"' % cell.replace('"', '""')
     return cell
@@ -178,7 +178,7 @@ def cell_writer(stream, delimiter, spreadsheet_safe=False):
 
 
 def neutralised(cell):
-  """Returns a cell (str) as one that every spreadsheet shows as text."""
+  """Returns a cell (str) that every spreadsheet shows as text."""
   return "'" + cell if _FORMULA_START.match(cell) else cell
 
 
@@ -214,7 +214,7 @@ def _parquet_writer(stream, labels):
 
 
 def _valid(text):
-  """A str, or None, without what no UTF-8 can hold."""
+  """A str, or None, without characters that UTF-8 cannot encode."""
   return text and text.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -225,17 +225,17 @@ def check_output_file(output_file, input_file):
                      ".parquet." % output_file)
   folder = os.path.dirname(os.path.abspath(output_file))
   if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
-    raise ValueError("--output_file %s: there is no directory %s that can be "
-                     "written to." % (output_file, folder))
+    raise ValueError("--output_file %s: %s is not a writable "
+                     "directory." % (output_file, folder))
   if os.path.isdir(output_file):
     raise ValueError("--output_file %s is a directory." % output_file)
   if os.path.exists(output_file):
     if not os.path.isfile(output_file):
       raise ValueError("--output_file %s is a pipe or a device, not a file; "
-                       "without the flag, standard output gets JSON lines." %
+                       "without the flag, JSON lines go to standard output." %
                        output_file)
     if not os.access(output_file, os.W_OK):
-      raise ValueError("--output_file %s is there and must not be written to." %
+      raise ValueError("--output_file %s exists and is not writable." %
                        output_file)
     if os.path.exists(input_file) and os.path.samefile(input_file, output_file):
       raise ValueError("--output_file is --input_file %s; name another file." %

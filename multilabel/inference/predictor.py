@@ -27,8 +27,8 @@ import tokenization
 # Texts, or windows of one long text, whose ids are held at a time.
 ROWS_HELD = 4096
 
-# Settings that may not change under a predictor: what `encode` returned, and
-# what callers know of the labels, must go on to fit.
+# Settings that must not change under a predictor: what `encode` returned, and
+# what callers know about the labels, must stay valid.
 _FIXED_SETTINGS = ("labels_sha256", "vocab_sha256", "bert_config_sha256",
                    "pooling", "do_lower_case", "max_seq_length", "long_text",
                    "stride", "window_pooling")
@@ -73,7 +73,7 @@ class LoadedWeights(object):
     raise NotImplementedError
 
   def close(self):
-    """Frees all; calling it twice does no harm."""
+    """Frees everything; may be called twice."""
     raise NotImplementedError
 
   def predict(self, encoded, batch_size, pooling, deadline):
@@ -83,7 +83,7 @@ class LoadedWeights(object):
       encoded: list, one per text, of lists of `InputFeatures`, its windows.
       batch_size: int, rows per run.
       pooling: str, how the windows of a text become one, see `pool_windows`.
-      deadline: `call_deadline.Deadline`, looked at before and during each run.
+      deadline: `call_deadline.Deadline`, checked before and during each run.
 
     Returns:
       float32 `[len(encoded), num_labels]`.
@@ -118,8 +118,8 @@ class LoadedWeights(object):
       values = self.run(batch, with_logits, deadline)
       if not np.isfinite(values[0]).all():
         raise FloatingPointError(
-            "checkpoint %s gives probabilities that are not finite; take "
-            "another one." % self.checkpoint)
+            "checkpoint %s gives NaN or infinite probabilities; use another "
+            "one." % self.checkpoint)
       for output, value in zip(outputs, values):
         output[numbers] = value
     return outputs
@@ -130,46 +130,46 @@ class Engine(object):
 
   Attributes:
     folder: str, the folder that the user named.
-    folder_name: str, what messages call it, such as "model_dir".
+    folder_name: str, its name in messages, such as "model_dir".
   """
 
   folder, folder_name = None, "folder"
 
   def read(self):
-    """Reads what is no weights: `model_settings.ModelFiles`, or alike."""
+    """Reads all but the weights: `model_settings.ModelFiles`, or similar."""
     raise NotImplementedError
 
   def prepare(self, trained):
-    """Builds what all weights share, from what `read` gave.
+    """Builds what all weights share, from the result of `read`.
 
-    Called again when the calibration has become another one.
+    Called again if the calibration changes.
     """
 
   def find(self):
-    """The weights that the folder would have us predict with: str."""
+    """The weights to predict with, according to the folder: str."""
     raise NotImplementedError
 
   def identity(self, found):
-    """What is another when weights of the same name are written anew."""
+    """What changes when weights of the same name are rewritten."""
     raise NotImplementedError
 
   def load(self, found):
-    """`LoadedWeights` of what `find` gave; ValueError if they are broken."""
+    """`LoadedWeights` of `find`'s result; ValueError if they are broken."""
     raise NotImplementedError
 
 
 class Predictor(object):
-  """A trained model, loaded once; all methods may be called from threads.
+  """A trained model, loaded once; all methods are thread-safe.
 
   Attributes:
     labels: list of str, the order of the probabilities.
     decision: `decisions.DecisionRule`, from probabilities to labels.
     threshold: its thresholds: a float, a list of one per label, or
       "expected_f1" for none.
-    max_seq_length: int, tokens that a text is cut to, or a window of it.
-    vocab_size: int, ids are below it.
-    type_vocab_size: int, segments are below it.
-    max_position_embeddings: int, most ids of a row.
+    max_seq_length: int, maximum tokens of a text, or of a window.
+    vocab_size: int; ids are below it.
+    type_vocab_size: int; segment ids are below it.
+    max_position_embeddings: int, maximum number of ids of a row.
     bert_config: has these three.
     long_text: `encoding.LongText`.
     tokenizer: `tokenization.FullTokenizer`.
@@ -185,7 +185,7 @@ class Predictor(object):
       batch_size: int, texts per run.
 
     Raises:
-      ValueError: a file is missing or broken, or an argument cannot be.
+      ValueError: a file is missing or broken, or an argument is invalid.
     """
     if batch_size < 1:
       raise ValueError("batch_size is %d; it must be 1 or more." % batch_size)
@@ -228,14 +228,14 @@ class Predictor(object):
       float32 `[len(texts), num_labels]`.
 
     Raises:
-      ValueError: `texts` is no list of texts, or the predictor is closed.
-      TimeoutError: it was not done in time; what runs is stopped.
-      FloatingPointError: the model gives probabilities that are NaN.
+      ValueError: `texts` is not a list of texts, or the predictor is closed.
+      TimeoutError: the time is over; the current run is stopped.
+      FloatingPointError: a probability is NaN.
     """
     return self._predict(_as_list(texts), call_deadline.Deadline(timeout))
 
   def _predict(self, texts, deadline):
-    """`predict`; ids of few texts, or of one long one, are held at a time."""
+    """`predict`, with the ids of a few texts, or of one long one, at a time."""
     with self._served.borrow() as loaded:
       probabilities = np.zeros([len(texts), len(self.labels)], np.float32)
       start, encoded, num_rows = 0, [], 0
@@ -252,10 +252,10 @@ class Predictor(object):
 
   async def predict_async(self, texts,
                           timeout: Optional[float] = None) -> np.ndarray:
-    """`predict` in a thread of the event loop's; cancelling it stops it.
+    """`predict` in a thread of the event loop; cancelling it stops it.
 
-    What was sent to the engine before is finished all the same. Many clients
-    that each await a text are better served by `micro_batching`.
+    Work already sent to the engine is finished anyway. For many clients that
+    each await a text, use `micro_batching`.
     """
     import asyncio  # pylint: disable=g-import-not-at-top
     deadline = call_deadline.Deadline(timeout)
@@ -273,41 +273,41 @@ class Predictor(object):
 
     Returns:
       list, one per text, of lists of `InputFeatures` without padding, its
-      windows: one, unless the model reads long texts in several.
+      windows: one, unless the model splits long texts.
 
     Raises:
-      ValueError: `texts` is no list of texts.
+      ValueError: `texts` is not a list of texts.
     """
     return [self._encode(number, text)
             for number, text in enumerate(_as_list(texts))]
 
   def predict_encoded(self, encoded, timeout=None):
-    """`predict` of what `encode` or `check_features` returned."""
+    """`predict` for the result of `encode` or `check_features`."""
     deadline = call_deadline.Deadline(timeout)
     with self._served.borrow() as loaded:
       return self._run(loaded, encoded, deadline)
 
   def check_features(self, features):
-    """Checks ids that a caller made, and makes of them what `encode` returns.
+    """Checks ids from a caller, and converts them to the result of `encode`.
 
     Args:
-      features: list of `InputFeatures`, or of anything with its `input_ids`,
+      features: list of `InputFeatures`, or of objects with `input_ids`,
         `input_mask` and `segment_ids`; padding at the end is dropped.
 
     Returns:
       list, one per row, of lists of one `InputFeatures`.
 
     Raises:
-      ValueError: a row that the model cannot read; names its number from 0.
+      ValueError: an invalid row; names its number, from 0.
     """
     return feature_rows.check_features(features, self.bert_config)
 
   def predict_features(self, features, timeout=None):
-    """`predict` of ids that a caller made, a result a row."""
+    """`predict` for ids from a caller, one result per row."""
     return self.predict_encoded(self.check_features(features), timeout)
 
   def predict_logits(self, rows):
-    """Logits, as trained: before calibration.
+    """Logits before calibration.
 
     Args:
       rows: list of `InputFeatures` without padding.
@@ -320,7 +320,7 @@ class Predictor(object):
                                  call_deadline.Deadline())[1]
 
   def sigmoid(self, logits):
-    """The calibrated probabilities of what `predict_logits` gives."""
+    """The calibrated probabilities of the result of `predict_logits`."""
     with self._served.borrow() as loaded:
       return loaded.sigmoid(logits, call_deadline.Deadline())
 
@@ -349,7 +349,7 @@ class Predictor(object):
 
     Args:
       texts: as for `predict`.
-      threshold: float, least probability of a label; a list of them, one per
+      threshold: float, minimum probability of a label; a list of them, one per
         label; or "expected_f1", see `expected_f1.choose`; default: the trained
         model's.
 
@@ -361,14 +361,14 @@ class Predictor(object):
 
   def describe(self, probabilities, threshold=None, top_k=None,
                always_one_label=None, which=decisions.ALL):
-    """Names what `predict` returned.
+    """Describes the result of `predict`.
 
     Args:
       probabilities: float32 `[n, num_labels]`.
       threshold: as for `predict_labels`.
-      top_k: int, most labels of a text; None: the trained model's.
-      always_one_label: bool, whether the most probable label is taken where
-        none passes; None: the trained model's.
+      top_k: int, maximum number of labels of a text; None: the trained model's.
+      always_one_label: bool, whether a text without any label gets the most
+        probable one; None: the trained model's.
       which: the probabilities to name, see `decisions.columns`.
 
     Returns:
@@ -397,28 +397,28 @@ class Predictor(object):
         key: value for key, value in changes.items() if value is not None})
 
   def warm_up(self) -> None:
-    """Runs texts of a few lengths, so that the first real one waits less."""
+    """Runs texts of a few lengths, so that the first real one is faster."""
     with self._served.borrow() as loaded:
       self._warm_up(loaded)
 
   def _warm_up(self, loaded):
-    """The shortest text, and one that is too long; NaN is an error."""
+    """Runs the shortest text, and one that is too long; NaN is an error."""
     for text in (u"", u"a " * self.max_seq_length):
       self._run(loaded, self.encode([text]), call_deadline.Deadline())
 
   def reload(self) -> bool:
-    """Takes over newer weights, and thresholds that were tuned anew.
+    """Switches to newer weights and newly tuned thresholds.
 
-    Calls that have begun end on the weights they began with; no call fails or
-    waits. For a moment both weights are in memory.
+    Calls in progress finish with the weights they started with; no call fails
+    or waits. For a moment, both weights are in memory.
 
     Returns:
-      bool, whether anything was new.
+      bool, whether anything changed.
 
     Raises:
-      ValueError: what is there is broken or cannot be, or is another model
-        (labels, vocabulary, configuration or length differ); the predictor
-        goes on as it was.
+      ValueError: the files are broken or invalid, or belong to a different
+        model (labels, vocabulary, configuration or length differ); the
+        predictor keeps the old one.
     """
     with self._reload_lock:
       trained = self._engine.read()
@@ -426,8 +426,8 @@ class Predictor(object):
                  if trained.settings[name] != self._settings[name]]
       if changed:
         raise ValueError(
-            "%s %s has become another model's (%s differs); it needs a new "
-            "%s." % (self._engine.folder_name, self._engine.folder,
+            "%s %s now holds a different model (%s differs); create a new %s "
+            "for it." % (self._engine.folder_name, self._engine.folder,
                      changed[0].replace("_sha256", ""), type(self).__name__))
       found = self._engine.find()
       with self._served.borrow() as loaded:
@@ -449,7 +449,7 @@ class Predictor(object):
     self.checkpoint, self.step = loaded.checkpoint, loaded.step
 
   def _load_and_try(self, found):
-    """Weights that have answered; ValueError if they do not."""
+    """Weights that passed a test run; ValueError if they do not."""
     loaded = self._engine.load(found)
     try:
       self._warm_up(loaded)
@@ -462,7 +462,7 @@ class Predictor(object):
     return loaded
 
   def close(self):
-    """Frees the weights; calling it twice does no harm."""
+    """Frees the weights; may be called twice."""
     self._served.close()
 
   def __enter__(self):
@@ -473,11 +473,11 @@ class Predictor(object):
 
 
 def _as_list(texts):
-  """A list of what holds texts in an order: a list, a column, a generator."""
+  """A list of texts from an ordered container: list, column, generator."""
   if isinstance(texts, (str, bytes)):
     raise ValueError("predict takes a list of texts, not one text.")
   kind = type(texts).__name__
-  # Iterating over these would give keys, names of columns, or any order.
+  # Iterating over these would give keys, column names, or an arbitrary order.
   if isinstance(texts, (collections.abc.Mapping, collections.abc.Set)):
     raise ValueError("predict takes a list of texts, not a %s." % kind)
   if hasattr(texts, "columns"):  # of pandas, polars, pyarrow
@@ -485,6 +485,6 @@ def _as_list(texts):
                      "such as table[\"text\"], not a whole %s." % kind)
   if not hasattr(texts, "__iter__"):
     raise ValueError("predict takes a list of texts, not %s." % kind)
-  if hasattr(texts, "to_pylist"):  # pyarrow's columns hold its own scalars
+  if hasattr(texts, "to_pylist"):  # pyarrow's columns contain its own scalars
     return texts.to_pylist()
   return list(texts)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The weights that calls run on, while others take their place."""
+"""The weights in use, while others replace them."""
 
 import collections
 import contextlib
@@ -10,18 +10,18 @@ from multilabel.common import forked_process
 
 
 class ServedWeights(object):
-  """The weights that calls run on; others may take their place meanwhile."""
+  """The weights in use; others may replace them meanwhile."""
 
   def __init__(self):
     self._process = os.getpid()
     self._lock = threading.Lock()
     self._loaded = None
-    self._users = collections.Counter()  # weights: calls that run on them
+    self._users = collections.Counter()  # weights: calls that use them
     self._is_closed = False
 
   @contextlib.contextmanager
   def borrow(self):
-    """Gives the loaded weights of the moment, which stay open inside.
+    """Yields the current weights, which stay open inside.
 
     Raises:
       RuntimeError: this process was forked from the one that loaded them.
@@ -47,7 +47,7 @@ class ServedWeights(object):
         loaded.close()
 
   def replace(self, loaded):
-    """Serves other weights; the old ones close after their last call."""
+    """Switches to other weights; closes the old ones after their last call."""
     with self._lock:
       if self._is_closed:
         unused = loaded
@@ -61,9 +61,9 @@ class ServedWeights(object):
       raise ValueError("this predictor is closed.")
 
   def close(self):
-    """Frees all, under the calls that run, which fail."""
+    """Frees everything; running calls fail."""
     if os.getpid() != self._process:
-      return  # what the other process loaded is its own to free
+      return  # the other process must free what it loaded
     with self._lock:
       self._is_closed = True
       every = set(self._users) | ({self._loaded} if self._loaded else set())

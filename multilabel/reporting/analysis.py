@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the report shows, as numbers: curves, counts, mistakes.
+"""The numbers in the report: curves, counts, mistakes.
 
 Legend: N texts, L labels, C chosen labels, T thresholds. `true` and `decided`
-are bool [N, L], `probabilities` is float32 [N, L]. Numpy alone.
+are bool [N, L], `probabilities` is float32 [N, L]. Numpy only.
 """
 
 import collections
@@ -19,19 +19,19 @@ from multilabel.score_curves import row_blocks
 NUM_THRESHOLDS = 201
 NUM_BINS = 15
 
-# Cells x resamples that the intervals may cost, a few seconds.
+# Limit of cells x resamples for the intervals, a few seconds.
 _MAX_RESAMPLED_CELLS = 3e8
 _MIN_RESAMPLES, _MAX_RESAMPLES = 100, 1000
 
 ThresholdCurve = collections.namedtuple(
     "ThresholdCurve", ["thresholds", "precision", "recall", "f1"])
 
-# Rows of a matrix of [N, L], most telling first.
+# Rows of a matrix of [N, L], most informative first.
 Mistakes = collections.namedtuple("Mistakes", ["false", "missed"])
 
 
 def num_resamples(num_cells):
-  """Resamples that the time allows for so many cells; 0: too many cells."""
+  """Number of resamples for that many cells; 0: too many cells."""
   affordable = int(_MAX_RESAMPLED_CELLS // max(1, num_cells))
   if affordable < _MIN_RESAMPLES:
     return 0
@@ -39,7 +39,7 @@ def num_resamples(num_cells):
 
 
 def intervals(true, scores):
-  """Bootstrap intervals of 95%, where the time allows.
+  """95% bootstrap intervals, if time allows.
 
   Args:
     true: bool [N, L].
@@ -47,7 +47,7 @@ def intervals(true, scores):
 
   Returns:
     {`micro_f1`, `macro_f1`, `macro_average_precision`: (low, high)}, the last
-    of use for probabilities alone; {} where there are too many cells.
+    only meaningful for probabilities; {} if there are too many cells.
   """
   count = num_resamples(true.size)
   if not count:
@@ -92,7 +92,7 @@ def label_pr_points(true, probabilities, columns, most=80):
     true: bool [N, L].
     probabilities: float32 [N, L].
     columns: list of C int.
-    most: int, points a curve.
+    most: int, points per curve.
 
   Returns:
     list of C (recall, precision), float64 arrays, recall ascending; None for
@@ -112,7 +112,7 @@ def label_pr_points(true, probabilities, columns, most=80):
 
 
 def pooled_pr_points(true, probabilities, most=300):
-  """The same for all cells of [N, L] as one list; None without a positive."""
+  """Likewise for all cells of [N, L] as one list; None without a positive."""
   recall, precision = [], []
   for curve in pooled_curves(true, probabilities):
     if not curve.totals[0]:
@@ -127,13 +127,13 @@ def pooled_pr_points(true, probabilities, most=300):
 
 
 def co_occurrence(true, columns):
-  """How often labels stand together: int64 [C, C], counts of texts."""
+  """How often labels occur together: int64 [C, C], counts of texts."""
   chosen = true[:, columns].astype(np.float64)
   return chosen.T.dot(chosen).astype(np.int64)
 
 
 def confusion(true, decided, columns):
-  """Which label is given where another one is missed.
+  """Which label is predicted where another one is missed.
 
   Args:
     true: bool [N, L].
@@ -142,9 +142,9 @@ def confusion(true, decided, columns):
 
   Returns:
     int64 [C + 1, C + 1], texts in which the label of the row is missed (true,
-    not given) and the label of the column is false (given, not true). The last
-    column counts texts where the row's label is missed and none of all L
-    labels is false; the last row those where the column's label is false and
+    not predicted) and the label of the column is false (predicted, not true).
+    The last column counts texts where the row's label is missed and none of all
+    L labels is false; the last row those where the column's label is false and
     none is missed.
   """
   missed, false = true & ~decided, decided & ~true
@@ -162,7 +162,7 @@ def confusion(true, decided, columns):
 
 
 def mistakes(true, decided, probabilities, column, most):
-  """The mistakes of a label that the model was surest of.
+  """The most confident mistakes for a label.
 
   Args:
     true: bool [N, L].
@@ -172,9 +172,9 @@ def mistakes(true, decided, probabilities, column, most):
     most: int, mistakes of each kind.
 
   Returns:
-    `Mistakes` of row numbers: false ones (given, not true) with the highest
-    probability first, missed ones (true, not given) with the lowest first; of
-    equal ones the first rows.
+    `Mistakes` of row numbers: false ones (predicted, not true) with the highest
+    probability first, missed ones (true, not predicted) with the lowest first;
+    ties by row.
   """
   true, decided = true[:, column], decided[:, column]
   scores = probabilities[:, column]

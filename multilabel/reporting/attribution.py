@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which words made each label: attributions of a trained model's logits.
+"""Which words led to each label: attributions of a trained model's logits.
 
-"gradient": the gradient of the label's logit in a token's embedding times
-that embedding, summed over the vector (Simonyan et al. 2013,
+"gradient": the gradient of the label's logit in a token's embedding times that
+embedding, summed over the vector (Simonyan et al. 2013,
 https://arxiv.org/abs/1312.6034, section 3; Shrikumar et al. 2016,
 https://arxiv.org/abs/1605.01713; compared in Ancona et al. 2018,
-https://arxiv.org/abs/1711.06104). The embedding is what leaves its
-LayerNorm: LayerNorm does not change when its input is scaled, so with what
-enters it every token's sum would be 0 (Euler's theorem). One pass a label;
-quick, but blind to a word whose effect has reached its limit.
+https://arxiv.org/abs/1711.06104). The embedding is the output of its LayerNorm:
+LayerNorm is invariant to scaling its input, so with its input every token's sum
+would be 0 (Euler's theorem). One pass per label; quick, but blind to words
+whose effect is saturated.
 
-"integrated": the same, with the mean gradient on the straight way from the
-empty text, every token of a word being [PAD], to the text, and the way in
-place of the embedding (Sundararajan et al. 2017,
-https://arxiv.org/abs/1703.01365, eq. 3). The weights add up to about the
-logit less that of the empty text. `INTEGRATION_STEPS` passes a label.
+"integrated": the same, with the mean gradient along the straight line from the
+empty text (every token of a word is [PAD]) to the text, and the difference
+instead of the embedding (Sundararajan et al. 2017,
+https://arxiv.org/abs/1703.01365, eq. 3). The weights add up to about the logit
+minus that of the empty text. `INTEGRATION_STEPS` passes per label.
 
 "occlusion": see `occlusion`.
 """
@@ -33,17 +33,17 @@ from multilabel.storage import trained_model
 import tokenization
 
 
-# Points between the empty text and the text at which "integrated" takes the
+# Points between the empty text and the text at which "integrated" computes the
 # gradient.
 INTEGRATION_STEPS = 16
 
-# Tokens a `session.run` with gradients, for which the activations of every
-# layer are kept.
+# Tokens per `session.run` with gradients, for which the activations of all
+# layers are kept.
 _GRADIENT_TOKENS = 1024
 
 
 class Explainer(occlusion.WordExplainer):
-  """A trained model in a graph and a session of its own, with gradients.
+  """A trained model in its own graph and session, with gradients.
 
   Attributes: those of `occlusion.WordExplainer`.
   """
@@ -55,7 +55,7 @@ class Explainer(occlusion.WordExplainer):
 
     Args:
       model_dir: str, `--output_dir` of a training run.
-      batch_size: int, rows a `session.run` without gradients.
+      batch_size: int, rows per `session.run` without gradients.
 
     Raises:
       ValueError: a file is missing or broken, or the checkpoint does not fit.
@@ -71,8 +71,8 @@ class Explainer(occlusion.WordExplainer):
         trained.settings["max_seq_length"], trained.long_text)
     self._batch_size = batch_size
     if checkpoint is None:
-      raise ValueError("model_dir %s has no checkpoint: training has not got "
-                       "to its first one." % model_dir)
+      raise ValueError("model_dir %s has no checkpoint: training has not saved "
+                       "its first one yet." % model_dir)
     checkpoint_restore.check_sizes(checkpoint, trained.bert_config,
                                    len(trained.labels),
                                    checkpoint_restore.OWN_FILES)
@@ -100,7 +100,7 @@ class Explainer(occlusion.WordExplainer):
     """float64 `[num_words, len(labels)]`."""
     weights = np.zeros([num_words, len(labels)])
     for column, label in enumerate(labels):
-      # The windows that the pooled logit is made of, to equal parts.
+      # The windows that contribute to the pooled logit, in equal parts.
       numbers = (range(len(windows)) if self._long_text.pooling == "mean" else
                  [int(np.argmax(logits[:, label]))])
       for number in numbers:
@@ -112,7 +112,7 @@ class Explainer(occlusion.WordExplainer):
     return weights
 
   def _token_weights(self, window, label, integrated):
-    """float64 `[tokens]`: what each token adds to the logit of a window."""
+    """float64 `[tokens]`: contributions of the tokens to a window's logit."""
     rows = [(window.input_ids, window.segment_ids)]
     if integrated:
       pad = self._tokenizer.vocab["[PAD]"]
@@ -164,7 +164,7 @@ class Explainer(occlusion.WordExplainer):
     return self._session
 
   def close(self):
-    """Frees the session; calling it twice does no harm."""
+    """Frees the session; may be called twice."""
     session, self._session = self._session, None
     if session is not None:
       session.close()
@@ -178,8 +178,8 @@ def find_embedding_output(graph, scope="bert/embeddings/"):
     scope: str, the name scope of its embeddings.
 
   Returns:
-    float32 `[B, S, W]`: the one tensor of that type and rank which an op of
-    the scope makes and ops outside read.
+    float32 `[B, S, W]`: the one tensor of that type and rank that an op of the
+    scope outputs and ops outside use.
 
   Raises:
     ValueError: there is none, or more than one.
@@ -191,8 +191,8 @@ def find_embedding_output(graph, scope="bert/embeddings/"):
           not reader.name.startswith(scope) for reader in output.consumers())]
   if len(found) != 1:
     raise ValueError(
-        "the graph has %d tensors [batch, tokens, width] that leave %s; one is "
-        "needed to explain by gradient." % (len(found), scope))
+        "the graph has %d outputs [batch, tokens, width] of %s; explaining by "
+        "gradient needs exactly one." % (len(found), scope))
   return found[0]
 
 

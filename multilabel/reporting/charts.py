@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Line charts as SVG that takes its colours and its font from the page.
+"""Line charts as SVG that takes its colors and its font from the page.
 
-Matplotlib draws with stand-in colours, which become CSS variables afterwards,
-so that one figure is readable on light and on dark. Only fixed words and
-numbers are drawn: what a user named (labels, metrics) stands in the page's
-HTML, where any script and any sign can be shown.
+Matplotlib draws with placeholder colors, which become CSS variables afterwards,
+so one figure is readable in light and dark mode. Only fixed words and numbers
+are drawn: names from the user (labels, metrics) are in the page's HTML, which
+can show any script and character.
 """
 
 import collections
@@ -15,9 +15,8 @@ import re
 import numpy as np
 
 
-# One chart: what is drawn, and its axes. `x_range` and `y_range`
-# are (low, high), either of them None where the data say; without an x_range
-# the x axis shows whole numbers.
+# One chart: its lines and its axes. `x_range` and `y_range` are (low, high),
+# either end None to use the data; without an x_range the x axis shows integers.
 Panel = collections.namedtuple(
     "Panel", ["lines", "steps", "marks", "x_label", "y_label", "x_range",
               "y_range", "height", "log_x", "log_y"])
@@ -32,7 +31,7 @@ Steps = collections.namedtuple("Steps", ["edges", "heights", "color", "fill"])
 # A line across the panel, at x.
 Mark = collections.namedtuple("Mark", ["x", "color", "form"])
 
-# Variables of the page's style; the number is the stand-in colour.
+# Variables of the page's style; the number is the placeholder color.
 _COLORS = {name: "#0102%02x" % (i + 3) for i, name in enumerate(
     ["ink", "muted", "line", "c1", "c2", "c3", "c4"])}
 
@@ -42,7 +41,7 @@ class ReportUnavailable(ImportError):
 
 
 def require_matplotlib():
-  """Imports what draws; raises `ReportUnavailable` where it is missing.
+  """Imports matplotlib; raises `ReportUnavailable` if it is missing.
 
   Returns:
     (matplotlib, the class Figure, the class FigureCanvasSVG).
@@ -61,7 +60,7 @@ def require_matplotlib():
 
 def panel(lines=(), steps=(), marks=(), x_label="", y_label="", x_range=None,
           y_range=None, height=1, log_x=False, log_y=False):
-  """Makes a `Panel`; what is not given is left out."""
+  """Makes a `Panel`; arguments that are not given are left out."""
   return Panel(lines, steps, marks, x_label, y_label, x_range, y_range, height,
                log_x, log_y)
 
@@ -78,8 +77,8 @@ def draw(panels, name, description, width=400, height=250):
 
   Args:
     panels: list of `Panel`; only the last one's `x_label` is shown.
-    name: str of letters, digits and -, another one for each figure of a page.
-    description: str, read to those who do not see the figure.
+    name: str of letters, digits and -, unique for each figure of a page.
+    description: str, for screen readers.
     width: int, in px at full size.
     height: int, in px at full size.
 
@@ -98,7 +97,7 @@ def draw(panels, name, description, width=400, height=250):
       "xtick.labelcolor": _COLORS["ink"], "ytick.labelcolor": _COLORS["ink"],
       "axes.formatter.useoffset": False, "axes.unicode_minus": True,
       "axes.axisbelow": True, "path.simplify": True, "text.usetex": False,
-      # A person's own matplotlibrc must not change the report.
+      # The user's matplotlibrc must not change the report.
       "axes.facecolor": "none", "figure.facecolor": "none",
       "savefig.facecolor": "none", "axes.prop_cycle": matplotlib.cycler(
           color=[_COLORS["ink"]])}
@@ -158,7 +157,7 @@ def _draw_panel(one, axis):
 
 
 def _write_whole_numbers(axis, multiples):
-  """Ticks of a logarithmic axis: multiples of powers of ten, written out."""
+  """Ticks of a logarithmic axis: multiples of powers of ten, in full."""
   # pylint: disable=g-import-not-at-top
   from matplotlib import ticker
   axis.set_major_locator(ticker.LogLocator(subs=multiples))
@@ -167,7 +166,7 @@ def _write_whole_numbers(axis, multiples):
 
 
 def draw_small(points, dot, description):
-  """Draws one precision-recall curve without words: both axes from 0 to 1.
+  """Draws one precision-recall curve without text: both axes from 0 to 1.
 
   Args:
     points: (recall, precision), float arrays.
@@ -193,12 +192,13 @@ def draw_small(points, dot, description):
 
 
 def _to_inline(svg, name, description):
-  """Makes a part of a page of what matplotlib writes as a file."""
+  """Turns matplotlib's file into a part of a page."""
   svg = svg[svg.index("<svg"):]
   svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
   svg = re.sub(r"<style[^>]*>.*?</style>", "", svg, flags=re.DOTALL)
   view_box = re.search(r'viewBox="([^"]*)"', svg).group(1)
-  # Groups need no names; what is referred to needs one of its own in the page.
+  # Groups need no ids; referenced elements need an id that is unique in the
+  # page.
   svg = re.sub(r'<g id="[^"]*"', "<g", svg)
   svg = re.sub(r'id="([^"]*)"', r'id="%s-\1"' % name, svg)
   svg = re.sub(r'(url\(|href=")#', r"\1#%s-" % name, svg)

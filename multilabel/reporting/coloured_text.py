@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Texts whose words are coloured by weight: in a terminal, and as a page.
+"""Texts whose words are colored by weight: in a terminal, and as a page.
 
-Red speaks for a label, blue against it; the strongest word of a label has the
-strongest colour. What the model did not read is dim. Needs no TensorFlow.
+Red is for a label, blue against it; the strongest word of a label has the
+strongest color. What the model did not read is dim. Needs no TensorFlow.
 """
 
 import collections
@@ -14,10 +14,10 @@ import unicodedata
 # list of `occlusion.LabelExplanation`.
 ExplainedText = collections.namedtuple("ExplainedText", ["texts", "labels"])
 
-# Below this share of the strongest weight a word has no colour.
+# Below this fraction of the strongest weight, a word has no color.
 _FAINTEST = 0.1
 
-# Numbers of a 256-colour terminal from faint to strong, black text on them.
+# Numbers of a 256-color terminal from faint to strong, black text on them.
 _RED = (224, 217, 210, 203, 196)
 _BLUE = (189, 153, 111, 75, 33)
 _BLACK = 16
@@ -30,14 +30,14 @@ _JOINERS = u"\u200c\u200d"
 
 
 def printable(text):
-  """Makes a text safe to print: no control or direction character is left.
+  """Makes a text safe to print: without control and direction characters.
 
   Args:
     text: str.
 
   Returns:
     str: line ends are "\\n", tabs are spaces, and what could move the cursor,
-    turn the direction of the text or is no character is written as "\\x1b".
+    turn the direction of the text or is not a character is written as "\\x1b".
   """
   safe = []
   for char in text.replace("\r\n", "\n").replace("\r", "\n"):
@@ -52,12 +52,12 @@ def printable(text):
 
 
 def pieces(text, part, words):
-  """Cuts a text into words and what stands between them.
+  """Splits a text into words and the text between them.
 
   Args:
     text: str.
     part: int, 0 or 1, the text's place in a pair.
-    words: list of `words.WordWeight`; those of another part are passed over.
+    words: list of `words.WordWeight`; those of another part are skipped.
 
   Yields:
     (str, `WordWeight` or None), which joined are the text.
@@ -90,7 +90,7 @@ def count_unread(explained):
 
 
 def terminal_text(explained):
-  """One text for a terminal of 256 colours: str of lines."""
+  """One text for a terminal of 256 colors: str of lines."""
   lines = []
   for label in explained.labels:
     lines.append("%.3f  %s%s%s%s" % (
@@ -106,7 +106,7 @@ def terminal_text(explained):
 
 
 def _terminal_word(piece, word, strength):
-  """A piece of text with the codes of its colour around it, line by line."""
+  """A piece of text with the codes of its color around it, line by line."""
   if word is None:
     return printable(piece)
   value = strength.get((word.part, word.start))
@@ -118,18 +118,18 @@ def _terminal_word(piece, word, strength):
     colours = _RED if value > 0 else _BLUE
     level = min(len(colours) - 1, int(abs(value) * len(colours)))
     code = "\033[38;5;%d;48;5;%dm" % (_BLACK, colours[level])
-  # No colour runs on to the next line.
+  # No color continues on the next line.
   return "\n".join(code + line + _RESET for line in
                    printable(piece).split("\n"))
 
 
 def terminal_legend():
-  """One line that says what the colours mean: str."""
+  """One line that says what the colors mean: str."""
   def sample(colour, words):
     return "\033[38;5;%d;48;5;%dm %s %s" % (_BLACK, colour, words, _RESET)
 
   return ("%s %s the label, %snot read%s; the strongest word of each label has "
-          "the full colour\n" % (sample(_RED[-1], "for"),
+          "full color\n" % (sample(_RED[-1], "for"),
                                  sample(_BLUE[-1], "against"), _DIM, _RESET))
 
 
@@ -155,8 +155,8 @@ def _unread_line(explained):
   unread, total = count_unread(explained), len(explained.labels[0].words)
   if not total:
     return "  (no words)"
-  return "  (%d of %d words were not read: the text is longer than the model " \
-      "takes)" % (unread, total) if unread else ""
+  return "  (%d of %d words were not read: the text is longer than the " \
+      "model's limit)" % (unread, total) if unread else ""
 
 
 _STYLE = """
@@ -199,16 +199,16 @@ _PAGE = """<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy"
   content="default-src 'none'; style-src 'unsafe-inline'">
-<title>Words that made the labels</title>
+<title>Words behind the labels</title>
 <style>%s</style>
 </head>
 <body>
-<h1>Words that made the labels</h1>
+<h1>Words behind the labels</h1>
 <p class="note">%s</p>
 <p class="note legend"><span class="for" style="--s:.7">for the label</span>
 <span class="against" style="--s:.7">against it</span>
-<span class="unread">not read</span> The strongest word of each label has the
-full colour.</p>
+<span class="unread">not read</span> The strongest word of each label has
+full color.</p>
 %s
 </body>
 </html>
@@ -220,7 +220,7 @@ def html_page(explained_texts, note):
 
   Args:
     explained_texts: list of `ExplainedText`.
-    note: str, said under the heading.
+    note: str, shown under the heading.
 
   Returns:
     str.
@@ -234,8 +234,8 @@ def _html_text(number, explained):
   lines = ["<section>", "<h2>Text %d</h2>" % number]
   unread = count_unread(explained)
   if unread:
-    lines.append('<p class="note">%d of %d words were not read: the text is '
-                 'longer than the model takes.</p>' % (
+    lines.append("<p class=\"note\">%d of %d words were not read: the text is "
+                 "longer than the model's limit.</p>" % (
                      unread, len(explained.labels[0].words)))
   lines.extend(_html_label(explained.texts, label)
                for label in explained.labels)
@@ -243,7 +243,7 @@ def _html_text(number, explained):
 
 
 def _html_label(texts, label):
-  """A box: the label, the coloured text, the words' weights as a table."""
+  """A box: the label, the colored text, the words' weights as a table."""
   strength = strengths(label.words)
   lines = ["<article>", "<h3>%s <span>%.3f%s</span></h3>" % (
       _escape(label.label), label.probability,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sections of the report on the labels: scores, curves, mix-ups, mistakes."""
+"""Sections of the report on labels: scores, curves, mistakes."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from multilabel.reporting import scored
 _MATRIX_LABELS = 25
 _PAIRS = 12
 
-# Mistakes of each kind a label, and the size in bytes of all of them.
+# Mistakes of each kind per label, and the size of all of them in bytes.
 _MISTAKES = 10
 _MISTAKES_SIZE = 1600000
 _SHOWN_TEXT = 300
@@ -23,7 +23,7 @@ _HEAD = ["label", "F1", "texts", "precision", "recall", "AP", "missed", "false",
 
 
 def labels(run):
-  """F1 of each label, sorted, with what stands behind it."""
+  """F1 of each label, sorted, with the counts behind it."""
   part = run.main
   if part is None:
     return page.section("labels", "Labels", page.paragraph(
@@ -40,9 +40,10 @@ def labels(run):
                for i in columns], "wide stick labels", css)
 
   parts = [page.note(
-      "On %s, sorted by F1. AP is the average precision, at no threshold. "
-      "texts: how many have the label; missed: of those, how many do not get "
-      "it; false: texts that get it and should not." % part.name)]
+      "On %s, sorted by F1. AP is the average precision, which needs no "
+      "threshold. texts: number of texts with the label; missed: how many of "
+      "those the model misses; false: texts that get the label but should "
+      "not." % part.name)]
   if not bottom:
     parts.append(make_table(top))
   else:
@@ -62,7 +63,7 @@ def _label_row(part, other, thresholds, i, is_searched):
   scores, name = part.stored, part.predictions.labels[i]
   f1 = float(scores["f1"][i])
   is_seen = scores["support"][i] > 0
-  # An F1 without a text that has the label says nothing.
+  # F1 is meaningless for a label that no text has.
   bar = ('<td class="bar"><i style="width:%.1f%%"></i>%s</td>' % (
       70 * f1, page.number(f1)) if is_seen else
          '<td class="bar">\u2013</td>')
@@ -96,14 +97,14 @@ def curves(run):
       parts.append("<h3>%s</h3>" % title)
       parts.append(_small_curves(part, columns))
   parts.append(page.note(
-      "Recall to the right, precision upwards, both from 0 to 1. The dot is "
-      "where the run's decisions stand (none: the label is never given); AP is "
-      "the area under the curve."))
+      "x: recall, y: precision, both from 0 to 1. The dot marks the decisions "
+      "of this run (no dot: the label is never predicted); AP is the area "
+      "under the curve."))
   return page.section("curves", "Precision and recall", *parts)
 
 
 def _pooled_figure(run):
-  """The curve of all decisions together, for each part of the data."""
+  """The curve of all decisions together, for each split."""
   lines, legend = [], []
   for part, color, form in zip(run.parts.values(), ("c1", "c3"), ("-", "--")):
     points = analysis.pooled_pr_points(part.predictions.true,
@@ -129,7 +130,7 @@ def _pooled_figure(run):
 
 
 def _support_figure(part):
-  """Whether the labels that do badly are those with few texts."""
+  """Whether the labels with low scores are those with few texts."""
   seen = part.stored["support"] > 0
   points = part.stored["support"][seen], part.stored["f1"][seen]
   return page.figure(
@@ -139,8 +140,9 @@ def _support_figure(part):
                                 y_label="F1", y_range=(0, 1.02), log_x=True)],
                   "support", "F1 of each label against its number of texts",
                   height=270),
-      "One dot per label. Low dots on the left may lack examples; low dots on "
-      "the right may be hard, or inconsistent in the data.",
+      "One dot per label. A low dot on the left may lack examples; a low dot "
+      "on the right may be a hard label, or one that is annotated "
+      "inconsistently.",
       [("label", "c1", "dot")])
 
 
@@ -166,22 +168,22 @@ def _small_curves(part, columns):
 
 
 def together(run):
-  """Which labels stand together, and which are given for which."""
+  """Which labels occur together, and which are predicted instead of which."""
   part = run.main
   if part is None:
     return page.section("together", "Labels together", page.paragraph(
         scored.unscored_reason(run.files, "test")))
   support = part.stored["support"]
   columns = _first_columns(support)
-  parts = ["<h3>Which labels a text has together</h3>",
+  parts = ["<h3>Which labels occur together</h3>",
            page.note(
-               "Of the %s texts with the label of the row, the share (%%) that "
-               "also has the label of the column.%s" % (
+               "Of the %s texts with the label of the row, the percentage that "
+               "also have the label of the column.%s" % (
                    part.name, _selection("most frequent", support)))]
   if len(columns) > 1:
     parts.append(_co_occurrence_table(part, columns))
   else:
-    parts.append(page.paragraph("There are less than two labels to compare."))
+    parts.append(page.paragraph("There are fewer than two labels to compare."))
   parts.extend(_confusion(part))
   return page.section("together", "Labels together", *parts)
 
@@ -196,7 +198,7 @@ def _selection(what, counts):
   count = int(np.count_nonzero(counts))
   if count <= _MATRIX_LABELS:
     return ""
-  return " The %d %s of %d labels are shown." % (_MATRIX_LABELS, what, count)
+  return " Showing the %d %s of %d labels." % (_MATRIX_LABELS, what, count)
 
 
 def _co_occurrence_table(part, columns):
@@ -215,7 +217,7 @@ def _co_occurrence_table(part, columns):
             u"%s + %s: %s" % (name, other, page.plural(counts[i, j], "text"))))
     rows.append((name, cells))
   return _matrix(names, rows) + page.note(
-      "On the diagonal: texts with the label.")
+      "Diagonal: number of texts with the label.")
 
 
 def _percent(share):
@@ -225,7 +227,7 @@ def _percent(share):
 
 
 def _heat_cell(color, share, text, title):
-  """A cell whose background is as strong as its share, 0 to 1."""
+  """A cell whose background is as strong as its fraction, 0 to 1."""
   if not text:
     return '<td class="zero"></td>'
   return '<td style="background:rgba(var(--%s),%.2f)" title="%s">%s</td>' % (
@@ -245,19 +247,19 @@ def _matrix(names, rows):
 
 
 def _confusion(part):
-  """The labels that are given wrongly where others are missed."""
+  """The labels that are wrongly predicted where others are missed."""
   predictions = part.predictions
   wrong = part.stored["fp"] + part.stored["fn"]
   columns = _first_columns(wrong)
-  parts = ["<h3>Which labels are given where others are missed</h3>"]
+  parts = ["<h3>Which labels are predicted instead of others</h3>"]
   if not columns:
-    return parts + [page.paragraph("Not one decision is wrong.")]
+    return parts + [page.paragraph("There are no wrong decisions.")]
   counts = analysis.confusion(predictions.true, predictions.decided, columns)
   parts.append(page.note(
-      "Texts of %s that miss the label of the row (true, but not given) and "
-      "get the label of the column without having it. Last column: nothing was "
-      "given wrongly instead; last row: nothing was missed.%s" % (
-          part.name, _selection("most often mistaken", wrong))))
+      "Number of texts of %s where the model misses the label of the row and "
+      "wrongly predicts the label of the column. Last column: no label was "
+      "wrongly predicted instead; last row: no label was missed.%s" % (
+          part.name, _selection("with the most mistakes", wrong))))
   names = [predictions.labels[i] for i in columns]
   most = max(1, counts[:-1, :-1].max())
   rows = []
@@ -271,7 +273,7 @@ def _confusion(part):
         cells.append(_heat_cell(
             "warm", 0 if is_edge else counts[i, j] / most,
             page.count(counts[i, j]) if counts[i, j] else "",
-            "missed: %s; given: %s" % (name, other)))
+            "missed: %s; predicted: %s" % (name, other)))
     rows.append((name, cells))
   parts.append(_matrix(names + ["nothing false"], rows))
   parts.extend(_frequent_pairs(names, counts))
@@ -279,7 +281,7 @@ def _confusion(part):
 
 
 def _frequent_pairs(names, counts):
-  """The pairs of the matrix that are most frequent, as a table."""
+  """The most frequent pairs of the matrix, as a table."""
   pairs = counts[:-1, :-1]
   order = np.argsort(-pairs, axis=None, kind="stable")[:_PAIRS]
   rows = []
@@ -295,7 +297,7 @@ def _frequent_pairs(names, counts):
 
 
 def mistakes(run):
-  """The surest mistakes of each label, with their texts."""
+  """The most confident mistakes for each label, with their texts."""
   part = run.main
   if part is None:
     return page.section("mistakes", "Mistakes", page.paragraph(
@@ -304,29 +306,29 @@ def mistakes(run):
   columns = [int(i) for i in np.argsort(-wrong, kind="stable") if wrong[i]]
   if not columns:
     return page.section("mistakes", "Mistakes",
-                        page.paragraph("Not one decision is wrong."))
+                        page.paragraph("There are no wrong decisions."))
   blocks, most = _mistake_blocks(part, columns)
   parts = [page.note(
-      "On %s, for each label: up to %s that got it wrongly, the highest "
-      "probability first, and as many that were denied it, the lowest first. A "
-      "mistake that the model is sure of is often a mistake in the data." % (
+      "On %s, for each label: up to %s texts that wrongly got it, highest "
+      "probability first, and as many that miss it, lowest first. If the model "
+      "is confident about a mistake, the mistake is often in the data." % (
           part.name, page.plural(most, "text")))]
   if len(blocks) < len(columns):
-    parts.append(page.note("The %d labels with most mistakes are shown, of %d "
-                           "that have any." % (len(blocks), len(columns))))
+    parts.append(page.note("Showing the %d labels with the most mistakes, of "
+                           "%d that have any." % (len(blocks), len(columns))))
   if len(blocks) > 12:
     parts.append(page.search_box("Find a label", "#all-mistakes > details"))
   parts.append('<div id="all-mistakes"%s>%s</div>' % (
       ' class="tall"' if len(blocks) > 2 * scored.FIGURE_LABELS else "",
       "\n".join(blocks)))
-  return page.section("mistakes", "Mistakes the model is surest of", *parts)
+  return page.section("mistakes", "Most confident mistakes", *parts)
 
 
 def _mistake_blocks(part, columns):
-  """Returns (a block of HTML a label, mistakes of each kind in each).
+  """Returns (a block of HTML per label, mistakes of each kind in each).
 
   As many of each kind as the size allows; with very many labels even one of
-  each is too much, and the last labels are left out.
+  each is too many, and the last labels are left out.
   """
   for most in (_MISTAKES, 7, 5, 4, 3, 2, 1):
     blocks, size = [], 0
@@ -341,13 +343,14 @@ def _mistake_blocks(part, columns):
 
 
 def _mistake_block(part, i, most):
-  """The mistakes of one label, closed until one opens it."""
+  """The mistakes for one label, initially collapsed."""
   predictions, scores = part.predictions, part.stored
   found = analysis.mistakes(predictions.true, predictions.decided,
                             predictions.probabilities, i, most)
   content = []
-  for css, title, rows in (("false", "Given, but not in the data", found.false),
-                           ("missed", "In the data, but not given",
+  for css, title, rows in (("false",
+      "Predicted, but not in the data", found.false),
+                           ("missed", "In the data, but not predicted",
                             found.missed)):
     if rows:
       content.append('<div class="kind %s">%s</div>' % (css, title))

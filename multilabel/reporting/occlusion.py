@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which words made each label, found by leaving each out.
+"""Which words led to each label, found by leaving out each word.
 
-A word's weight is the logit less the logit without the word (Li et al. 2016,
-https://arxiv.org/abs/1612.08220, eq. 1). Its tokens are taken out of the
-windows that hold them; what is left closes up, since a fine-tuned model has
-not seen [MASK], and no other token moves in. One pass a word. Needs no
-TensorFlow; `attribution` adds what needs gradients.
+A word's weight is the logit minus the logit without the word (Li et al. 2016,
+https://arxiv.org/abs/1612.08220, eq. 1). Its tokens are removed from the
+windows that contain them without replacement, since a fine-tuned model has not
+seen [MASK], and no other token moves in. One pass per word. Needs no
+TensorFlow; `attribution` adds the methods that need gradients.
 """
 
 import collections
@@ -17,8 +17,8 @@ from multilabel.features import encoding
 from multilabel.reporting import words as text_words
 
 
-# One label of a text: its probability, whether the decision rule gives it to
-# the text, and `words.WordWeight`s in the order of the text.
+# One label of a text: its probability, whether the decision rule predicts it,
+# and `words.WordWeight`s in the order of the text.
 LabelExplanation = collections.namedtuple(
     "LabelExplanation", ["label", "probability", "is_predicted", "words"])
 
@@ -26,22 +26,22 @@ LabelExplanation = collections.namedtuple(
 _LISTED_LABELS = 40
 
 
-# What `attribution.Explainer` can do; an `OcclusionExplainer` the last alone.
+# Methods of `attribution.Explainer`; an `OcclusionExplainer` has only the last.
 METHODS = ("integrated", "gradient", "occlusion")
 
 
 class WordExplainer(object):
   """What all explainers have in common; a subclass runs the model.
 
-  Of a long text that the model reads in windows, what is explained is the
-  pooled logit: with "max" the window that gave the label its highest logit, so
-  that words which are in other windows alone weigh 0; with "mean" the mean
-  over all windows.
+  For a long text that the model reads in windows, the pooled logit is
+  explained: with "max" that of the window with the label's highest logit, so
+  words that are only in other windows have weight 0; with "mean" the mean over
+  all windows.
 
-  A word is one of the basic tokenizer: a Chinese character and a punctuation
-  mark are words of their own. Words that the model did not read, since the
-  text was cut, have the weight None. `[CLS]`, `[SEP]` and the biases have
-  their part in a logit too, so weights do not add up to it.
+  Words are those of the basic tokenizer: Chinese characters and punctuation
+  marks are separate words. Words that the model did not read because the text
+  was truncated have the weight None. `[CLS]`, `[SEP]` and the biases contribute
+  to a logit too, so weights do not add up to it.
 
   Attributes:
     labels: list of str.
@@ -70,29 +70,28 @@ class WordExplainer(object):
     raise NotImplementedError
 
   def close(self):
-    """Frees the model; calling it twice does no harm."""
+    """Frees the model; may be called twice."""
     raise NotImplementedError
 
   def explain(self, text, labels=None, method=None, threshold=None):
-    """Says how much each word of a text spoke for or against its labels.
+    """Returns how much each word of a text contributes to its labels.
 
     Args:
       text: str, or (str, str) for a pair.
-      labels: list of str, the labels to explain; default: those that the
-        decision rule gives to the text, most probable first, or else the most
-        probable one.
+      labels: list of str, the labels to explain; default: the predicted labels,
+        most probable first, or the most probable one if there are none.
       method: one of `methods`; None: the first of them.
       threshold: float, list of float, "expected_f1" or None; in place of the
         trained model's.
 
     Returns:
       list of `LabelExplanation`, whose weights are float, or None for words
-      that the model did not read; positive speaks for the label.
+      that the model did not read; positive means for the label.
 
     Raises:
-      ValueError: `text` is no text, a label or the method does not exist, or
+      ValueError: `text` is not text, a label or the method does not exist, or
         the explainer is closed.
-      FloatingPointError: the model gives probabilities that are NaN.
+      FloatingPointError: a probability is NaN.
     """
     texts = _check_text(text)
     if method is None:
@@ -107,8 +106,9 @@ class WordExplainer(object):
                            for row in windows])
     probabilities = self._sigmoid(self._pool(logits))
     if not np.isfinite(probabilities).all():
-      raise FloatingPointError("checkpoint %s gives probabilities that are not "
-                               "finite; name another one." % self.checkpoint)
+      raise FloatingPointError(
+          "checkpoint %s gives NaN or infinite probabilities; use another "
+          "one." % self.checkpoint)
     decision = self.decision if threshold is None else (
         self.decision._replace(thresholds=threshold))
     is_predicted, = decision.apply(probabilities)
@@ -128,7 +128,7 @@ class WordExplainer(object):
         for column, number in enumerate(chosen)]
 
   def _label_numbers(self, labels):
-    """Numbers of labels by name; ValueError for one that does not exist."""
+    """Indices of labels by name; ValueError for one that does not exist."""
     if isinstance(labels, str):
       raise ValueError("labels must be a list of names, not one name.")
     numbers = {name: number for number, name in enumerate(self.labels)}
@@ -207,14 +207,14 @@ def _check_text(text):
 
 
 def _most_probable(probabilities, is_predicted):
-  """Numbers of the predicted labels, or else of the most probable one."""
+  """Indices of the predicted labels, or of the most probable one if none."""
   order = [int(i) for i in np.argsort(-probabilities, kind="mergesort")]
   return [i for i in order if is_predicted[i]] or order[:1]
 
 
 def _name_labels(label, labels):
-  """What to say of the labels that exist to one who asked for another."""
+  """Lists existing labels, for an error about an unknown one."""
   if len(labels) <= _LISTED_LABELS:
     return "there are " + ", ".join(labels)
   close = difflib.get_close_matches(label, labels, n=3, cutoff=0)
-  return "there are %d, among them %s" % (len(labels), ", ".join(close))
+  return "there are %d, including %s" % (len(labels), ", ".join(close))

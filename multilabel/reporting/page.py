@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page around the report: one file, no network, light, dark and printed.
+"""The page around the report: one file, no network, for light, dark and print.
 
-All functions return HTML; what is not called `..._html` is text, and escaped.
+All functions return HTML; arguments not called `..._html` are text, and
+escaped.
 """
 
 import base64
@@ -12,7 +13,7 @@ import os
 import re
 
 
-# Signs that HTML cannot hold, or that would turn the text around them.
+# Characters that HTML cannot contain, or that change the direction of text.
 _UNPRINTABLE = re.compile(
     u"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef"
     u"\ufffe\uffff\u202a-\u202e\u2066-\u2069]")
@@ -165,7 +166,7 @@ footer { margin-top: 48px; color: var(--muted); font-size: 13px; }
 }
 """
 
-# A search box hides what does not hold its words; printing opens everything.
+# A search box hides rows without its words; printing opens everything.
 _SCRIPT = """
 document.querySelectorAll("input[data-rows]").forEach(function (box) {
   box.hidden = false;
@@ -193,7 +194,7 @@ addEventListener("afterprint", function () {
 
 
 def clean(value):
-  """Returns text that any page can hold; what cannot be shown becomes U+FFFD.
+  """Returns text that any page can contain; other characters become U+FFFD.
   """
   return _UNPRINTABLE.sub(u"\ufffd", str(value))
 
@@ -204,19 +205,19 @@ def escape(value):
 
 
 def isolate(value):
-  """Returns text as HTML whose direction leaves its surroundings alone."""
+  """Returns text as HTML whose direction does not affect its surroundings."""
   return "<bdi>%s</bdi>" % escape(value)
 
 
 def number(value, decimals=3):
-  """Returns a score as text: 0.825, or an en dash where it is undefined."""
+  """Returns a score as text: 0.825, or an en dash if it is undefined."""
   if value is None or math.isnan(value):
     return u"\u2013"
   return "%.*f" % (decimals, value)
 
 
 def count(value):
-  """Returns a whole number as text: 12,875."""
+  """Returns an integer as text: 12,875."""
   return "{:,}".format(int(value))
 
 
@@ -264,13 +265,13 @@ def figure(title, svg_html, caption="", legend=()):
 
 
 def table(head, rows_html, css="", scroll_css="scroll"):
-  """Returns a table that scrolls where it is too wide.
+  """Returns a table that scrolls if it is too wide.
 
   Args:
     head: list of str, the columns.
     rows_html: list of str, `<tr>` elements.
     css: str, class of the table.
-    scroll_css: str, class of what is around it.
+    scroll_css: str, class of the element around it.
   """
   return (
       '<div class="%s"><table class="%s"><thead><tr>%s</tr></thead>\n<tbody>\n'
@@ -287,7 +288,7 @@ def row(name, cells, data_name=None):
 
 
 def search_box(what, rows_selector):
-  """Returns an input that hides rows (with `data-name`) as one types."""
+  """Returns an input that filters rows (with `data-name`) while typing."""
   return ('<input type="search" hidden placeholder="%s" aria-label="%s" '
           'data-rows="%s">' % (escape(what), escape(what),
                                escape(rows_selector)))
@@ -306,7 +307,7 @@ _START = (
 
 
 def is_document(path):
-  """Whether `document` made a file, or it is empty; False for links."""
+  """Whether a file was made by `document`, or is empty; False for links."""
   if os.path.islink(path) or not os.path.isfile(path):
     return False
   with open(path, "rb") as reader:
@@ -315,7 +316,7 @@ def is_document(path):
 
 
 def document(title, subtitle, sections):
-  """Returns the whole page.
+  """Returns the complete page.
 
   Args:
     title: str.

@@ -3,9 +3,9 @@
 
   python -m multilabel.reporting.report --model_dir=DIR
 
-It is made of the files that a run left in its directory, and of nothing else;
-what is missing there is left out of the page, and said. The page needs no
-network, and its text is escaped. Needs matplotlib (the extra "report").
+It uses only the files that a run left in its directory; if some are missing,
+the page has a note instead. The page needs no network, and its text is escaped.
+Needs matplotlib (the extra "report").
 """
 
 from multilabel.common import command_line
@@ -29,7 +29,7 @@ from multilabel.reporting import score_sections
 from multilabel.reporting import scored
 
 
-# What `write` raises where matplotlib is missing.
+# Raised by `write` if matplotlib is missing.
 ReportUnavailable = charts.ReportUnavailable
 
 REPORT_FILE = "report.html"
@@ -42,16 +42,16 @@ def write(output_dir, command=None):
 
   Args:
     output_dir: str, `--output_dir` of a run.
-    command: str or list of str, the command that repeats the run; None: one is
-      made of the flags in model_settings.json.
+    command: str or list of str, the command that repeats the run; None:
+      composed from the flags in model_settings.json.
 
   Returns:
     str, the path of report.html.
 
   Raises:
-    ReportUnavailable: matplotlib is missing; one line how to install it.
-    ValueError: the directory holds nothing of a run, or a broken file, or a
-      report.html that is somebody's.
+    ReportUnavailable: matplotlib is missing; says how to install it.
+    ValueError: the directory has no files of a run, or a broken one, or a
+      report.html that is not ours.
   """
   path = os.path.join(output_dir, REPORT_FILE)
   if os.path.lexists(path) and not page.is_document(path):
@@ -88,7 +88,7 @@ def define_flags():
 
 def main(argv):
   if len(argv) > 1:
-    raise ValueError("unexpected argument %s; every flag begins with --." %
+    raise ValueError("unexpected argument %s; flags begin with --." %
                      argv[1])
   if not flags.FLAGS.model_dir:
     raise ValueError("--model_dir must be given.")

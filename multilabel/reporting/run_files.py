@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads what a run left in its directory, for the report.
 
-A file that is not there is None, or not in its dict; one that is broken raises
-`ValueError`.
+A missing file is None, or not in its dict; a broken one raises `ValueError`.
 """
 
 import array
@@ -45,16 +44,16 @@ Lengths = collections.namedtuple("Lengths", ["tokens", "manifest"])
 class Predictions(collections.namedtuple(
     "Predictions", ["ids", "texts", "labels", "true", "decided",
                     "probabilities", "num_unlabelled"])):
-  """The texts of one part of the data, those whose true labels are known.
+  """The texts of one split whose true labels are known.
 
   Attributes:
     ids: list of N str.
     texts: list of N str.
     labels: list of L str, the order of the columns.
     true: bool [N, L].
-    decided: bool [N, L], the labels that the run gave.
+    decided: bool [N, L], the labels predicted by the run.
     probabilities: float32 [N, L].
-    num_unlabelled: int, texts beside these whose true labels are not known.
+    num_unlabelled: int, further texts whose true labels are not known.
   """
 
   __slots__ = ()
@@ -70,7 +69,7 @@ def read(folder):
     `RunFiles`.
 
   Raises:
-    ValueError: it is no directory, holds nothing of a run, or a broken file.
+    ValueError: it is not a directory, has no files of a run, or a broken one.
   """
   if not os.path.isdir(folder):
     raise ValueError("%s is not a directory; name the --output_dir of a run." %
@@ -119,7 +118,8 @@ def _read_labels(path):
   if labels[-1] == "":
     labels.pop()
   if not labels or len(set(labels)) != len(labels):
-    raise ValueError("%s must hold one label per line, none twice." % path)
+    raise ValueError(
+        "%s must hold one label per line without duplicates." % path)
   return labels
 
 
@@ -128,12 +128,12 @@ def read_results(path):
   results = collections.OrderedDict()
   with io.open(path, encoding="utf-8", newline="\n") as reader:
     for number, line in enumerate(reader, 1):
-      # A label may hold " = ", its number does not.
+      # A label may contain " = ", its number does not.
       is_of_label = line.startswith(("f1/", "threshold/"))
       parts = (line.rstrip("\n").rsplit(" = ", 1) if is_of_label else
                line.rstrip("\n").split(" = ", 1))
       if len(parts) != 2:
-        raise ValueError("%s:%d: the line is not of the form key = value." % (
+        raise ValueError("%s:%d: the line must have the form key = value." % (
             path, number))
       results[parts[0]] = parts[1]
   return results
@@ -150,7 +150,8 @@ def read_predictions(path, labels=None):
     `Predictions`.
 
   Raises:
-    ValueError: a line is no such object or has other labels; with its number.
+    ValueError: a line is not such an object or has other labels; names its
+      number.
   """
   reader = _PredictionReader(labels)
   with io.open(path, "rb") as lines:
@@ -174,15 +175,15 @@ def _describe(error, labels):
       known = key in set(labels)
       return "%s %s" % (json.dumps(key, ensure_ascii=False),
                         "has no probability" if known else
-                        "is not among the labels of the run")
+                        "is not a label of the run")
     return "there is no key %s" % json.dumps(key)
   if isinstance(error, (TypeError, AttributeError)):
-    return "not a prediction as the run writes it (%s)" % error
+    return "not a valid prediction (%s)" % error
   return " ".join(str(error).split()).rstrip(".")
 
 
 class _PredictionReader(object):
-  """Collects lines in arrays of machine numbers, so that large files fit."""
+  """Collects lines in compact arrays, so that large files fit in memory."""
 
   def __init__(self, labels):
     self.labels = None
@@ -241,7 +242,7 @@ class _PredictionReader(object):
 
 
 def _read_lengths(folder):
-  """Returns {part: Lengths} of the record files that are there."""
+  """Returns {part: Lengths} of the existing record files."""
   found = collections.OrderedDict()
   for part in ("train", "dev", "test"):
     manifest_file = os.path.join(folder, part + ".tf_record.json")

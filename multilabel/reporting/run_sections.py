@@ -16,7 +16,7 @@ from multilabel.reporting import page
 _MAX_POINTS = 600
 _MAX_BINS = 48
 
-# Keys of an evaluation while training, with the names that are shown.
+# Keys of an evaluation during training, with their displayed names.
 _DEV_METRICS = (("micro_f1", "micro-F1"), ("macro_f1", "macro-F1"),
                 ("map", "mAP"), ("macro_average_precision", "mAP"))
 
@@ -53,17 +53,17 @@ def training(run):
         filter(None, figures)))
   if not figures[0]:
     parts.append(page.paragraph(
-        "There are no events.out.tfevents.* with the training loss, so its "
-        "curve is not shown."))
+        "No events.out.tfevents.* with the training loss found, so its curve "
+        "is not shown."))
   if not figures[1]:
     parts.append(page.paragraph(
-        "There is no best_checkpoint.json with scores on dev while training, "
-        "so their curves are not shown."))
+        "No best_checkpoint.json with dev scores during training found, so "
+        "their curves are not shown."))
   return page.section("training", "Training", *parts)
 
 
 def _evaluations(best):
-  """Returns {key: (steps, values)} of the evaluations while training."""
+  """Returns {key: (steps, values)} of the evaluations during training."""
   found = {}
   for evaluation in (best or {}).get("evaluations") or []:
     step = _number(evaluation.get("step"))
@@ -95,7 +95,7 @@ def _loss_figure(run, evaluations):
   steps, losses = _finite(scalars["loss"]).T
   if not len(steps):
     return ""
-  # Smoothed before it is thinned, so that both show every point's weight.
+  # Smoothed before thinning, so that every point contributes to both.
   smoothed = np.stack([steps, _smooth(losses)], axis=1)
   lines = [charts.line(_thin(np.stack([steps, losses], axis=1)).T, "muted", "-",
                        0.7),
@@ -123,7 +123,7 @@ def _loss_figure(run, evaluations):
 
 
 def _loss_top(losses, evaluations):
-  """Upper end of the loss axis: a few steps of the start may be beyond it."""
+  """Upper end of the loss axis: a few initial steps may be beyond it."""
   top = np.percentile(losses, 98)
   for key in ("loss", "train_loss"):
     top = max([top] + list(evaluations.get(key, ((), ()))[1]))
@@ -136,7 +136,7 @@ def _finite(points):
 
 
 def _thin(points):
-  """Keeps at most `_MAX_POINTS` rows, the mean of each run of neighbours."""
+  """Keeps at most `_MAX_POINTS` rows, the mean of each group of neighbors."""
   if len(points) <= _MAX_POINTS:
     return points
   return np.stack([part.mean(axis=0)
@@ -144,7 +144,7 @@ def _thin(points):
 
 
 def _smooth(values):
-  """Exponential moving average, without a bias to 0 at the start."""
+  """Exponential moving average, without a bias towards 0 at the start."""
   decay = 1 - 2 / (max(5, len(values) / 20) + 1)
   smoothed, total, weight = np.zeros(len(values)), 0., 0.
   for i, value in enumerate(values):
@@ -164,7 +164,7 @@ def _rule_of_evaluations(best):
 
 
 def _dev_figure(run, evaluations):
-  """Scores on dev while training, with the best step; "" without any."""
+  """Scores on dev during training, with the best step; "" if there are none."""
   best = run.files.best or {}
   shown = list(_DEV_METRICS)
   if best.get("metric") not in [key for key, _ in shown] + ["loss", None]:
@@ -190,7 +190,7 @@ def _dev_figure(run, evaluations):
         page.number(_number(best.get("value")), 4), best["step"],
         best.get("checkpoint", "its checkpoint"))
   return page.figure(
-      "Scores on dev while training",
+      "Dev scores during training",
       charts.draw([charts.panel(lines, marks=_best_marks(best), x_label="step",
                                 y_range=(0, 1.02))],
                   "dev", "Scores on dev against the training step",
@@ -198,12 +198,12 @@ def _dev_figure(run, evaluations):
 
 
 def lengths(run):
-  """How long the texts are, and how many of them are cut."""
+  """How long the texts are, and how many are truncated."""
   found = run.files.lengths
   if not found:
     return page.section("lengths", "Text lengths", page.paragraph(
-        "There are no *.tf_record.index.npy with their manifests, so the "
-        "lengths are not shown."))
+        "No *.tf_record.index.npy with manifests found, so the lengths are not "
+        "shown."))
   most = run.files.settings.get("max_seq_length") or max(
       int(one.tokens.max()) for one in found.values())
   top = max([most] + [int(one.tokens.max()) for one in found.values()])
@@ -220,30 +220,30 @@ def lengths(run):
   what = "windows" if in_windows else "texts"
   svg = charts.draw(
       [charts.panel(steps=steps, marks=[charts.Mark(most, "c4", "--")],
-                    x_label="tokens, [CLS] and [SEP] included",
+                    x_label="tokens, including [CLS] and [SEP]",
                     y_label="%% of %s" % what, x_range=(0, 1.03 * top),
                     y_range=(0, None))],
-      "lengths", "Shares of %s with so many tokens" % what, height=250)
+      "lengths", "Fraction of %s by number of tokens" % what, height=250)
   return page.section(
       "lengths", "Text lengths",
       '<div class="figures">%s\n<div>%s</div></div>' % (
-          page.figure("Tokens a window" if in_windows else "Tokens a text",
+          page.figure("Tokens per window" if in_windows else "Tokens per text",
                       svg, _cut_caption(run.files.settings, most), legend),
           _length_table(found, in_windows)))
 
 
 def _cut_caption(settings, most):
-  """Says what became of long texts."""
+  """Describes how long texts are treated."""
   form = settings.get("long_text", "truncate_head")
   if form == "windows":
-    return ("A text of more than %d tokens becomes several windows, which "
-            "overlap; each label's logits are pooled by their %s." % (
+    return ("A text of more than %d tokens is split into overlapping windows; "
+            "the logits of each label are pooled by their %s." % (
                 most, settings.get("window_pooling", "max")))
   kept = {"truncate_head": "their beginning is kept",
           "truncate_tail": "their end is kept",
           "head_tail": "their beginning and their end are kept"}.get(form, form)
-  return ("Texts of more than %d tokens are cut to that length (%s); the share "
-          "at the line holds them." % (most, kept))
+  return ("Texts of more than %d tokens are truncated to that length (%s); the "
+          "fraction at the line includes them." % (most, kept))
 
 
 def _num_texts(one):
@@ -270,16 +270,17 @@ def _length_table(found, in_windows):
 
 
 def settings(run, command):
-  """Settings, versions, the command that repeats the run, all results."""
+  """Settings, versions, the command to repeat the run, all results."""
   stored = run.files.settings
   if not stored:
     return page.section("settings", "Settings", page.paragraph(
-        "There is no model_settings.json, so settings, versions and command "
-        "are not shown."), *_all_results(run))
+        "No model_settings.json found, so settings, versions and command are "
+        "not shown."), *_all_results(run))
   parts = []
   written = _command_text(command, stored.get("flags"))
   if written:
-    parts.append("<h3>The command that repeats it</h3>\n<pre>%s</pre>" %
+    parts.append("<h3>Command to repeat the run</h3>\n"
+                 "<pre>%s</pre>" %
                  page.escape(written))
   tables = [("Model", {key: value for key, value in stored.items()
                        if not isinstance(value, dict)}),
@@ -301,20 +302,20 @@ def _all_results(run):
 
 
 def _value_table(values):
-  """A table of names and values, sorted by name; JSON's form of values."""
+  """A table of names and values, sorted by name; values as JSON."""
   rows = []
   for key in sorted(values):
     value = values[key]
     shown = value if isinstance(value, str) else json.dumps(
         value, ensure_ascii=False)
-    # A list of 500 thresholds is in the table of labels.
+    # A list of 500 thresholds is already in the table of labels.
     rows.append(page.row(key, [shown if len(shown) <= 100 else
                                shown[:99] + u"\u2026"]))
   return page.table(["name", "value"], rows)
 
 
 def _command_text(command, flags):
-  """The command as text: the one that is given, or one made of the flags."""
+  """The command as text: the given one, or one composed from the flags."""
   if isinstance(command, (list, tuple)):
     words = [shlex.quote(str(word)) for word in command]
     return _wrapped(words)
@@ -335,7 +336,7 @@ def _command_text(command, flags):
 
 
 def _wrapped(words):
-  """Joins words to lines of at most 78 signs, ended as a shell wants it."""
+  """Joins words to lines of at most 78 characters, with shell continuations."""
   lines = [words[0]]
   for word in words[1:]:
     if len(lines[-1]) + len(word) + 3 > 78:

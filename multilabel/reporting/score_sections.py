@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sections of the report on the model as a whole: scores, cut, belief."""
+"""Sections of the report on the model: scores, threshold, calibration."""
 
 import numpy as np
 
@@ -13,16 +13,16 @@ from multilabel.reporting import scored
 
 _HEADLINES = (
     ("micro_f1", "micro-F1", "all decisions counted together"),
-    ("macro_f1", "macro-F1", "mean over labels, rare ones count the same"),
+    ("macro_f1", "macro-F1", "mean over labels; rare labels count the same"),
     ("macro_average_precision", "mAP",
-     "how labels rank texts, at no threshold"))
+     "how well labels rank texts, without a threshold"))
 
 _DECISION_ROWS = (
     ("micro_f1", "micro-F1"), ("micro_precision", "micro precision"),
     ("micro_recall", "micro recall"), ("macro_f1", "macro-F1"),
     ("macro_precision", "macro precision"), ("macro_recall", "macro recall"),
     ("samples_f1", "F1 per text, mean (without labels: 0)"),
-    ("samples_f1_present", "F1 per text that has or gets a label, mean"),
+    ("samples_f1_present", "F1 per text with a true or predicted label, mean"),
     ("subset_accuracy", "texts with all labels right"),
     ("hamming_loss", "Hamming loss"))
 
@@ -36,12 +36,12 @@ _CALIBRATION_ROWS = (
     ("ece_equal_mass", "calibration error, bins of equal mass"),
     ("brier_score", "Brier score"), ("log_loss", "log loss per decision"))
 
-# CSS's words for matplotlib's line styles.
+# CSS names of matplotlib's line styles.
 _CSS_FORMS = {"-": "solid", "--": "dashed", ":": "dotted"}
 
 
 def summary(run):
-  """Headline scores with intervals, and what they say in words."""
+  """Headline scores with intervals, and a summary in words."""
   if run.main is None:
     return page.section("summary", "Summary", *[
         page.paragraph(scored.unscored_reason(run.files, part))
@@ -53,12 +53,12 @@ def summary(run):
   if run.main.stored_intervals:
     parts.append(page.note(
         "Ranges are 95%% bootstrap intervals (%s resamples of the texts): how "
-        "far the score would move with other texts of the same kind." %
+        "much the score would vary with other texts of the same kind." %
         page.count(analysis.num_resamples(run.main.predictions.true.size))))
   else:
     parts.append(page.note(
-        "With so many texts and labels the scores hardly depend on chance, and "
-        "no intervals are computed."))
+        "With this many texts and labels, the scores hardly depend on chance, "
+        "so no intervals are computed."))
   parts.extend(_cautions(run))
   parts.append(_score_table(run))
   return page.section("summary", "Summary", *parts)
@@ -67,11 +67,11 @@ def summary(run):
 def _in_words(run):
   part, scores = run.main, run.main.stored
   return (
-      "On %s%s, %.1f%% of the labels that the model gives are right "
-      "(precision), and it finds %.1f%% of those that are there (recall). "
-      "%.1f%% of the texts get exactly their labels." % (
+      "On %s%s, %.1f%% of the predicted labels are correct (precision), and "
+      "the model finds %.1f%% of the true labels (recall). %.1f%% of the texts "
+      "get exactly their labels." % (
           page.plural(len(part.predictions.ids), part.name + " text"),
-          ", which training has not seen" if part.name == "test" else "",
+          ", not seen in training" if part.name == "test" else "",
           100 * scores["micro_precision"], 100 * scores["micro_recall"],
           100 * scores["subset_accuracy"]))
 
@@ -82,7 +82,7 @@ def _weak_labels_html(part):
   order = [i for i in scored.label_order(part) if support[i]]
   title, frequent = "Weakest labels", [i for i in order if support[i] >= 10]
   if len(frequent) >= 3:
-    # What a few texts say of a label is mostly chance.
+    # Scores from a few texts are mostly chance.
     order, title = frequent, "Weakest labels with 10 texts or more"
   if len(order) < 2:
     return ""
@@ -90,7 +90,7 @@ def _weak_labels_html(part):
   for i in reversed(order[-3:]):
     if part.stored["f1"][i] == 1:
       continue
-    weak.append("%s (F1 %s: %d of %s missed, %d given wrongly)" % (
+    weak.append("%s (F1 %s: %d of %s missed, %d wrongly predicted)" % (
         page.isolate(part.predictions.labels[i]),
         page.number(part.stored["f1"][i], 2), part.stored["fn"][i],
         page.plural(support[i], "text"), part.stored["fp"][i]))
@@ -98,7 +98,7 @@ def _weak_labels_html(part):
 
 
 def _card(run, measure, name, meaning):
-  """One headline score: value, interval on a scale, what it is elsewhere."""
+  """One headline score: value, interval on a scale, its value elsewhere."""
   part = run.main
   value, interval = _value(part, measure, is_half=False)
   scale = '<b style="left:calc(%.2f%% - 1px)"></b>' % (100 * value)
@@ -137,27 +137,27 @@ def _value(part, measure, is_half):
 
 
 def _cautions(run):
-  """What a reader must know before believing a score: notes."""
+  """Notes that readers should know before trusting a score."""
   notes = []
   kind = run.files.settings.get("threshold_kind", "fixed")
   if kind != "fixed":
-    notes.append("The thresholds were tuned on dev, so the scores of dev at "
-                 "the stored thresholds are a little too good.")
+    notes.append("The thresholds were tuned on dev, so the dev scores at the "
+                 "stored thresholds are slightly optimistic.")
   for part in run.parts.values():
     lacking = [run.labels[i] for i in part.ranking["labels_without_positive"]]
     if lacking:
       notes.append(
-          "No %s text has the label%s %s: left out of mAP, counted as F1 0 in "
-          "macro-F1." % (part.name, "" if len(lacking) == 1 else "s",
+          "No %s text has the label%s %s: excluded from mAP, counted as F1 0 "
+          "in macro-F1." % (part.name, "" if len(lacking) == 1 else "s",
                          _shortened(lacking)))
     unlabelled = part.predictions.num_unlabelled
     if unlabelled:
-      notes.append("%s of %s come without true labels and are not counted." % (
+      notes.append("%s of %s have no true labels and are not counted." % (
           page.plural(unlabelled, "text"), part.name))
   if run.main.name == "dev":
     notes.append(scored.unscored_reason(run.files, "test") +
-                 " Dev took part in choosing the model, so a test set that did "
-                 "not would be the fairer judge.")
+                 " The model was selected on dev, so a separate test set would "
+                 "give a fairer estimate.")
   elif "dev" not in run.parts:
     notes.append(scored.unscored_reason(run.files, "dev"))
   return [page.note(text) for text in notes]
@@ -169,7 +169,7 @@ def _shortened(names, most=5):
 
 
 def _score_table(run):
-  """All scores, a column for each part and cut."""
+  """All scores, one column per split and threshold."""
   columns = []
   for part in run.parts.values():
     if not run.is_plain:
@@ -197,7 +197,7 @@ def _with_interval(value, interval):
 
 
 def decisions(run):
-  """Where to cut, and whether the probabilities can be believed."""
+  """The choice of the threshold, and the calibration."""
   if run.main is None:
     return page.section("cut", "Threshold and calibration",
                         page.paragraph(scored.unscored_reason(
@@ -224,8 +224,9 @@ def _threshold_figure(run):
                                color, form, width))
       legend.append((name, color, _CSS_FORMS[form]))
   marks, caption = _draw_cut(run, lines, legend)
-  caption += (" To the right the model gives fewer labels, and more of them "
-              "are right; to the left it finds more of those that are there.")
+  caption += (
+      " Further right, the model predicts fewer labels, and more of them are "
+      "correct; further left, it finds more of the true labels.")
   return page.figure(
       "Scores against the threshold (micro)",
       charts.draw([charts.panel(lines, marks=marks, x_label="threshold",
@@ -235,10 +236,10 @@ def _threshold_figure(run):
 
 
 def _draw_cut(run, lines, legend):
-  """Adds the run's own cut to the figure; returns (marks, caption)."""
+  """Adds the run's threshold to the figure; returns (marks, caption)."""
   marks = [charts.Mark(0.5, "muted", ":")]
   if not run.is_known:
-    return marks, "Which cut the run chose is not known."
+    return marks, "The threshold of this run is not known."
   if run.rule.is_by_text:
     return marks, ("Curves: one threshold for all labels. The run has none: it "
                    "gives each text the labels of the highest expected F1.")
@@ -248,16 +249,16 @@ def _draw_cut(run, lines, legend):
   if not np.ndim(run.rule.thresholds):
     marks.append(charts.Mark(values[0], "c4", "-"))
     legend.append(("chosen cut", "c4", "solid"))
-    return marks, "The chosen cut is %.3g (%s)." % (values[0], kind)
+    return marks, "The chosen threshold is %.3g (%s)." % (values[0], kind)
   lines.append(charts.line((values, np.full(len(values), 0.02)), "c4", "o", 5))
   legend.append(("each label's own threshold", "c4", "dot"))
   return marks, (
-      "Curves: one threshold for all labels. The run gives each label one of "
-      "its own (%s), from %.3g to %.3g." % (kind, values.min(), values.max()))
+      "Curves: one threshold for all labels. This run has one threshold per "
+      "label (%s), from %.3g to %.3g." % (kind, values.min(), values.max()))
 
 
 def _reliability_figure(run):
-  """How often the model is right where it says so, and how often it says so."""
+  """Observed frequency against predicted probability, and its histogram."""
   lines = [charts.line(([0, 1], [0, 1]), "muted", "--", 1)]
   steps, legend, captions = [], [("perfect", "muted", "dashed")], []
   for part, color in zip(run.parts.values(), ("c1", "c2")):
@@ -276,14 +277,14 @@ def _reliability_figure(run):
   caption = (
       "Where the model says 70%%, about 70%% should be true. Expected "
       "calibration error: %s (%d bins of equal width, all labels together). "
-      "Below: decisions of %s at each probability." % (
+      "Below: number of decisions on %s at each probability." % (
           ", ".join(captions), analysis.NUM_BINS, run.main.name))
   return page.figure(
       "Reliability of the probabilities",
       charts.draw(
-          [charts.panel(lines, y_label="share that is true", x_range=(0, 1),
+          [charts.panel(lines, y_label="fraction that is true", x_range=(0, 1),
                         y_range=(0, 1.02), height=3.2),
            charts.panel(steps=steps, x_label="probability", x_range=(0, 1),
                         y_label="decisions", log_y=True)],
-          "reliability", "Share of true labels against the probability",
+          "reliability", "Fraction of true labels against the probability",
           height=330), caption, legend)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the report's sections share: each part of the data, scored once."""
+"""Shared by the report's sections: each split, scored once."""
 
 import collections
 
@@ -30,11 +30,11 @@ class ScoredRun(object):
 
   Attributes:
     files: `run_files.RunFiles`.
-    labels: list of L str, or None where nothing names them.
+    labels: list of L str, or None if they are unknown.
     parts: OrderedDict of `ScoredPart`, test before dev; those with true labels.
     main: `ScoredPart` that the sections on labels show, or None.
     rule: `decisions.DecisionRule` of the run.
-    is_known: bool, there are settings that say what the rule is.
+    is_known: bool, whether settings define the rule.
     is_plain: bool, the rule is the threshold 0.5 and nothing else.
   """
 
@@ -58,7 +58,7 @@ class ScoredRun(object):
     return self.rule.describe() if self.is_known else "as the run decided"
 
   def thresholds(self):
-    """The rule's thresholds, float64 [L]; nan where they are not known."""
+    """The rule's thresholds, float64 [L]; nan if unknown."""
     if not self.is_known:
       return np.full(len(self.labels), np.nan)
     return self.rule.threshold_of_each(len(self.labels))
@@ -89,24 +89,24 @@ def label_order(part):
   """Columns from the best F1 to the worst, those without a positive last."""
   support = part.stored["support"]
   rank = np.where(support > 0, part.stored["f1"], -1)
-  # Of equal ones, the label with more texts is the surer one.
+  # Among ties, the label with more texts is more certain.
   return np.lexsort((-support, -rank)).tolist()
 
 
 def top_and_bottom(order):
-  """Splits columns into what a figure shows: (all, []) or (top, bottom)."""
+  """Selects the columns that a figure shows: (all, []) or (top, bottom)."""
   if len(order) <= 2 * FIGURE_LABELS:
     return order, []
   return order[:FIGURE_LABELS], order[-FIGURE_LABELS:]
 
 
 def unscored_reason(files, part):
-  """Says in a sentence why a part of the data has no scores."""
+  """Says in one sentence why a split has no scores."""
   written_by = {"dev": ("eval_predictions.jsonl", "--do_eval writes it"),
                 "test": ("test_predictions.jsonl",
                          "--do_test or --do_predict writes it")}
   name, how = written_by[part]
   if part not in files.predictions:
-    return "There is no %s (%s), so nothing is shown of %s." % (name, how, part)
-  return ("No text in %s comes with its true labels (a labelled test file and "
-          "--do_test bring them), so nothing is shown of %s." % (name, part))
+    return "No %s found (%s), so nothing is shown for %s." % (name, how, part)
+  return ("No text in %s has true labels (use a labelled test file and "
+          "--do_test), so nothing is shown for %s." % (name, part))

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The words of a text: where they stand in it, and in what the model reads.
+"""The words of a text: their places in it, and in the model's input.
 
-A tokenizer gives tokens without saying where they come from. Here a text is
-cut as `tokenization.BasicTokenizer` cuts it, with the place of every word in
-the text as it was written, whatever became of case, accents and control
-characters. Needs no TensorFlow.
+A tokenizer returns tokens without their positions. Here a text is split as by
+`tokenization.BasicTokenizer`, with the position of every word in the original
+text, regardless of changes to case, accents and control characters. Needs no
+TensorFlow.
 """
 
 import collections
@@ -17,36 +17,35 @@ from multilabel.features import encoding
 import tokenization
 
 
-# A word of the basic tokenizer, and text[start:end] that it was made from.
+# A word of the basic tokenizer, and text[start:end] that it comes from.
 Word = collections.namedtuple("Word", ["token", "start", "end"])
 
-# A word as it was written, text[start:end]; what it weighs: a float, a float
-# array with one number per label, or None where that is not known, since the
-# model did not read it; and whether it is of the first text (0) or of the
-# second of a pair (1).
+# A word as it was written, text[start:end]; its weight: a float, a float array
+# with one number per label, or None if the model did not read it; and whether
+# it belongs to the first text (0) or the second of a pair (1).
 WordWeight = collections.namedtuple(
     "WordWeight", ["word", "start", "end", "weight", "part"])
 
-# One row of what the model reads: two lists of int, and an int array with the
-# number of the word that each token is of, -1 for [CLS] and [SEP].
+# One row of the model's input: two lists of int, and an int array with the
+# number of each token's word, -1 for [CLS] and [SEP].
 Window = collections.namedtuple("Window", ["input_ids", "segment_ids", "words"])
 
-# Above it a float32 probability cannot be told from 1.
+# Above it, a float32 probability cannot be distinguished from 1.
 _HIGHEST_PROBABILITY = 1 - 2.0 ** -25
 _LOWEST_PROBABILITY = float(np.finfo(np.float32).tiny)
 
 
 def split(text, basic_tokenizer):
-  """Cuts a text into words.
+  """Splits a text into words.
 
   Args:
     text: str.
     basic_tokenizer: `tokenization.BasicTokenizer`.
 
   Returns:
-    list of `Word`, in the order of the text and without overlap; the tokens
-    are those of `basic_tokenizer.tokenize(text)`. A word ends after the marks
-    (accents and the like) that stand on its last letter, kept or not.
+    list of `Word`, in the order of the text and without overlap; the tokens are
+    those of `basic_tokenizer.tokenize(text)`. A word ends after the marks (such
+    as accents) on its last letter, kept or not.
   """
   words = []
   for run in _runs(text, basic_tokenizer):
@@ -63,9 +62,9 @@ def split(text, basic_tokenizer):
 
 
 def _runs(text, basic_tokenizer):
-  """Yields the letters between white space, each a list of (letter, place).
+  """Yields the runs between white space, each a list of (letter, place).
 
-  A Chinese character is a run of its own.
+  A Chinese character is its own run.
   """
   # pylint: disable=protected-access
   run = []
@@ -84,14 +83,14 @@ def _runs(text, basic_tokenizer):
 
 
 def _lower_case(run):
-  """Lower-cases and strips accents: list of (letter, place) to the same."""
-  # Of the whole word, since a final sigma has a lower case of its own.
+  """Lower-cases and strips accents of a list of (letter, place)."""
+  # On the whole word, since a final sigma has a special lower case.
   lowered = "".join(char for char, _ in run).lower()
   places = [place for char, place in run for _ in char.lower()]
   letters = [(part, place) for char, place in zip(lowered, places)
              for part in unicodedata.normalize("NFD", char)]
   ordered = []
-  # The canonical order: marks between two letters go by their class.
+  # The canonical order: marks between two letters are sorted by class.
   for _, group in itertools.groupby(
       letters, key=lambda letter: unicodedata.combining(letter[0]) > 0):
     ordered.extend(sorted(
@@ -113,7 +112,7 @@ def _extend_over_marks(text, words):
 
 
 def encode(tokenizer, texts, max_seq_length, long_text):
-  """Turns a text, or a pair, into what the model reads, word by word.
+  """Turns a text, or a pair, into the model's input, word by word.
 
   Args:
     tokenizer: `tokenization.FullTokenizer`.
@@ -127,7 +126,7 @@ def encode(tokenizer, texts, max_seq_length, long_text):
     `encoding.encode_windows`.
 
   Raises:
-    ValueError: the tokenizer cuts words otherwise than this module does.
+    ValueError: the tokenizer splits words differently from this module.
   """
   words, ids, word_of_id, numbers = [], [], [], []
   for part, text in enumerate(texts):
@@ -139,8 +138,8 @@ def encode(tokenizer, texts, max_seq_length, long_text):
       words.append(WordWeight(
           text[word.start:word.end], word.start, word.end, None, part))
     if pieces != tokenizer.tokenize(text):
-      raise ValueError("the text cannot be explained: its words and the tokens "
-                       "of its tokenizer are not the same.")
+      raise ValueError("the text cannot be explained: its words do not match "
+                       "the tokens of its tokenizer.")
     numbers.append(list(range(len(ids), len(ids) + len(pieces))))
     ids.extend(tokenizer.convert_tokens_to_ids(pieces))
   rows, _ = encoding.encode_windows(
@@ -156,10 +155,10 @@ def encode(tokenizer, texts, max_seq_length, long_text):
 
 
 class _Numbers(object):
-  """Stands for a tokenizer whose ids say which token of the text they are.
+  """A tokenizer whose ids are the numbers of the tokens in the text.
 
-  So texts are cut and put together where they always are, and it still is
-  known what became of each token.
+  So texts go through the usual code, and it is still known what became of each
+  token.
   """
 
   vocab = {"[SEP]": -2, "[CLS]": -1}
@@ -169,12 +168,12 @@ class _Numbers(object):
 
 
 def occlusion_weights(predict, text, max_words=64):
-  """Weighs words by what their absence does to each label (occlusion).
+  """Computes word weights by leaving out words (occlusion).
 
-  A weight is the log-odds of the label less its log-odds for the text with a
-  space in the word's place (leave one out: Li et al. 2016,
-  https://arxiv.org/abs/1612.08220, eq. 1). It sees probabilities alone, so any
-  predictor will do; those of float32 that are almost 1 (log-odds over 15) give
+  A weight is the log-odds of the label minus its log-odds for the text with a
+  space instead of the word (leave one out: Li et al. 2016,
+  https://arxiv.org/abs/1612.08220, eq. 1). It only needs probabilities, so any
+  predictor works; float32 probabilities close to 1 (log-odds over 15) give
   coarse weights.
 
   Args:
@@ -182,23 +181,22 @@ def occlusion_weights(predict, text, max_words=64):
       `SessionPredictor.predict`; called once, with at most `max_words` + 1
       texts.
     text: str.
-    max_words: int. Of a text with more words, neighbours are left out
-      together, as few as will do, and the text between the first's start and
-      the last's end stands as one word.
+    max_words: int. If a text has more words, the smallest possible groups of
+      neighbors are left out together, and each group counts as one word.
 
   Returns:
-    list of `WordWeight`, whose weights are float64 `[L]`; positive speaks for
+    list of `WordWeight`, whose weights are float64 `[L]`; positive means for
     the label.
 
   Raises:
-    ValueError: `max_words` is less than 1, or `text` is no str.
+    ValueError: `max_words` is less than 1, or `text` is not a str.
   """
   if max_words < 1:
     raise ValueError("max_words is %d; it must be 1 or more." % max_words)
   if not isinstance(text, str):
     raise ValueError("occlusion_weights takes one text, not %s." %
                      type(text).__name__)
-  # Case and accents as written: no mark is lost that a cased model would see.
+  # Case and accents as written: no mark that a cased model would see is lost.
   words = split(text, tokenization.BasicTokenizer(do_lower_case=False))
   size = max(1, -(-len(words) // max_words))
   groups = [words[i:i + size] for i in range(0, len(words), size)]

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """granian with this server's settings: one port, worker processes, signals.
 
-This process holds the port and watches the workers, each of which loads a
-model of its own (`worker.py`); it never imports TensorFlow.
+This process holds the port and watches the workers, each of which loads its own
+model (`worker.py`); it never imports TensorFlow.
 
-SIGTERM and SIGINT end it when what is in flight is done; a second one ends it
-at once. SIGHUP is handed on to the workers.
+SIGTERM and SIGINT end it when requests in flight are done; a second one ends it
+at once. SIGHUP is passed on to the workers.
 """
 
 import collections
@@ -31,10 +31,10 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 
 
-# Bytes of a request's head, and of what is read of a connection at a time.
+# Maximum bytes of a request's head, and of one read from a connection.
 _MAX_BUFFER = 32768
 
-# Files that a process has open besides its connections.
+# Open files of a process besides its connections.
 _OTHER_FILES = 512
 
 # granian's own log goes to stderr; stdout says when the server is ready.
@@ -50,11 +50,11 @@ Settings = collections.namedtuple("Settings", [
 
 
 class Port(object):
-  """A port of this machine that no other process can take.
+  """A port of this machine, reserved for this process.
 
-  granian shares its port with whoever asks the same of the system, a second
-  server by mistake among them. This socket is bound first, alone, and then
-  lets its own workers share; it does not listen.
+  granian shares its port with any process that asks for the same, such as a
+  second server started by mistake. This socket is bound first, exclusively, and
+  then shared with the workers; it does not listen.
   """
 
   def __init__(self, host, port):
@@ -62,10 +62,10 @@ class Port(object):
 
     Args:
       host: str, a name or an address.
-      port: int; 0: any that is free.
+      port: int; 0: any free port.
 
     Raises:
-      ValueError: there is no such host, or the port cannot be had.
+      ValueError: there is no such host, or the port is not available.
     """
     try:
       family, kind, protocol, _, address = socket.getaddrinfo(
@@ -79,7 +79,7 @@ class Port(object):
       self._socket.bind(address)
     except OSError as error:
       self._socket.close()
-      raise ValueError("port %d of %s cannot be had: %s." % (
+      raise ValueError("port %d of %s is not available: %s." % (
           port, host, error.strerror))
     # With it, others could bind as long as nobody listens.
     self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
@@ -105,7 +105,7 @@ class Port(object):
 
 
 class _Server(Granian):
-  """granian, except for what signals do.
+  """granian with different signal handling.
 
   Attributes:
     is_stopping: bool, whether a signal has told it to end.
@@ -123,7 +123,7 @@ class _Server(Granian):
 
   def signal_handler_reload(self, signum, frame):
     del frame
-    # granian would replace the workers, also by ones that cannot load.
+    # granian would replace the workers, even by ones that cannot load.
     for worker in self.wrks:
       if worker.is_alive():
         os.kill(worker.inner.pid, signum)
@@ -140,14 +140,14 @@ def run(load, port, settings, on_ready):
     on_ready: function without arguments, called when all workers serve.
 
   Raises:
-    ValueError: a worker says that what it was told to load is broken.
-    RuntimeError: a worker failed, or dies as soon as it has started.
+    ValueError: a worker reports that its model is broken.
+    RuntimeError: a worker failed, or dies as soon as it starts.
   """
   connections = allowed_connections(settings.max_connections)
   if connections < settings.max_connections:
     absl_logging.warning(
-        "At most %d connections of each process, not %d: the system allows a "
-        "process no more open files.", connections, settings.max_connections)
+        "At most %d connections per process instead of %d: the system limits "
+        "open files.", connections, settings.max_connections)
   receiver, sender = multiprocessing.Pipe(duplex=False)
   server = _Server(
       "multilabel", address=port.host, port=port.port,
@@ -157,10 +157,10 @@ def run(load, port, settings, on_ready):
       http1_settings=HTTP1Settings(
           header_read_timeout=max(1, int(1000 * settings.head_timeout)),
           max_buffer_size=_MAX_BUFFER),
-      # Not before all have loaded: another would fail like the first.
+      # Not before all have loaded: a replacement would fail like the first.
       respawn_failed_workers=False,
       workers_kill_timeout=max(0.1, settings.grace_seconds),
-      # What it says of broken connections would let strangers fill the log.
+      # Its messages on broken connections would let clients fill the log.
       log_level=LogLevels.critical, log_dictconfig=_LOG,
       ssl_cert=_path(settings.tls_certificate), ssl_key=_path(settings.tls_key),
       ssl_protocol_min=SSLProtocols.tls12)
@@ -176,11 +176,11 @@ def run(load, port, settings, on_ready):
         return
       waiting.join(1)
       raise waiting.failure or RuntimeError(
-          "the processes that serve end as soon as they are started.")
+          "the worker processes exit as soon as they start.")
 
 
 class Reports(object):
-  """A worker's line to the process that started it.
+  """A worker's channel to the process that started it.
 
   Attributes:
     parent: int, the id of that process.
@@ -191,11 +191,11 @@ class Reports(object):
     self.parent = parent
 
   def ready(self):
-    """Says that requests are taken."""
+    """Reports that requests are accepted."""
     self._sender.send(None)
 
   def failed(self, error):
-    """Says why the worker cannot load."""
+    """Reports why the worker cannot load."""
     self._sender.send((isinstance(error, ValueError), str(error)))
 
 
@@ -226,9 +226,9 @@ class _Waiting(threading.Thread):
       log = logging.getLogger("_granian")
       log.setLevel(logging.ERROR)
       self._on_ready()
-      while True:  # those that stand in for one that has ended
+      while True:  # replacements for workers that have ended
         self._take(self._receiver.recv())
-        log.error("%s", "Another process serves in its place."
+        log.error("%s", "Another process has taken its place."
                   if self.failure is None else self.failure)
     except EOFError:
       pass  # the server ends
@@ -241,7 +241,7 @@ class _Waiting(threading.Thread):
 
 
 def allowed_connections(wanted):
-  """Raises this process' limit of open files for so many connections.
+  """Raises this process's limit of open files for that many connections.
 
   Processes that it starts have the same limit.
 
@@ -260,8 +260,8 @@ def allowed_connections(wanted):
     files = min(files, hard)
   if files <= _OTHER_FILES:
     raise ValueError(
-        "the system allows a process %d open files, and the server needs more "
-        "than %d; raise the limit (`ulimit -Hn`)." % (hard, _OTHER_FILES))
+        "the system allows %d open files per process, but the server needs "
+        "more than %d; raise the limit (`ulimit -Hn`)." % (hard, _OTHER_FILES))
   if soft != resource.RLIM_INFINITY and soft < files:
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
   return files - _OTHER_FILES
@@ -269,7 +269,7 @@ def allowed_connections(wanted):
 
 @contextlib.contextmanager
 def _metrics_folder(workers):
-  """Where several workers add up their counts; removed at the end."""
+  """Folder where several workers sum their counts; removed at the end."""
   if workers == 1:
     yield
     return

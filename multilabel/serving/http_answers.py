@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Probabilities to the bodies of answers.
+"""Converts probabilities to response bodies.
 
-`:predict`, `:classify`, the model's status and its metadata have the form of
-TensorFlow Serving's REST API. A number is given with nine digits, which name
-one float32.
+`:predict`, `:classify`, the model's status and its metadata follow TensorFlow
+Serving's REST API. Numbers have nine digits, which identify a float32.
 """
 
 import collections
@@ -17,8 +16,8 @@ import numpy as np
 from multilabel.serving import http_requests
 
 
-# (type, dimensions after the batch) of what signatures take and give;
-# -1 is any length, "labels" the number of labels.
+# (type, dimensions after the batch) of the inputs and outputs of signatures; -1
+# is any length, "labels" the number of labels.
 _INT_ROWS = ("DT_INT32", [-1])
 _OUTPUTS = collections.OrderedDict([
     ("probabilities", ("DT_FLOAT", ["labels"]))])
@@ -75,7 +74,7 @@ def numbers(row):
 
 
 def predict(request, probabilities, labels, decision):
-  """Returns the answer to a `:predict`.
+  """Returns the response to a `:predict`.
 
   Args:
     request: `http_requests.PredictRequest`.
@@ -94,7 +93,7 @@ def predict(request, probabilities, labels, decision):
       return {"predictions": rows}
     return {"outputs": {name: [row[name] for row in rows]
                         for name in _NAMED_OUTPUTS}}
-  # A single output stands without its name.
+  # A single output has no name.
   return {"predictions" if request.rows else "outputs": [
       numbers(row) for row in probabilities]}
 
@@ -110,13 +109,13 @@ def _named(row, labels, above):
 
 
 def classify(probabilities, labels):
-  """Returns the answer to a `:classify`: (label, score) for each label."""
+  """Returns the response to a `:classify`: (label, score) for each label."""
   return ClassifyAnswer([list(zip(labels, numbers(row)))
                          for row in probabilities])
 
 
 def label(name, version, described, labels, decision):
-  """Returns the answer to a `/v1/label`.
+  """Returns the response to a `/v1/label`.
 
   Args:
     name: str, the model's.
@@ -146,14 +145,14 @@ def label(name, version, described, labels, decision):
 
 
 def status(version):
-  """Returns the answer to `GET /v1/models/NAME`."""
+  """Returns the response to `GET /v1/models/NAME`."""
   return {"model_version_status": [collections.OrderedDict([
       ("version", version), ("state", "AVAILABLE"),
       ("status", {"error_code": "OK", "error_message": ""})])]}
 
 
 def metadata(name, version, num_labels):
-  """Returns the answer to `GET /v1/models/NAME/metadata`."""
+  """Returns the response to `GET /v1/models/NAME/metadata`."""
   signatures = collections.OrderedDict()
   for signature, inputs in http_requests.PREDICT_INPUTS.items():
     named = signature in (http_requests.PREDICT_LABELS, http_requests.TEXT)

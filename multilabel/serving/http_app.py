@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The HTTP application: paths, and what stands behind each.
+"""The HTTP application: paths and their handlers.
 
-Requests are read and checked (`http_body`, `http_requests`), texts become
-ids, all wait in one bounded queue for a run of the model that they share (the
-batcher), and the answer is written (`http_answers`).
+Requests are read and checked (`http_body`, `http_requests`), texts become ids,
+all wait in one bounded queue for a shared run of the model (the batcher), and
+the response is written (`http_answers`).
 """
 
 import asyncio
@@ -29,21 +29,21 @@ from multilabel.serving import openapi
 from multilabel.serving import page
 
 
-# Work on more than so many bytes, characters or numbers has a thread of its
-# own, so that others are served meanwhile.
+# Larger inputs (bytes, characters or numbers) are processed in a separate
+# thread, so that others are served meanwhile.
 _SMALL = 4096
 
-# Explaining takes a run for each word. One text is explained at a time, so many
-# others may wait, and the model runs on so many texts at once; so labelling
-# keeps the larger part of the cores.
+# An explanation takes one run per word. One text is explained at a time, this
+# many may wait, and the model runs on this many texts at once, so that
+# labelling keeps most of the cores.
 _MAX_EXPLAINING = 4
 _EXPLAIN_TEXTS = 8
 
 # One class from Python 3.11 on.
 _TIMEOUTS = (TimeoutError, concurrent.futures.TimeoutError)
 
-# name: str; example: str, the text that the page starts with; timeouts: float,
-# seconds; max_words: int, words that are explained; loopback: bool, whether the
+# name: str; example: str, the example text on the page; timeouts: float,
+# seconds; max_words: int, maximum words to explain; loopback: bool, whether the
 # server listens on this machine alone.
 Settings = collections.namedtuple("Settings", [
     "name", "example", "max_body_bytes", "body_timeout", "request_timeout",
@@ -51,14 +51,14 @@ Settings = collections.namedtuple("Settings", [
 
 
 class Served(object):
-  """A loaded model, and what goes with it; a request keeps to one.
+  """A loaded model and what belongs to it; a request uses only one.
 
   Attributes:
     predictor: `SessionPredictor` or one with the same interface.
-    batcher: what makes one run of the features of several requests.
+    batcher: batches the features of several requests.
     requests: `http_requests.Requests`.
     version: str.
-    users: int, requests that are using it; changed by the event loop alone.
+    users: int, requests that are using it; changed only by the event loop.
   """
 
   def __init__(self, predictor, batcher, requests, version):
@@ -74,8 +74,8 @@ class Application(object):
 
   Attributes:
     asgi: ASGI application.
-    served: `Served`; what is set here serves the requests that come next.
-    keys: list of bytes, one of which a request must bring; empty: none.
+    served: `Served`; serves the next requests; may be replaced.
+    keys: list of bytes, one of which a request must have; empty: no key needed.
   """
 
   def __init__(self, served, queue_full, explain, settings, keys=(),
@@ -124,7 +124,7 @@ class Application(object):
         ("GET", [model + "/metadata", version + "/metadata"], self._metadata),
         ("GET", [model, version], self._status),
     ]
-    # A redirect would be made of what the client says is the host.
+    # A redirect would use the client's Host header.
     router = Router([Route(path, endpoint, methods=[method])
                      for method, paths, endpoint in table for path in paths],
                     redirect_slashes=False)
@@ -135,7 +135,7 @@ class Application(object):
         self._settings.max_body_bytes)
 
   def close(self):
-    """Ends the threads; what they do for a request that is cut is dropped."""
+    """Ends the threads; work for unfinished requests is dropped."""
     self._threads.shutdown(wait=False)
     self._explainer.shutdown(wait=False)
 
@@ -154,7 +154,7 @@ class Application(object):
     finally:
       served.users -= 1
 
-  # What is asked and answered without the model.
+  # Endpoints that do not use the model.
 
   async def _get_page(self, request):
     del request
@@ -199,9 +199,9 @@ class Application(object):
 
   async def _no_verb(self, request):
     self._check_model(request, self.served)
-    raise http_errors.Refused(404, "a model has :predict and :classify.")
+    raise http_errors.Refused(404, "a model supports :predict and :classify.")
 
-  # What the model answers.
+  # Endpoints that use the model.
 
   async def _predict(self, request):
     body = await self._bodies.read(request)
@@ -253,7 +253,7 @@ class Application(object):
       self._log_texts([text])
       if self._explaining > _MAX_EXPLAINING:
         raise http_errors.overloaded(
-            "too many explanations at a time; send it again later.")
+            "too many explanations at a time; try again later.")
       stop = threading.Event()
       self._explaining += 1
       try:
@@ -267,10 +267,10 @@ class Application(object):
       return _answer(http_answers.ExplainAnswer(
           self._settings.name, served.version, **found))
 
-  # Steps that they share.
+  # Shared steps.
 
   def _check_model(self, request, served):
-    """Refuses a model or a version that is not the one that is served."""
+    """Rejects a model or a version other than the one being served."""
     asked = request.path_params
     if asked["model"] != self._settings.name or asked.get(
         "version", served.version) != served.version:
@@ -296,7 +296,7 @@ class Application(object):
       future = served.batcher.submit(encoded, self._settings.request_timeout)
     except self._queue_full:
       raise http_errors.overloaded(
-          "the server has too much to do; send it again later.")
+          "the server is overloaded; try again later.")
     except ValueError:  # it is closed
       raise http_errors.overloaded("the server is stopping.")
     probabilities = await self._unless_gone(
@@ -305,7 +305,7 @@ class Application(object):
     return probabilities
 
   async def _unless_gone(self, request, future):
-    """Waits for `future`; drops it if the client goes or time is over."""
+    """Waits for `future`; drops it on disconnect or timeout."""
     gone = asyncio.ensure_future(_disconnect(request.receive))
     try:
       await asyncio.wait({future, gone}, return_when=asyncio.FIRST_COMPLETED,
@@ -321,12 +321,12 @@ class Application(object):
     finally:
       future.cancel()
       gone.cancel()
-      # An exception's traceback would keep them, and they the exception.
+      # The exception's traceback would keep them alive, and they the exception.
       del future, gone
 
   def _too_slow(self):
     return http_errors.Refused(
-        504, "the answer was not ready within %g seconds." %
+        504, "the response was not ready within %g seconds." %
         self._settings.request_timeout)
 
   async def _write(self, size, make, *arguments):
@@ -341,7 +341,7 @@ class Application(object):
 
 
 def _predict_for(served, stop):
-  """A blocking `predict`, a few texts at a time, beside the batcher."""
+  """A blocking `predict`, a few texts at a time, outside the batcher."""
   def predict(texts):
     rows = []
     for start in range(0, len(texts), _EXPLAIN_TEXTS):

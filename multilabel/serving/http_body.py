@@ -6,37 +6,38 @@ import asyncio
 from multilabel.serving import http_errors
 
 
-# What curl and simple clients send when they are not told otherwise is taken
-# for JSON, as TensorFlow Serving does.
+# The default content types of curl and simple clients are treated as JSON, as
+# in TensorFlow Serving.
 _CONTENT_TYPES = frozenset([
     "", "application/json", "text/json", "text/plain",
     "application/octet-stream", "application/x-www-form-urlencoded"])
 
-# A body that is too long is read to its end, and forgotten, up to so many
-# times the limit: most clients look at the answer only then.
+# A body that is too long is read to its end and discarded, up to this many
+# times the limit: most clients read the response only then.
 _MAX_DISCARDED = 32
 
-# Seconds for what is left of the body of a request that was refused.
+# Seconds for the rest of the body of a rejected request.
 _DISCARD_SECONDS = 2.0
 
 _CLOSE = [("Connection", "close")]
 
 class BodyReader(object):
-  """Reads bodies, and bounds what unfinished ones hold together.
+  """Reads bodies, and limits the total of unfinished ones.
 
-  Beyond the bounds an unfinished body gives way: the oldest where there are
-  too many, the largest where they hold too much. So slow clients cost each
-  other their place, and never that of a client that sends at once.
+  Beyond the limits an unfinished body is dropped: the oldest if there are too
+  many, the largest if they are too big. So slow clients only affect each other,
+  never a client that sends at once.
   """
 
   def __init__(self, max_bytes, timeout, max_unfinished=2048, max_held=None):
     """Sets the limits.
 
     Args:
-      max_bytes: int, most bytes of one body.
-      timeout: float, seconds within which a body must have come.
-      max_unfinished: int, bodies that may be under way at a time.
-      max_held: int, most bytes of these together; default: 32 bodies.
+      max_bytes: int, maximum number of bytes of one body.
+      timeout: float, seconds within which a body must arrive.
+      max_unfinished: int, bodies that may be unfinished at a time.
+      max_held: int, maximum number of bytes of these together; default: 32
+        bodies.
     """
     self._max_bytes = max_bytes
     self._timeout = timeout
@@ -71,7 +72,7 @@ class BodyReader(object):
       self._drop(unfinished)
 
   def _check_headers(self, headers):
-    """Returns the length that is announced, 0 if none is."""
+    """Returns the announced length, 0 if there is none."""
     content_type, _, parameters = headers.get("content-type", "").partition(";")
     content_type = content_type.strip().lower()
     if content_type not in _CONTENT_TYPES and not content_type.endswith(
@@ -83,9 +84,9 @@ class BodyReader(object):
       raise http_errors.Refused(415, "the charset must be UTF-8.")
     if headers.get("content-encoding", "identity").lower() != "identity":
       raise http_errors.Refused(
-          415, "the body must come without Content-Encoding.")
+          415, "Content-Encoding is not supported.")
     length = headers.get("content-length", "0")
-    # The server has refused what is not a number.
+    # The server has already rejected other values.
     return int(length) if len(length) < 19 else self._max_bytes + 1
 
   async def _collect(self, unfinished, receive, too_long):
@@ -109,7 +110,7 @@ class BodyReader(object):
         if too_long:
           raise self._too_long()
         return bytes(unfinished.body)
-      # Not after the last part: what is whole does not give way.
+      # Not after the last part: a complete body is never dropped.
       self._make_room()
 
   def _make_room(self):
@@ -130,15 +131,15 @@ class BodyReader(object):
 
   def _too_long(self):
     return http_errors.Refused(
-        413, "the body is too long; it may have %d bytes." % self._max_bytes,
+        413, "the body is too long; the maximum is %d bytes." % self._max_bytes,
         _CLOSE)
 
 
 class Remainder(object):
-  """What is left of a request's body.
+  """The rest of a request's body.
 
-  A server that closes a connection with something unread resets it, and the
-  client may never see the answer.
+  A server that closes a connection with unread data resets it, and the client
+  may never see the response.
   """
 
   def __init__(self, receive):
@@ -153,7 +154,7 @@ class Remainder(object):
     return message
 
   async def discard(self, headers, max_bytes):
-    """Reads the rest and forgets it, if it comes soon and is not too long.
+    """Reads and discards the rest, if it arrives soon and is not too long.
 
     Args:
       headers: list of (bytes, bytes), the request's.
@@ -174,7 +175,7 @@ class Remainder(object):
 
 
 class _Unfinished(object):
-  """One body under way; its task is ended when time is over."""
+  """One unfinished body; its task is ended on timeout."""
 
   def __init__(self, timeout):
     self.body = bytearray()
@@ -183,10 +184,10 @@ class _Unfinished(object):
     self._task = asyncio.current_task()
 
   async def within(self, awaitable):
-    """Awaits, and raises `Refused` if it was ended from here."""
+    """Awaits, and raises `Refused` if the task was ended by this object."""
     timer = asyncio.get_running_loop().call_later(
         self._timeout, self._end, 408,
-        "the body did not come within %g seconds." % self._timeout)
+        "the body did not arrive within %g seconds." % self._timeout)
     try:
       return await awaitable
     except asyncio.CancelledError:
@@ -194,16 +195,16 @@ class _Unfinished(object):
         raise
       if hasattr(self._task, "uncancel"):  # from Python 3.11 on
         self._task.uncancel()
-      # Nothing may keep this exception: through its traceback it keeps what
-      # is left of the body, and so the connection.
+      # Nothing may keep this exception: its traceback keeps the rest of the
+      # body, and thus the connection, alive.
       raise http_errors.Refused(*self._reason)
     finally:
       timer.cancel()
 
   def give_way(self):
-    """Ends it in favour of others."""
-    self._end(503, "too many unfinished requests at a time; send it again "
-              "later.", [("Retry-After", "1")])
+    """Ends it in favor of others."""
+    self._end(503, "too many unfinished requests; try again "
+                   "later.", [("Retry-After", "1")])
 
   def _end(self, status, sentence, headers=()):
     if self._reason is None:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a request can end with other than an answer."""
+"""Outcomes of a request other than a result."""
 
 
 class Refused(Exception):
-  """A request that is answered with a status and one sentence."""
+  """A request that gets an error status and one sentence."""
 
   def __init__(self, status, sentence, headers=()):
-    """Keeps what the answer is made of.
+    """Stores the parts of the response.
 
     Args:
       status: int, of HTTP, from 400 on.
@@ -20,14 +20,14 @@ class Refused(Exception):
 
 
 class ClientGone(Exception):
-  """The client closed the connection; nobody waits for an answer."""
+  """The client closed the connection and does not wait for a response."""
 
 
 def bad_request(sentence):
-  """Returns the `Refused` of a request that can never be answered."""
+  """Returns the `Refused` of an invalid request."""
   return Refused(400, sentence)
 
 
 def overloaded(sentence):
-  """Returns the `Refused` of a request that may be sent again later."""
+  """Returns the `Refused` of a request that may be retried later."""
   return Refused(503, sentence, [("Retry-After", "1")])

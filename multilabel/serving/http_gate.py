@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every request passes: key, origin, counts, log, and the last resort.
+"""What every request passes through: key, origin, counts, log, and a catch-all.
 
-No exception leaves it: what was not foreseen is logged with its traceback and
+No exception leaves it: unexpected ones are logged with their traceback and
 answered with status 500 and one sentence.
 """
 
@@ -18,13 +18,13 @@ from multilabel.serving import http_body
 from multilabel.serving import http_errors
 
 
-# Status in the counts of a request whose client went away; nginx's number.
+# Status in the counts of a request whose client disconnected; as in nginx.
 CLIENT_GONE = 499
 
 _HEADERS = [(b"x-content-type-options", b"nosniff"),
             (b"cache-control", b"no-store")]
 
-# Kinds of errors in the counts; others by hundreds.
+# Kinds of errors in the counts; others by class (4xx, 5xx).
 _KINDS = {CLIENT_GONE: "client_gone", 401: "unauthorized", 403: "forbidden",
           408: "timeout", 413: "too_large", 503: "overloaded", 504: "timeout"}
 
@@ -38,15 +38,16 @@ class Gate(object):
 
     Args:
       app: `starlette.routing.Router`; leaves `endpoint` in the scope.
-      routes: dict of endpoint to str, its path with {names} for what varies.
+      routes: dict of endpoint to str, its path with {names} for the variable
+        parts.
       metrics: `http_metrics.Metrics`.
       keys: function without arguments that returns a list of bytes, one of
-        which a request must bring; empty: none.
+        which a request must have; empty: no key needed.
       open_paths: collection of str, paths that need no key.
       loopback: bool, whether the server listens on this machine alone.
       log_requests: bool.
       max_discarded: int, bytes of a body that are read after the request was
-        refused.
+        rejected.
     """
     self._max_discarded = max_discarded
     self._app = app
@@ -71,42 +72,44 @@ class Gate(object):
     body = http_body.Remainder(receive)
     try:
       self._check_sender(scope)
-      scope["app"] = self  # makes the router raise, not answer by itself
+      scope["app"] = self  # makes the router raise instead of responding itself
       await self._app(scope, body.receive, send_noting_status)
     except http_errors.Refused as refused:
       await self._refuse(scope, body, send_noting_status, refused)
     except HTTPException as error:
       await self._refuse(scope, body, send_noting_status, _refused(error))
     except http_errors.ClientGone:
-      # Or its body was broken, and it still reads.
+      # Or its body was broken, and it is still reading.
       await send_error(send, http_errors.Refused(
-          400, "the request was broken off.", [("Connection", "close")]))
+          400, "the request was aborted.", [("Connection", "close")]))
       status = CLIENT_GONE
     except asyncio.CancelledError:
-      # The server ends and has waited as long as it was told to.
+      # The server is stopping and its grace period is over.
       if not status:
         await send_error(send_noting_status, http_errors.overloaded(
             "the server is stopping."))
     except Exception:  # pylint: disable=broad-except
       logging.exception("a request of %s failed", self._route(scope))
       if status:
-        raise ConnectionError("the answer was cut off")
+        raise ConnectionError("the response was cut off")
       await send_error(send_noting_status, http_errors.Refused(
-          500, "the server failed; its log says how."))
+          500, "the server failed; see its log."))
     finally:
       self._note(scope, status, time.perf_counter() - started)
 
   async def _refuse(self, scope, body, send, refused):
-    """Answers; most clients look at the answer once they have sent all."""
+    """Responds; most clients read the response only after sending
+    everything."""
     if not any(name == "Connection" for name, _ in refused.headers):
       await body.discard(scope["headers"], self._max_discarded)
     await send_error(send, refused)
 
   def _check_sender(self, scope):
-    """Refuses who has no key, or, where none is needed, other web pages."""
+    """Rejects requests without a needed key, or from other web pages."""
     hosts = [value for name, value in scope["headers"] if name == b"host"]
     if scope["http_version"] == "1.1" and (len(hosts) != 1 or not hosts[0]):
-      raise http_errors.bad_request("the request must have one Host.")
+      raise http_errors.bad_request(
+          "the request must have exactly one Host header.")
     host = hosts[0].decode("latin-1").lower() if hosts else ""
     keys = self._keys()
     if keys:
@@ -114,18 +117,18 @@ class Gate(object):
         _check_key(scope["headers"], keys)
       return
     if self._loopback and host and not _is_loopback(host):
-      # A name that leads here by someone else's DNS.
+      # A name that points here through someone else's DNS.
       raise http_errors.Refused(
-          403, "without API keys this server is for localhost alone; Host is "
-          "another name.")
+          403, "without API keys, this server accepts only requests for "
+               "localhost; Host is another name.")
     if scope["path"] not in self._open_paths:
       for name, value in scope["headers"]:
         origin = value.decode("latin-1").lower()
         if (name == b"sec-fetch-site" and origin == "cross-site") or (
             name == b"origin" and origin.partition("://")[2] != host):
           raise http_errors.Refused(
-              403, "without API keys this server takes no requests of pages of "
-              "other sites.")
+              403, "without API keys, this server rejects requests from pages "
+                   "of other sites.")
 
   def _route(self, scope):
     return self._routes.get(scope.get("endpoint"), "other")
@@ -152,7 +155,7 @@ def _check_key(headers, keys):
       given = value.strip()
     else:
       continue
-    # All are compared, so that time does not tell which was near.
+    # All are compared, so that timing reveals nothing.
     if sum([hmac.compare_digest(given, key) for key in keys]):
       return
   raise http_errors.Refused(
@@ -173,16 +176,15 @@ def _is_loopback(host):
 
 
 def _refused(error):
-  """A path or a method that there is not, as `Refused`."""
+  """`Refused` for an unknown path or method."""
   headers = error.headers or {}
-  sentence = ("this path takes %s." % headers["Allow"] if "Allow" in headers
-              else "there is nothing here; GET /openapi.json lists what there "
-              "is.")
+  sentence = ("this path supports %s." % headers["Allow"] if "Allow" in headers
+              else "there is nothing here; GET /openapi.json lists all paths.")
   return http_errors.Refused(error.status_code, sentence, headers.items())
 
 
 async def send_error(send, refused):
-  """Sends the answer to a request that is refused."""
+  """Sends the response to a rejected request."""
   body = msgspec.json.encode({"error": refused.sentence})
   headers = [(b"content-type", b"application/json"),
              (b"content-length", str(len(body)).encode())]

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads JSON from strangers.
+"""Reads untrusted JSON.
 
-Stricter than Python's `json`: UTF-8 alone, no NaN or Infinity, no duplicate
-keys, no half surrogate pairs, an object at the top. A body with more tokens
-than any request needs is refused before it is parsed, since Python holds its
-lock while it parses: 4 MB of `[],` would stop all other requests for seconds.
+Stricter than Python's `json`: only UTF-8, no NaN or Infinity, no duplicate
+keys, no unpaired surrogates, an object at the top. A body with more tokens than
+any request needs is rejected before parsing, since Python holds its lock while
+parsing: 4 MB of `[],` would block all other requests for seconds.
 """
 
 import collections
@@ -15,11 +15,11 @@ from multilabel.serving import http_errors
 from processors import strict_json
 
 
-# A name that is repeated in a sentence is cut to so many characters.
+# Names quoted in an error are cut to this many characters.
 _MAX_SHOWN = 80
 
-# What a body may have at most: strings (keys too), objects and lists together,
-# and commas.
+# Limits of a body: strings (including keys), objects and lists together, and
+# commas.
 Most = collections.namedtuple("Most", ["strings", "containers", "commas"])
 
 _HALF_PAIR = re.compile(br"\\u[dD][89a-fA-F]")
@@ -33,10 +33,10 @@ def parse(body, most):
     most: `Most`.
 
   Returns:
-    dict of str to what JSON can hold.
+    dict of str to JSON values.
 
   Raises:
-    http_errors.Refused: status 400, with what is wrong.
+    http_errors.Refused: status 400, with the reason.
   """
   if not body:
     raise http_errors.bad_request("the body is empty; it must be JSON.")
@@ -47,7 +47,7 @@ def parse(body, most):
       json.dumps(value, ensure_ascii=False).encode("utf-8")
   except UnicodeEncodeError:
     raise http_errors.bad_request(
-        "the body has a string with half of a surrogate pair.")
+        "the body has a string with an unpaired surrogate.")
   except strict_json.JsonError as error:
     raise http_errors.bad_request(
         "the body cannot be read%s: %s." % (
@@ -64,7 +64,7 @@ def shown(text):
 
 
 def _check_tokens(body, most):
-  """Refuses a body with too many tokens; what is in strings does not count."""
+  """Rejects a body with too many tokens outside of strings."""
   if _containers(body) <= most.containers and (
       body.count(b",") <= most.commas and
       body.count(b'"') <= 2 * most.strings):
@@ -77,7 +77,7 @@ def _check_tokens(body, most):
         outside.count(b",") <= most.commas):
       return
   raise http_errors.bad_request(
-      "the body has more lists, objects or values than any request needs.")
+      "the body has too many lists, objects or values.")
 
 
 def _containers(body):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Counts of a server for Prometheus, by prometheus_client.
 
-Several processes of one server keep their counts in files of one folder, which
-the environment names; whichever is asked adds them up.
+The processes of a server keep their counts in files of one folder, named by the
+environment; the process that is asked sums them.
 """
 
 import os
@@ -16,7 +16,7 @@ _TEXTS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics(object):
-  """The counts of one process; safe in threads.
+  """The counts of one process; thread-safe.
 
   Attributes:
     content_type: str, of `exposition`.
@@ -27,7 +27,7 @@ class Metrics(object):
   """
 
   def __init__(self):
-    # Imported in each process: it looks at the environment then.
+    # Imported in each process, since it reads the environment then.
     import prometheus_client
     self.content_type = prometheus_client.CONTENT_TYPE_LATEST
     prometheus_client.disable_created_metrics()
@@ -38,25 +38,26 @@ class Metrics(object):
         "http_requests", "Requests, by path and status.", ["path", "code"],
         **kept)
     self.errors = prometheus_client.Counter(
-        "http_errors", "Requests that did not get what they asked for, by path "
-        "and kind.", ["path", "kind"], **kept)
+        "http_errors", "Failed requests, by path and "
+                       "kind.", ["path", "kind"], **kept)
     self.seconds = prometheus_client.Histogram(
-        "http_request_seconds", "From the end of the request's head to the end "
-        "of its answer.", ["path"], buckets=_SECONDS, **kept)
+        "http_request_seconds",
+        "Time from the end of the request head to the end of the "
+        "response.", ["path"], buckets=_SECONDS, **kept)
     self.texts = prometheus_client.Counter(
-        "texts", "Texts that were labelled.", **kept)
+        "texts", "Labelled texts.", **kept)
     self.batch_texts = prometheus_client.Histogram(
-        "batch_texts", "Texts per run of the model.", buckets=_TEXTS, **kept)
+        "batch_texts", "Texts per batch.", buckets=_TEXTS, **kept)
     self._queue = prometheus_client.Gauge(
-        "queue_texts", "Texts that wait for a run of the model.",
+        "queue_texts", "Texts waiting for a batch.",
         multiprocess_mode="livesum", **kept)
     self._memory = prometheus_client.Gauge(
-        "resident_memory_bytes", "Memory of the server's processes.",
+        "resident_memory_bytes", "Memory of the server processes.",
         multiprocess_mode="livesum", **kept)
     self._workers = prometheus_client.Gauge(
-        "workers", "Processes that serve.", multiprocess_mode="livesum", **kept)
+        "workers", "Worker processes.", multiprocess_mode="livesum", **kept)
     self._info = prometheus_client.Gauge(
-        "model_info", "1 for the model that is served.",
+        "model_info", "1 for the model being served.",
         ["name", "version"], multiprocess_mode="livemax", **kept)
 
   def refresh(self, queue_texts, name, version):
@@ -76,7 +77,7 @@ class Metrics(object):
     self._info.labels(name, version).set(1)
 
   def exposition(self):
-    """Returns all in Prometheus' text format, bytes."""
+    """Returns all metrics in Prometheus' text format, as bytes."""
     import prometheus_client
     from prometheus_client import multiprocess
     if os.environ.get(FOLDER_VARIABLE) is None:
@@ -89,7 +90,7 @@ class Metrics(object):
 
 
 def _gone(folder):
-  """The ids of processes that left gauges in a folder and have ended."""
+  """The ids of ended processes that left gauges in a folder."""
   pids = {int(name.rpartition("_")[2][:-3]) for name in os.listdir(folder)
           if name.startswith("gauge_live") and name.endswith(".db")}
   for pid in pids:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Request bodies: their types, which msgspec checks, and what they mean.
+"""Request bodies: their types, checked by msgspec, and their meaning.
 
-`:predict` and `:classify` have the forms of TensorFlow Serving's REST API and
-the signatures of `signatures.py`; `/v1/label` and `/v1/explain` are this
-server's own. Every value of a client is checked: an id outside the vocabulary
+`:predict` and `:classify` follow TensorFlow Serving's REST API and the
+signatures of `signatures.py`; `/v1/label` and `/v1/explain` are specific to
+this server. Every value from a client is checked: an id outside the vocabulary
 never reaches the model.
 """
 
@@ -32,12 +32,12 @@ TEXT = "text"
 
 FEATURES = ("input_ids", "input_mask", "segment_ids")
 
-# Inputs of the signatures that :predict takes.
+# Inputs of the signatures for :predict.
 PREDICT_INPUTS = collections.OrderedDict([
     (DEFAULT, FEATURES), (IDS_ONLY, ("input_ids",)),
     (PREDICT_LABELS, FEATURES), (TEXT, ("text",))])
 
-# What requests are checked against. `cls_id` is the id of [CLS].
+# Limits for checking requests. `cls_id` is the id of [CLS].
 Limits = collections.namedtuple("Limits", [
     "vocab_size", "type_vocab_size", "max_position_embeddings", "cls_id",
     "max_texts", "max_characters"])
@@ -46,13 +46,13 @@ Limits = collections.namedtuple("Limits", [
 Features = collections.namedtuple(
     "Features", ["input_ids", "input_mask", "segment_ids", "label_ids"])
 
-# `rows`: whether the answer has rows or columns. Either `texts`, list of str,
+# `rows`: whether the response has rows or columns. Either `texts`, list of str,
 # or `features`, list of `Features`, is None.
 PredictRequest = collections.namedtuple(
     "PredictRequest", ["signature", "rows", "texts", "features"])
 
 # texts: list of str or (str, str); probabilities: see `written_probabilities`;
-# the others None where not given.
+# the others None if not given.
 LabelRequest = collections.namedtuple(
     "LabelRequest", ["texts", "threshold", "top_k", "always_one_label",
                      "probabilities"])
@@ -61,7 +61,7 @@ _MOST = (1 << 31) - 1
 
 
 class _Strict(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-  """A JSON object whose keys are all known."""
+  """A JSON object without unknown keys."""
 
 
 class Base64(_Strict):
@@ -83,8 +83,8 @@ class Requests(object):
       limits: `Limits`.
     """
     self.limits = limits
-    # No fixed-size tuple stands beside a str in a union: msgspec 0.22 mixes up
-    # the limits of the two. A pair is a list of two instead.
+    # No fixed-size tuple is beside a str in a union: msgspec 0.22 mixes up the
+    # limits of the two. A pair is a list of two instead.
     string = Annotated[str, msgspec.Meta(max_length=limits.max_characters)]
     pair = Annotated[List[string], msgspec.Meta(min_length=2, max_length=2)]
     count = Annotated[int, msgspec.Meta(ge=1, le=_MOST)]
@@ -96,7 +96,7 @@ class Requests(object):
         pattern="^%s$" % decisions.EXPECTED_F1)]
 
     class LabelBody(_Strict):
-      """Give `texts`, or one `text`."""
+      """Give either `texts` or one `text`."""
       texts: Union[self._many(Union[string, pair]), msgspec.UnsetType] = UNSET
       text: Union[string, pair, msgspec.UnsetType] = UNSET
       threshold: Union[share, no_threshold, None] = None
@@ -117,7 +117,7 @@ class Requests(object):
         min_length=1, max_length=self.limits.max_texts)]
 
   def _numbers(self, size):
-    """At least one whole number below `size`, as many as positions at most."""
+    """Integers below `size`, at least one, at most the number of positions."""
     return Annotated[
         List[Annotated[int, msgspec.Meta(ge=0, le=size - 1)]],
         msgspec.Meta(min_length=1,
@@ -154,7 +154,7 @@ class Requests(object):
     class TextColumns(_Strict):
       text: many(string_or_bytes)
 
-    # An input that is alone may stand without its name.
+    # A single input may be given without its name.
     forms = {
         DEFAULT: (many(Row), Columns),
         IDS_ONLY: (many(Union[ids, IdsRow]), Union[many(ids), IdsColumns]),
@@ -176,7 +176,7 @@ class Requests(object):
 
   def _classify_type(self):
     def numbers(size):
-      # A feature of one number may stand without its list.
+      # A feature with one number may be given without a list.
       return Union[Annotated[int, msgspec.Meta(ge=0, le=size - 1)],
                    self._numbers(size), msgspec.UnsetType]
 
@@ -194,7 +194,7 @@ class Requests(object):
 
     return ClassifyBody
 
-  # What the bodies mean.
+  # The meaning of the bodies.
 
   def parse_predict(self, body):
     """Returns the `PredictRequest` of a `:predict` body (bytes).
@@ -206,7 +206,7 @@ class Requests(object):
     signature = value.get("signature_name", DEFAULT)
     if signature == CLASSIFY:
       raise http_errors.bad_request(
-          "signature_name: classify is for :classify, not for :predict.")
+          "signature_name: classify works with :classify, not with :predict.")
     if not isinstance(signature, str) or signature not in self.predict:
       raise http_errors.bad_request(
           "signature_name: expected one of %s." % ", ".join(self.predict))
@@ -245,7 +245,7 @@ class Requests(object):
                          value if isinstance(value, list) else [value])
       if "input_ids" not in cells:
         raise http_errors.bad_request("%s has no input_ids." % where)
-      # As in an export's signature: all ids count unless a mask is given.
+      # As in the signature of an export: all ids count unless a mask is given.
       cells.setdefault("input_mask",
                        (where, [1] * len(cells["input_ids"][1])))
       features.append(self._row(cells))
@@ -279,7 +279,7 @@ class Requests(object):
 
   def _parse(self, body):
     # Nothing above needs more than 8 strings, 4 objects or lists, and 3 numbers
-    # a position for each text.
+    # per position for each text.
     texts = self.limits.max_texts + 2
     return http_json.parse(body, http_json.Most(
         strings=8 * texts, containers=4 * texts,
@@ -312,7 +312,7 @@ class Requests(object):
                          (segment_where, segment_ids)):
       if len(value) != len(input_ids):
         raise http_errors.bad_request(
-            "%s has %d numbers and %s has %d; they must have the same length."
+            "%s has %d numbers and %s has %d; the lengths must be equal."
             % (other, len(value), where, len(input_ids)))
     end = len(input_ids)
     while end > 1 and input_ids[end - 1] == self.limits.cls_id:
@@ -321,12 +321,12 @@ class Requests(object):
       end -= 1
     if not end:
       raise http_errors.bad_request(
-          "%s marks no id as text; a text has at least one." % mask_where)
+          "%s is 0 everywhere; a text needs at least one id." % mask_where)
     return Features(input_ids[:end], input_mask[:end], segment_ids[:end], [])
 
 
 def _convert(value, kind, hint=""):
-  """`value` as `kind`; Refused with the place of what does not fit."""
+  """`value` as `kind`; Refused with the place of the mismatch."""
   try:
     return msgspec.convert(value, kind)
   except msgspec.ValidationError as error:
@@ -337,7 +337,7 @@ def _convert(value, kind, hint=""):
 
 
 def _hint(value, signature):
-  """What to say to a client that sends texts to a signature of ids."""
+  """The error for a client that sends texts to a signature of ids."""
   given = value.get("instances", value.get("inputs"))
   first = given[0] if isinstance(given, list) and given else None
   if signature != TEXT and isinstance(first, str):

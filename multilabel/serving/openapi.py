@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What /openapi.json says: the paths, the forms and the limits, OpenAPI 3.1.
+"""The content of /openapi.json: paths, types and limits, OpenAPI 3.1.
 
-The schemas are those that msgspec makes of the types by which requests are
-checked and answers are written.
+msgspec generates the schemas from the types that check requests and write
+responses.
 """
 
 import msgspec
@@ -10,17 +10,17 @@ import msgspec
 from multilabel.serving import http_answers
 
 
-# Status: what it is for, of those that any path can answer.
+# Meaning of the statuses that any path can return.
 _ERRORS = {
-    "400": "The request is wrong; `error` says where.",
+    "400": "The request is invalid; `error` says where.",
     "401": "An API key is needed.",
     "403": "Without API keys: the request comes from another site.",
     "404": "There is no such model or version.",
-    "408": "The body did not come in time.",
+    "408": "The body did not arrive in time.",
     "413": "The body is too long.",
-    "415": "The body has another type or encoding.",
-    "503": "Too much to do at the moment; see Retry-After.",
-    "504": "The answer was not ready in time.",
+    "415": "The body has an unsupported type or encoding.",
+    "503": "The server is overloaded; see Retry-After.",
+    "504": "The response was not ready in time.",
 }
 
 
@@ -48,9 +48,9 @@ def describe(name, version, requests, needs_key):
   paths = {
       "/": {"get": _operation("A page to try the model.",
                               {"text/html": {}})},
-      "/healthz": {"get": _plain("Whether the process lives.")},
-      "/readyz": {"get": _plain("Whether it takes requests.", ["503"])},
-      "/metrics": {"get": _operation("Counts, for Prometheus.",
+      "/healthz": {"get": _plain("Liveness.")},
+      "/readyz": {"get": _plain("Readiness.", ["503"])},
+      "/metrics": {"get": _operation("Metrics for Prometheus.",
                                      {"text/plain": {}})},
       "/openapi.json": {"get": _plain("This description.")},
       "/v1/labels": {"get": _operation(
@@ -58,20 +58,21 @@ def describe(name, version, requests, needs_key):
           {"application/json": {"schema": labels_answer}})},
       "/v1/label": {"post": _post("Labels of texts.", label, label_answer)},
       "/v1/explain": {"post": _post(
-          "How much each word of a text speaks for a label.", explain,
+          "How much each word of a text contributes to a label.", explain,
           explain_answer)},
   }
   for start in ("/v1/models/" + name,
                 "/v1/models/%s/versions/%s" % (name, version)):
-    paths[start] = {"get": _plain("The model's state, as TensorFlow Serving.",
+    paths[start] = {"get": _plain(
+        "The model's state, as in TensorFlow Serving.",
                                   ["404"])}
     paths[start + "/metadata"] = {"get": _plain(
-        "The model's signatures, as TensorFlow Serving.", ["404"])}
+        "The model's signatures, as in TensorFlow Serving.", ["404"])}
     paths[start + ":predict"] = {"post": _post(
-        "Probabilities, as TensorFlow Serving.", {"anyOf": schemas[8:]},
+        "Probabilities, as in TensorFlow Serving.", {"anyOf": schemas[8:]},
         {"type": "object"})}
     paths[start + ":classify"] = {"post": _post(
-        "Labels and scores, as TensorFlow Serving.", classify,
+        "Labels and scores, as in TensorFlow Serving.", classify,
         classify_answer)}
   described = {
       "openapi": "3.1.0",

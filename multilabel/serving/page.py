@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page at /: one file that needs nothing else, and what it may do."""
+"""The page at /: a self-contained file, and its policy."""
 
 import base64
 import hashlib
@@ -12,12 +12,12 @@ _FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)),
 
 
 class Page(object):
-  """The page, put together from its files.
+  """The page, assembled from its files.
 
   Attributes:
     html: bytes, UTF-8.
-    headers: dict; its policy lets the page run its own script, by its hash,
-      call this server, and nothing else.
+    headers: dict; its policy lets the page only run its own script, by hash,
+      and call this server.
   """
 
   def __init__(self):

@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much each word of a text speaks for one label, as an answer."""
+"""How much each word of a text contributes to one label, as a response."""
 
 from multilabel.reporting import words as text_words
 
 
 def explain(predict, text, label, labels, max_words):
-  """Weighs the words of a text by what their absence does to a label.
+  """Computes the weights of words by leaving them out.
 
   Args:
     predict: function of list of str to float32 `[n, num_labels]`.
     text: str.
     label: str, one of `labels`; None: the most probable one.
     labels: list of str.
-    max_words: int; in a text with more words, neighbours count as one.
+    max_words: int; in a text with more words, neighbors are grouped.
 
   Returns:
     dict: `label`, its `probability`, and `words`, dicts of `start` and `end`
-    in characters of the text, and `weight` in log-odds, positive where the
-    word speaks for the label.
+    in characters of the text, and `weight` in log-odds, positive if the word is
+    for the label.
   """
   rows = []
 

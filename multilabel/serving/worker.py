@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One process that serves: the loaded model behind the application.
+"""A worker process: the loaded model behind the application.
 
-SIGHUP reads the API keys again and loads the folder anew, while the old model
-serves; what is broken is not taken, and the old model goes on.
+SIGHUP reloads the API keys and the folder while the old model serves; if the
+new one is broken, the old model stays.
 """
 
 import asyncio
@@ -23,8 +23,8 @@ from multilabel.serving import http_requests
 from multilabel.serving import word_importance
 
 
-# How often a worker looks whether it is an orphan, and the gauges of several
-# workers are written; seconds.
+# How often a worker checks whether it is an orphan, and writes its gauges;
+# seconds.
 _POLL = 1.0
 
 # `model`: function without arguments that opens a predictor, ValueError where
@@ -44,7 +44,7 @@ def load(options, reports):
     options: `Options`.
     reports: `granian_server.Reports`.
   """
-  # The handlers of the process that forked this one are not for this one.
+  # The signal handlers of the parent process do not apply here.
   signal.signal(signal.SIGTERM, signal.SIG_DFL)
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -61,7 +61,7 @@ def load(options, reports):
 
 
 class Worker(object):
-  """The application, and what signals do with it."""
+  """The application and its signal handling."""
 
   def __init__(self, options, reports):
     self._options = options
@@ -97,18 +97,18 @@ class Worker(object):
       await self._application.asgi(scope, receive, send)
 
   async def _live(self, receive, send):
-    """From the start of the process to its end."""
+    """For the lifetime of the process."""
     loop = asyncio.get_running_loop()
     await receive()
-    # Ctrl-C goes to all processes of a terminal; the parent tells this one.
+    # Ctrl-C goes to all processes of a terminal; the parent notifies this one.
     loop.remove_signal_handler(signal.SIGINT)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     loop.add_signal_handler(
         signal.SIGHUP, lambda: loop.run_in_executor(None, self._reload))
     if self._options.workers > 1:
       writing = loop.create_task(self._write_gauges())
-    # What has been loaded stays: the collector need not look at it again, which
-    # would stop all requests each time.
+    # Loaded objects stay: excluding them from garbage collection avoids pauses
+    # of all requests.
     gc.collect()
     gc.freeze()
     await send({"type": "lifespan.startup.complete"})
@@ -126,16 +126,16 @@ class Worker(object):
       await asyncio.sleep(_POLL)
 
   def _reload(self):
-    """Reads the keys again, and loads what the folder holds now."""
+    """Rereads the keys, and loads the current content of the folder."""
     with self._reloading:
       try:
         self._application.keys = self._options.keys()
       except ValueError as error:
-        logging.error("The API keys stay as they were: %s", error)
+        logging.error("Keeping the old API keys: %s", error)
       try:
         served = self._make_served()
       except Exception as error:  # pylint: disable=broad-except
-        logging.error("The model stays as it was: %s",
+        logging.error("Keeping the old model: %s",
                       " ".join(str(error).split()))
         return
       old, self._application.served = self._application.served, served
@@ -153,7 +153,7 @@ def _close(served):
 
 
 class _Counted(object):
-  """A predictor whose runs are counted."""
+  """A predictor that counts its runs."""
 
   def __init__(self, predictor, metrics):
     self._predictor = predictor
@@ -165,7 +165,7 @@ class _Counted(object):
 
 
 def _end_with_parent(parent, grace_seconds):
-  """Ends this process, its requests done, once its parent has died."""
+  """Ends this process, after its requests, once its parent has died."""
   while os.getppid() == parent:
     time.sleep(_POLL)
   os.kill(os.getpid(), signal.SIGTERM)
@@ -174,7 +174,7 @@ def _end_with_parent(parent, grace_seconds):
 
 
 def share_of_cores(workers):
-  """Returns how many threads an operation of one of the workers may have."""
+  """Returns the number of threads per operation for each worker."""
   try:
     cores = len(os.sched_getaffinity(0))
   except AttributeError:  # not on macOS

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From which checkpoint training goes on, and what it says if one is broken."""
+"""Which checkpoint training resumes from, and what happens if one is broken."""
 
 import json
 import os
@@ -16,21 +16,22 @@ from multilabel.storage.checkpoint_files import checkpoint_step
 
 
 def recover(output_dir, run=None):
-  """Finds the newest good checkpoint, and removes what is beyond it.
+  """Finds the newest intact checkpoint, and removes later files.
 
-  Every tensor is read. Since training is exact, what comes after the
-  checkpoint will be made again as it was; so a broken checkpoint costs steps,
-  not results. A broken one that did best on dev is made again, too.
+  Every tensor is read. Since training is reproducible, everything after the
+  checkpoint will be recomputed identically; so a broken checkpoint costs steps,
+  not results. A broken best checkpoint is recomputed, too.
 
   Args:
-    output_dir: str, a directory that the caller has locked.
-    run: `checkpoint_files.RunIdentity` of the directory; None: it is read.
+    output_dir: str, a directory locked by the caller.
+    run: `checkpoint_files.RunIdentity` of the directory; None: read from the
+      directory.
 
   Returns:
-    str, prefix; None if no checkpoint was ever finished.
+    str, prefix; None if no checkpoint was ever completed.
 
   Raises:
-    ValueError: there are checkpoints, and none to go on from.
+    ValueError: there are checkpoints, but none to resume from.
   """
   run = run or run_identity(output_dir)
   checkpoint_slim.finish_moves(output_dir)
@@ -47,22 +48,22 @@ def recover(output_dir, run=None):
         problems[prefix] = problem
     return None
 
-  # What has no optimizer state is nothing to go on from, unless the run is
-  # over and it is all there is.
+  # A checkpoint without optimizer state cannot be resumed from, unless the run
+  # is finished and has nothing else.
   is_finished = len(claimed) == 1 and checkpoint_files.read_run_state(
       claimed[0], True).get(checkpoint_slim.FINISHED_AT) is not None
   chosen = newest_good()
   if claimed and chosen is None:
     raise ValueError(
-        "output_dir %s has no whole checkpoint to go on from (%s); bring its "
-        "files back, or name another --output_dir to begin anew." % (
+        "output_dir %s has no intact checkpoint to resume from (%s); restore "
+        "its files, or name another --output_dir to start over." % (
             output_dir, "; ".join(_describe(problems))))
   best = read_best(output_dir, run) if claimed else None
   if best is not None and best["step"] <= checkpoint_step(chosen):
     chosen = _before_broken_best(output_dir, best, run, problems, chosen,
                                  newest_good)
   for line in _describe(problems):
-    logging.warning("  %s; going back to step %d", line,
+    logging.warning("  %s; falling back to step %d", line,
                     checkpoint_step(chosen))
   checkpoint_files.remove_others(
       output_dir, [prefix for prefix in claimed if prefix not in problems and
@@ -75,7 +76,7 @@ def recover(output_dir, run=None):
 
 
 def _note_evaluation(best, chosen):
-  """Tells a checkpoint of its evaluation, if a kill came before that."""
+  """Records the evaluation in a checkpoint, if a kill prevented that."""
   step = checkpoint_step(chosen)
   identity = checkpoint_files.read_identity(chosen)
   if identity is None or step not in [
@@ -88,9 +89,9 @@ def _note_evaluation(best, chosen):
 
 
 def _before_broken_best(output_dir, best, run, problems, chosen, newest_good):
-  """The checkpoint to go on from if that of `best` may be broken."""
+  """The checkpoint to resume from if that of `best` may be broken."""
   prefix = os.path.join(output_dir, best["checkpoint"])
-  if prefix == chosen:  # every tensor of it has just been read
+  if prefix == chosen:  # all its tensors have just been read
     return chosen
   problem = checkpoint_files.find_problem(prefix, run, True)
   if problem is None:
@@ -99,39 +100,39 @@ def _before_broken_best(output_dir, best, run, problems, chosen, newest_good):
   chosen = newest_good(best["step"])
   if chosen is None:
     raise ValueError(
-        "%s, the best on dev until now, is broken (%s), and there is no "
-        "checkpoint before it to make it again from; bring its files back, or "
-        "remove %s to choose among the evaluations to come." % (
+        "%s, the best on dev so far, is broken (%s), and there is no earlier "
+        "checkpoint to rebuild it from; restore its files, or remove %s to "
+        "choose only among future evaluations." % (
             prefix, problem, BEST_CHECKPOINT_FILE))
   return chosen
 
 
 def _describe(problems):
-  """A text a problem, the newest checkpoint first."""
+  """One text per problem, the newest checkpoint first."""
   return ["%s is broken: %s" % (os.path.basename(prefix), problems[prefix])
           for prefix in sorted(problems, key=checkpoint_step, reverse=True)]
 
 
 def _claimed_checkpoints(output_dir, run):
-  """The prefixes of all that was finished once, oldest first."""
+  """The prefixes of all checkpoints ever completed, oldest first."""
   found = checkpoint_files.finished_checkpoints(output_dir, run)
   named = _read_state(output_dir, logging.warning)
   if named is not None:
     if named not in found:
       found.append(named)
-    if run.fingerprint is None:  # the file alone says what was finished
+    if run.fingerprint is None:  # only the file says what was completed
       found = [prefix for prefix in found
                if checkpoint_step(prefix) <= checkpoint_step(named)]
   return sorted(found, key=checkpoint_step)
 
 
 def _read_state(output_dir, log=None):
-  """What the file `checkpoint` names; None if it is missing or broken."""
+  """The name in the file `checkpoint`; None if it is missing or broken."""
   try:
     return checkpoint_files.read_state(output_dir)
   except ValueError:
     if log is not None:
-      log("  %s is broken; looking at the checkpoints themselves",
+      log("  %s is broken; using the checkpoint files themselves",
           os.path.join(output_dir, checkpoint_files.STATE_FILE))
     return None
 
@@ -140,7 +141,7 @@ BEST_CHECKPOINT_FILE = "best_checkpoint.json"
 
 
 def run_identity(model_dir):
-  """Which checkpoints belong into a directory: `checkpoint_files.RunIdentity`.
+  """Which checkpoints belong in a directory: `checkpoint_files.RunIdentity`.
 
   Raises:
     ValueError: model_settings.json is broken.
@@ -154,11 +155,11 @@ def run_identity(model_dir):
 
 
 def earlier_runs(output_dir, run):
-  """`RunIdentity.earlier` of a run that goes on with other settings.
+  """`RunIdentity.earlier` of a resumed run with other settings.
 
   Args:
     output_dir: str.
-    run: `checkpoint_files.RunIdentity` of what is there.
+    run: `checkpoint_files.RunIdentity` of the existing run.
   """
   steps = [checkpoint_files.checkpoint_step(prefix) for prefix in
            checkpoint_files.finished_checkpoints(output_dir, run)]
@@ -169,7 +170,7 @@ def earlier_runs(output_dir, run):
 
 
 def has_checkpoint(model_dir, run=None):
-  """Whether there is a checkpoint, whole or not."""
+  """Whether there is a checkpoint, intact or not."""
   run = run or run_identity(model_dir)
   return bool(checkpoint_files.finished_checkpoints(model_dir, run) or
               os.path.exists(os.path.join(
@@ -179,7 +180,7 @@ def has_checkpoint(model_dir, run=None):
 def latest_checkpoint(model_dir, run=None):
   """Returns the prefix of the newest checkpoint, or None if there is none.
 
-  Only that its files are there is looked at.
+  Checks only that its files exist.
 
   Raises:
     ValueError: the file `checkpoint` cannot be read, or a file of the newest
@@ -191,7 +192,7 @@ def latest_checkpoint(model_dir, run=None):
   if named is not None and run.fingerprint is None:
     newest = named
   else:
-    # The file may lag behind, and may be damaged; the identities are not.
+    # The file may be outdated or damaged; the identities are not.
     newest = max(finished + [named] * (named is not None), default=None,
                  key=checkpoint_files.checkpoint_step)
   if newest is None:
@@ -199,8 +200,8 @@ def latest_checkpoint(model_dir, run=None):
   missing = checkpoint_files.missing_file(newest)
   if missing:
     raise ValueError(
-        "the newest checkpoint of %s is %s, but %s is missing; bring it back, "
-        "train on from an older one, or take the newest whole one with "
+        "the newest checkpoint of %s is %s, but %s is missing; restore it, "
+        "resume training from an older one, or use the newest intact one with "
         "--allow_older_checkpoint." % (
             model_dir, os.path.basename(newest),
             os.path.join(model_dir, missing)))
@@ -212,19 +213,19 @@ def read_best(model_dir, run=None):
 
   Returns:
     dict with `checkpoint` (name of a prefix in the directory), `step`,
-    `metric`, `value`, `evaluations` (list of dict, one an evaluation on dev).
+    `metric`, `value`, `evaluations` (list of dict, one per evaluation on dev).
 
   Raises:
-    ValueError: the file is broken, of another run, or an earlier state of it.
+    ValueError: the file is broken, outdated, or from another run.
   """
   path = os.path.join(model_dir, BEST_CHECKPOINT_FILE)
   if not os.path.exists(path):
     return None
   run = run or run_identity(model_dir)
-  # Before the file, which a run that is at work may write again meanwhile.
+  # Before the file, which a running training may rewrite meanwhile.
   checkpoint, last_step = checkpoint_files.last_evaluation(model_dir, run)
-  way_out = ("bring back what was written, or remove it to do without what was "
-             "found on dev until now")
+  way_out = ("restore the original file, or remove it to discard the "
+             "evaluations on dev so far")
   try:
     best = atomic_files.read_sealed(path, run.needs_identity(0))
   except ValueError as error:
@@ -233,50 +234,51 @@ def read_best(model_dir, run=None):
               "value": (int, float, type(None)), "evaluations": list}
   for key in sorted(expected):
     if not model_settings.is_of(best.get(key), expected[key]):
-      raise ValueError("%s: %s is %s; it is missing or of the wrong type." % (
+      raise ValueError("%s: %s is %s; it is missing or has the wrong type." % (
           path, key, json.dumps(best.get(key))))
   if not re.match(r"model\.ckpt-\d+$", best["checkpoint"]):
     raise ValueError("%s: checkpoint is %s; it must be a name like "
                      "model.ckpt-100." % (path, json.dumps(best["checkpoint"])))
   if not run.owns(best.get("fingerprint"), 0):
-    raise ValueError("%s is of another run than %s; %s." % (
+    raise ValueError("%s is from another run than %s; %s." % (
         path, run_lock.SETTINGS_FILE, way_out))
   steps = [values["step"] for values in best["evaluations"]]
   if max(steps, default=0) < last_step:
     raise ValueError(
-        "%s is an earlier state of that file: its last evaluation is of step "
-        "%d, but %s knows of one of step %d; %s." % (
+        "%s is an outdated copy: its last evaluation is at step %d, but %s "
+        "records one at step %d; %s." % (
             path, max(steps, default=0), os.path.basename(checkpoint),
             last_step, way_out))
   return best
 
 
 def best_checkpoint(model_dir, run=None):
-  """`read_best`; ValueError if the checkpoint that it names is not there."""
+  """`read_best`; ValueError if its checkpoint is missing."""
   best = read_best(model_dir, run)
   missing = best and checkpoint_files.missing_file(
       os.path.join(model_dir, best["checkpoint"]))
   if missing:
     raise ValueError(
-        "%s names the checkpoint %s, but %s is missing; bring it back, or "
-        "remove %s to use the newest checkpoint." % (
+        "%s names the checkpoint %s, but %s is missing; restore it, or remove "
+        "%s to use the newest checkpoint." % (
             os.path.join(model_dir, BEST_CHECKPOINT_FILE),
             best["checkpoint"], missing, BEST_CHECKPOINT_FILE))
   return best
 
 
 def prediction_checkpoint(model_dir, allow_older=False, verify=True, run=None):
-  """The prefix to predict with: the best on dev, else the newest, else None.
+  """The prefix to predict with: the best on dev, or the newest, or None.
 
   Args:
     model_dir: str.
-    allow_older: bool, whether the newest whole checkpoint may take the place
-      of one that is broken; a warning says so.
-    verify: bool, whether the checkpoint's identity is looked at.
-    run: `checkpoint_files.RunIdentity` of the directory; None: it is read.
+    allow_older: bool, whether the newest intact checkpoint may replace a broken
+      one, with a warning.
+    verify: bool, whether the checkpoint's identity is checked.
+    run: `checkpoint_files.RunIdentity` of the directory; None: read from the
+      directory.
 
   Raises:
-    ValueError: what would be taken is broken, or of another run.
+    ValueError: the checkpoint is broken, or from another run.
   """
   run = run or run_identity(model_dir)
   try:
@@ -298,9 +300,9 @@ def prediction_checkpoint(model_dir, allow_older=False, verify=True, run=None):
 
 
 def check_checkpoint_identity(model_dir, checkpoint, run=None):
-  """Raises ValueError for a checkpoint that is changed or of another run.
+  """Raises ValueError for a checkpoint that was changed or is from another run.
 
-  One from elsewhere is the caller's to know.
+  A checkpoint outside the directory is the caller's responsibility.
   """
   folder, name = os.path.split(checkpoint)
   if os.path.realpath(folder) != os.path.realpath(model_dir) or not re.match(
@@ -310,18 +312,18 @@ def check_checkpoint_identity(model_dir, checkpoint, run=None):
       checkpoint, run or run_identity(model_dir))
   if problem:
     raise ValueError(
-        "checkpoint %s cannot be trusted: %s; bring its files back, or take "
-        "the newest whole one with --allow_older_checkpoint." % (
+        "checkpoint %s cannot be trusted: %s; restore its files, or use the "
+        "newest intact one with --allow_older_checkpoint." % (
             checkpoint, problem.rstrip(".")))
 
 
 def _newest_good_checkpoint(model_dir, problem, run):
-  """The newest checkpoint that is whole; a warning names it and `problem`."""
+  """The newest intact checkpoint; a warning names it and `problem`."""
   for prefix in reversed(
       checkpoint_files.finished_checkpoints(model_dir, run)):
     if checkpoint_files.find_problem(prefix, run, True) is None:
-      logging.warning("%s Taking %s instead.", problem.rstrip(".") + ".",
+      logging.warning("%s Using %s instead.", problem.rstrip(".") + ".",
                       prefix)
       return prefix
-  raise ValueError("%s No other checkpoint of %s is whole." % (
+  raise ValueError("%s No other checkpoint of %s is intact." % (
       problem.rstrip(".") + ".", model_dir))

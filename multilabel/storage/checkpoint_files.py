@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints on disk: which there are, if they are whole, whose they are.
+"""Checkpoints on disk: which exist, whether they are intact, whose they are.
 
-Beside TensorFlow's `model.ckpt-<step>.index` and `.data-00000-of-00001` stands
+Beside TensorFlow's `model.ckpt-<step>.index` and `.data-00000-of-00001` is
 `model.ckpt-<step>.json`, the checkpoint's identity: its step, the sha256 of the
-index (which holds a checksum of each tensor), the fingerprint of the run, and
-what of the run's state is no variable. It is written when the other two are
-safe on disk; a checkpoint without it was not finished.
+index (which has a checksum of each tensor), the fingerprint of the run, and the
+run's state that is not in variables. It is written after the other two are safe
+on disk; a checkpoint without it is incomplete.
 """
 
 import collections
@@ -29,7 +29,7 @@ IDENTITY = ".json"
 # best_checkpoint.json.
 LAST_EVALUATION = "last_evaluation"
 
-# What a kill, or a full disk, may leave of a checkpoint.
+# Partial files of a checkpoint after a kill or on a full disk.
 _PARTS = re.compile(
     r"model\.ckpt-(\d+)(\.index|\.data-\d+-of-\d+|\.json)?"
     r"(\.tempstate\d+|\.tmp|_temp(_\w+)?)?$")
@@ -39,10 +39,10 @@ class RunIdentity(collections.namedtuple(
     "RunIdentity", ["fingerprint", "earlier"])):
   """Which checkpoints belong to a run.
 
-  `fingerprint` is the digest of what decides the run's weights, None in a
-  directory of a program that kept none. `earlier` is a list of {"fingerprint",
-  "last_step"}: what it was before --resume=force changed a setting, and the
-  last step that may have been trained so.
+  `fingerprint` is the digest of everything that determines the run's weights,
+  None in a directory from a program without fingerprints. `earlier` is a list
+  of {"fingerprint", "last_step"}: the fingerprint before --resume=force changed
+  a setting, and the last step that may have been trained with it.
   """
 
   __slots__ = ()
@@ -52,7 +52,7 @@ class RunIdentity(collections.namedtuple(
     return self.fingerprint is not None and not self.owns(None, step)
 
   def owns(self, fingerprint, step):
-    """Whether a checkpoint of that fingerprint and step is the run's."""
+    """Whether a checkpoint of that fingerprint and step belongs to the run."""
     return fingerprint == self.fingerprint or any(
         fingerprint == part["fingerprint"] and step <= part["last_step"]
         for part in self.earlier)
@@ -73,7 +73,7 @@ def checkpoint_step(checkpoint):
 
 
 def missing_file(prefix):
-  """Name of the first file that a checkpoint lacks; None: both are there."""
+  """Name of the first missing file of a checkpoint; None: both exist."""
   for suffix in (INDEX, DATA):
     if not os.path.isfile(prefix + suffix):
       return os.path.basename(prefix) + suffix
@@ -81,13 +81,13 @@ def missing_file(prefix):
 
 
 def list_checkpoints(model_dir):
-  """Returns the prefixes of the checkpoints that are there, oldest first."""
+  """Returns the prefixes of the existing checkpoints, oldest first."""
   return [prefix for prefix in _with_suffix(model_dir, INDEX)
           if missing_file(prefix) is None]
 
 
 def _with_suffix(model_dir, suffix):
-  """Prefixes of which such a file is there, by step."""
+  """Prefixes for which such a file exists, by step."""
   names = os.listdir(model_dir) if os.path.isdir(model_dir) else []
   matches = [re.match(r"(model\.ckpt-\d+)%s$" % re.escape(suffix), name)
              for name in names]
@@ -96,7 +96,7 @@ def _with_suffix(model_dir, suffix):
 
 
 def finished_checkpoints(model_dir, run):
-  """Prefixes of what was written to its end, by step, whole or not now.
+  """Prefixes of all completed checkpoints, by step, intact or not.
 
   Args:
     model_dir: str.
@@ -111,7 +111,7 @@ def finished_checkpoints(model_dir, run):
 
 
 def _has_index(prefix):
-  """Whether the index can be read; without identities a kill may cut it."""
+  """Whether the index can be read; a kill may have truncated it."""
   try:
     tf.train.load_checkpoint(prefix)
     return True
@@ -133,13 +133,13 @@ def read_state(model_dir):
         br'^model_checkpoint_path: "(?:[^"\n]*/)?(model\.ckpt-\d+)"\r?$',
         reader.read(1 << 20), re.MULTILINE)
   if not match:
-    raise ValueError("%s is broken; remove it to go on from the newest "
-                     "checkpoint there." % path)
+    raise ValueError(
+        "%s is broken; remove it to use the newest checkpoint there." % path)
   return os.path.join(model_dir, match.group(1).decode("ascii"))
 
 
 def write_state(prefix):
-  """Names a checkpoint in the file `checkpoint`, as TensorFlow's tools do."""
+  """Writes the file `checkpoint`, as TensorFlow's tools do."""
   folder, name = os.path.split(prefix)
   atomic_files.write_text(
       os.path.join(folder, STATE_FILE),
@@ -148,7 +148,7 @@ def write_state(prefix):
 
 
 def finish(prefix, fingerprint, run_state):
-  """Makes a checkpoint that TensorFlow has written last, and count.
+  """Makes a checkpoint that TensorFlow has written durable and valid.
 
   Args:
     prefix: str.
@@ -171,15 +171,15 @@ def write_identity(prefix, fingerprint, run_state):
 
 
 def last_evaluation(model_dir, run):
-  """(prefix, step) of the last evaluation on dev that a checkpoint knows of.
+  """(prefix, step) of the last evaluation on dev recorded in a checkpoint.
 
-  The newest whole identity of the run says it; (None, 0) if none does.
+  Taken from the newest intact identity of the run; (None, 0) if there is none.
   """
   for prefix in reversed(finished_checkpoints(model_dir, run)):
     try:
       identity = read_identity(prefix)
     except (ValueError, EnvironmentError):
-      continue  # it is not whole, or has just been removed
+      continue  # it is incomplete, or has just been removed
     step = checkpoint_step(prefix)
     if identity and identity["step"] == step and run.owns(
         identity["fingerprint"], step):
@@ -198,7 +198,8 @@ def read_identity(prefix):
   identity = atomic_files.read_sealed(prefix + IDENTITY, True)
   if not isinstance(identity.get("run_state"), dict) or not (
       {"step", "index_sha256", "fingerprint"} <= set(identity)):
-    raise ValueError("%s%s is no identity of a checkpoint" % (prefix, IDENTITY))
+    raise ValueError(
+        "%s%s is not a valid checkpoint record" % (prefix, IDENTITY))
   return identity
 
 
@@ -223,11 +224,11 @@ def find_problem(prefix, run, read_tensors=False):
   Args:
     prefix: str.
     run: `RunIdentity`.
-    read_tensors: bool, whether every tensor is read and looked at; else only
-      the small files are.
+    read_tensors: bool, whether every tensor is read and checked; otherwise only
+      the small files.
 
   Returns:
-    str, the end of a sentence, or None: it is good.
+    str, the end of a sentence, or None: it is intact.
   """
   name, step = os.path.basename(prefix), checkpoint_step(prefix)
   missing = missing_file(prefix)
@@ -243,7 +244,7 @@ def _find_identity_problem(prefix, name, step, run):
   """`find_problem` of the identity file and the index."""
   if not os.path.isfile(prefix + IDENTITY):
     if run.needs_identity(step):
-      return "%s%s is missing, without which it is not complete" % (
+      return "%s%s is missing, so it is incomplete" % (
           name, IDENTITY)
     return None
   try:
@@ -254,25 +255,25 @@ def _find_identity_problem(prefix, name, step, run):
   except EnvironmentError as error:
     return "%s: %s" % (name, error.strerror)
   if identity["step"] != step:
-    return "%s%s is that of step %s" % (name, IDENTITY, identity["step"])
+    return "%s%s belongs to step %s" % (name, IDENTITY, identity["step"])
   if identity["index_sha256"] != index_sha256:
-    return ("%s%s is broken or of another checkpoint (its sha256 is not the "
-            "one in %s%s)" % (name, INDEX, name, IDENTITY))
+    return ("%s%s is broken or from another checkpoint (its sha256 differs "
+            "from the one in %s%s)" % (name, INDEX, name, IDENTITY))
   if not run.owns(identity["fingerprint"], step):
-    return "it is of another run than %s" % os.path.join(
+    return "it is from another run than %s" % os.path.join(
         os.path.dirname(prefix), "model_settings.json")
   return None
 
 
 def _find_tensor_problem(prefix, name):
-  """`find_problem` of the data: TensorFlow checks a checksum a tensor."""
+  """`find_problem` of the data: TensorFlow checks one checksum per tensor."""
   tensor = None
   try:
     reader = tf.train.load_checkpoint(prefix)
     for tensor in sorted(reader.get_variable_to_shape_map()):
       value = reader.get_tensor(tensor)
       if value.dtype.kind == "f" and not np.isfinite(value).all():
-        return "%s has weights that are not finite, in %s" % (name, tensor)
+        return "%s has NaN or infinite weights, in %s" % (name, tensor)
   except (tf.errors.OpError, ValueError, LookupError, RuntimeError) as error:
     if tensor is None:
       return "%s%s cannot be read" % (name, INDEX)
@@ -282,7 +283,7 @@ def _find_tensor_problem(prefix, name):
 
 
 def remove(prefix):
-  """Removes a checkpoint; what a kill leaves of it is not taken for one."""
+  """Removes a checkpoint; after a kill, the rest does not count as one."""
   for suffix in (IDENTITY, INDEX, DATA):
     if os.path.lexists(prefix + suffix):
       os.remove(prefix + suffix)
@@ -291,7 +292,7 @@ def remove(prefix):
 def remove_others(model_dir, keep):
   """Removes every file of checkpoints but those of the prefixes in `keep`.
 
-  What a kill left of one may be as big as a whole.
+  The remains of a killed save may be as big as a checkpoint.
   """
   kept = frozenset(map(checkpoint_step, keep))
   for name in sorted(os.listdir(model_dir)):

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The names in a checkpoint: which tensor is which variable, and what is there.
+"""The names in a checkpoint: which tensor is which variable, and what exists.
 
-A checkpoint of the right model may have names that begin in another way: a
-wrapper's `module/` or `model/`, ELECTRA's `electra/`, or nothing at all where
-the model here has `bert/`. They are mapped when everything that the model needs
-is there; for all others the error says what is.
+A checkpoint of the right model may have different name prefixes: a wrapper's
+`module/` or `model/`, ELECTRA's `electra/`, or none instead of `bert/`. They
+are mapped if everything that the model needs exists; otherwise the error
+describes what does.
 """
 
 import collections
@@ -20,7 +20,7 @@ _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 
 
 def find_prefix(names, needed, scope="bert"):
-  """Finds how the encoder's names begin in a checkpoint.
+  """Finds the prefix of the encoder's names in a checkpoint.
 
   Args:
     names: iterable of str, the checkpoint's tensors.
@@ -28,8 +28,8 @@ def find_prefix(names, needed, scope="bert"):
     scope: str.
 
   Returns:
-    str, what stands in the checkpoint for `scope` and its slash; that itself
-    where a needed variable is there under its own name, or nothing fits.
+    str, the prefix in the checkpoint instead of `scope` and its slash; the
+    latter if a needed variable exists under its own name, or nothing fits.
   """
   names = set(names)
   needed = [name[len(scope) + 1:] for name in needed]
@@ -45,7 +45,7 @@ def find_prefix(names, needed, scope="bert"):
 
 
 def describe(names):
-  """Says what a checkpoint without the model's names has instead.
+  """Describes a checkpoint without the model's names.
 
   Args:
     names: iterable of str.
@@ -56,20 +56,20 @@ def describe(names):
   names = sorted(names)
   if _OBJECT_GRAPH in names or any(
       name.endswith(_OBJECT_ATTRIBUTE) for name in names):
-    return ("it is an object checkpoint of TensorFlow 2, whose names are "
-            "places in a Keras program: take the model's TensorFlow 1 release, "
-            "or its Hugging Face form (--encoder)")
+    return ("it is an object-based TensorFlow 2 checkpoint, which depends on "
+            "its Keras program: use the model's TensorFlow 1 release, or its "
+            "Hugging Face folder (--encoder)")
   if any("/inner_group_0/" in name for name in names):
-    return "it is an ALBERT's, whose layers share their weights"
+    return "it is an ALBERT, whose layers share their weights"
   counts = collections.Counter(_beginning(name) for name in names)
   parts = ["%s (%d)" % item for item in sorted(
       counts.items(), key=lambda item: (-item[1], item[0]))]
-  return "the names of its %d tensors begin with %s" % (
+  return "the names of its %d tensors start with %s" % (
       len(names), ", ".join(parts[:5]) + (", ..." if parts[5:] else ""))
 
 
 def _beginning(name):
-  """The first part of a name, and the second where there are more than two."""
+  """The first part of a name, and the second if there are more than two."""
   parts = name.split("/")
   begin = "".join(part + "/" for part in parts[:-1][:2]) or name
   return ascii(begin)[1:-1]

@@ -30,12 +30,12 @@ def read_checkpoint_shapes(checkpoint):
   path = six.ensure_str(checkpoint)
   for suffix in (".index", ".meta", ".data-00000-of-00001"):
     if path.endswith(suffix):
-      raise ValueError("%s is one file of a checkpoint; give the prefix that "
-                       "its files share: %s" % (path, path[:-len(suffix)]))
+      raise ValueError("%s is one of the files of a checkpoint; give their "
+                       "common prefix: %s" % (path, path[:-len(suffix)]))
   if re.search(r"[*?\[\]\\]", path):
-    raise ValueError("the path of checkpoint %s has one of the characters "
-                     "* ? [ ] \\, which TensorFlow takes for a pattern; rename "
-                     "the folder." % path)
+    raise ValueError(
+        "the path of checkpoint %s has one of the characters * ? [ ] \\, which "
+        "TensorFlow treats as a pattern; rename the folder." % path)
   _check_is_checkpoint(path)
   try:
     return dict(tf.train.list_variables(path))
@@ -45,7 +45,7 @@ def read_checkpoint_shapes(checkpoint):
 
 
 def _check_is_checkpoint(path):
-  """Raises ValueError, with what to give instead, if nothing can be read."""
+  """Raises ValueError, with a suggestion, if this is not a checkpoint."""
   for name in glob.glob(glob.escape(path) + ".*"):
     if re.search(r"\.(index|data-\d+-of-\d+)\Z", name) and not (
         os.path.isfile(name)):
@@ -55,16 +55,16 @@ def _check_is_checkpoint(path):
     hint = ""
     if "ckpt" not in path and re.fullmatch(
         r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", path):
-      hint = "; for a model of that name on a hub give --encoder=%s" % path
+      hint = "; for a model of that name on a hub, use --encoder=%s" % path
     raise ValueError("there is no checkpoint %s (looked for %s.index)%s." % (
         path, path, hint))
   if has_index:
     return
   if os.path.isdir(path) and not os.path.isfile(
       os.path.join(path, "checkpoint")):
-    raise ValueError("%s is a folder, not the prefix of a checkpoint; give "
+    raise ValueError("%s is a folder, not a checkpoint prefix; use "
                      "--encoder=%s." % (path, path))
-  kind = {".safetensors": "weights in Hugging Face's form",
+  kind = {".safetensors": "weights in Hugging Face's format",
           ".h5": "weights of Keras", ".bin": "weights of PyTorch",
           ".pt": "weights of PyTorch", ".pth": "weights of PyTorch"}.get(
               os.path.splitext(path)[1])
@@ -81,16 +81,16 @@ OWN_FILES = ("%s and %s of the directory must be those that it was trained "
 
 
 def check_checkpoint(checkpoint, variables, hint=""):
-  """Compares a checkpoint with the variables that it is to fill, every one.
+  """Compares a checkpoint with all variables to be restored from it.
 
   Args:
     checkpoint: str, checkpoint prefix.
     variables: list of variables (reference or resource), or dict of name in
       the checkpoint to variable.
-    hint: str, what ends the sentence: what has to be the checkpoint's.
+    hint: str, the end of the error: what must match the checkpoint.
 
   Raises:
-    ValueError: the checkpoint cannot be read, lacks a variable, or has one of
+    ValueError: the checkpoint cannot be read, lacks a variable, or has one with
       another shape.
   """
   shapes = read_checkpoint_shapes(checkpoint)
@@ -98,12 +98,12 @@ def check_checkpoint(checkpoint, variables, hint=""):
     variables = collections.OrderedDict(
         (modeling._variable_name(var), var) for var in variables)
   for name, var in variables.items():
-    # Resource variables would take a tensor of any shape.
+    # Resource variables would accept a tensor of any shape.
     shape = var.shape.as_list()
     if name not in shapes:
       problem = "it lacks %s, shape %s" % (name, shape)
     elif list(shapes[name]) != shape:
-      problem = "%s has shape %s there and %s here" % (
+      problem = "%s has shape %s in the checkpoint but %s in the model" % (
           name, list(shapes[name]), shape)
     else:
       continue
@@ -126,10 +126,10 @@ def restore_checkpoint(session, saver, variables, checkpoint, hint=""):
   """
   check_checkpoint(checkpoint, variables, hint)
   try:
-    with session.graph.as_default():  # Saver asks whether it runs eagerly.
+    with session.graph.as_default():  # Saver checks for eager execution.
       saver.restore(session, checkpoint)
   except tf.errors.OpError as error:
-    # TensorFlow 2 wraps the kernel's sentence into a stack, 1.15 does not.
+    # TensorFlow 2 wraps the kernel's message in a stack, 1.15 does not.
     reason = re.search(r"(?:^|\n)([^\n]+)(?:\n\t \[\[|$)", error.message)
     raise ValueError("checkpoint %s cannot be restored: %s" % (
         checkpoint, reason.group(1) if reason else type(error).__name__))
@@ -137,27 +137,27 @@ def restore_checkpoint(session, saver, variables, checkpoint, hint=""):
 
 def initialize_from_checkpoint(tvars, init_checkpoint, scope="bert",
                                not_needed=(), leave_out=()):
-  """Lets `tvars` start from a checkpoint, and tells what became of each.
+  """Initializes `tvars` from a checkpoint, and reports on each.
 
-  Names in the checkpoint may begin with what `checkpoint_names` knows instead
+  Names in the checkpoint may have a prefix known to `checkpoint_names` instead
   of the scope.
 
   Args:
     tvars: list of variables (reference or resource) of the current graph.
     init_checkpoint: str, checkpoint prefix.
     scope: str; every variable below it must be in the checkpoint.
-    not_needed: names (prefixes) below `scope` that may be missing, since
-      nothing reads them.
-    leave_out: names of variables that start by their own initializers.
+    not_needed: names (prefixes) below `scope` that may be missing, since they
+      are not used.
+    leave_out: names of variables that use their own initializers.
 
   Returns:
     `CheckpointReport(restored, initialized, unused)`, three sorted lists of
-    names: variables from the checkpoint, variables that stay newly
-    initialised, and tensors of the checkpoint that no variable takes.
+    names: variables from the checkpoint, variables that are newly initialized,
+      and unused tensors of the checkpoint.
 
   Raises:
     ValueError: the checkpoint cannot be read, lacks a variable of `scope`, or
-      has one of another shape.
+      has one with another shape.
   """
   variables = {modeling._variable_name(var): (
       var.shape.as_list(), var.dtype.base_dtype) for var in tvars}
@@ -204,12 +204,14 @@ def match_checkpoint(variables, init_checkpoint, scope="bert", not_needed=(),
     shape = variables[name][0]
     if list(shapes[there]) != shape:
       raise ValueError(
-          "init_checkpoint %s has %s of shape %s, but %s of shape %s is asked "
-          "for%s." % (init_checkpoint, there, list(shapes[there]), name, shape,
+          "init_checkpoint %s has %s with shape %s, but the model needs %s "
+          "with shape "
+          "%s%s." % (init_checkpoint, there, list(shapes[there]), name, shape,
                       _shape_hint(name)))
   if prefix != scope + "/":
-    logging.info("The encoder's names in %s begin with \"%s\", not with "
-                 "\"%s/\"; they are taken for the same.", init_checkpoint,
+    logging.info(
+        "The variable names of the encoder in %s start with \"%s\" instead of "
+        "\"%s/\"; they are treated as equal.", init_checkpoint,
                  prefix, scope)
   _check_tensors(init_checkpoint, {
       there: variables[name][1] for name, there in names.items()})
@@ -217,7 +219,7 @@ def match_checkpoint(variables, init_checkpoint, scope="bert", not_needed=(),
 
 
 def _check_complete(init_checkpoint, shapes, variables, needed, names):
-  """Raises ValueError, and says what is there, if the encoder is not whole."""
+  """Raises ValueError, and says what is there, if the encoder is incomplete."""
   missing = sorted(name for name in needed if name not in names)
   if not missing:
     return
@@ -266,18 +268,18 @@ def check_sizes(checkpoint, bert_config, num_labels, hint):
 def check_layers(init_checkpoint, num_layers):
   """Raises ValueError if a checkpoint has fewer layers than a model.
 
-  Sooner than the graph of a model with very many layers could be built.
+  Faster than building the graph of a model with very many layers.
   """
   found = checkpoint_names.count_layers(read_checkpoint_shapes(init_checkpoint))
   if 0 < found < num_layers:
     raise ValueError(
         "init_checkpoint %s has %d layer%s, but bert_config_file says "
-        "num_hidden_layers is %d; they are not of the same model." % (
+        "num_hidden_layers is %d; they do not belong to the same model." % (
             init_checkpoint, found, "" if found == 1 else "s", num_layers))
 
 
 def _check_tensors(checkpoint, dtypes):
-  """Reads each tensor once: the index alone says nothing of the data files."""
+  """Reads each tensor once, since the index does not cover the data files."""
   reader = tf.train.load_checkpoint(checkpoint)
   for name in sorted(dtypes):
     try:
@@ -285,12 +287,13 @@ def _check_tensors(checkpoint, dtypes):
       dtype = value.dtype
     except (tf.errors.OpError, ValueError, LookupError,
             RuntimeError) as error:
-      raise ValueError("init_checkpoint %s: %s cannot be read, are its data "
-                       "files here and whole? (%s)" % (
+      raise ValueError("init_checkpoint %s: %s cannot be read; are its data "
+                       "files complete? (%s)" % (
                            checkpoint, name, " ".join(str(error).split())))
     wanted = dtypes[name]
     if dtype != wanted.as_numpy_dtype:
-      raise ValueError("init_checkpoint %s has %s as %s, but %s is asked for." %
+      raise ValueError(
+          "init_checkpoint %s has %s as %s, but the model needs %s." %
                        (checkpoint, name, dtype, wanted.name))
     if not np.isfinite(value).all():
       raise ValueError("init_checkpoint %s has weights that are NaN or "
@@ -303,14 +306,15 @@ def _check_tensors(checkpoint, dtypes):
 
 def _shape_hint(name):
   for part, hint in (
-      ("word_embeddings", "vocab_size and hidden_size of bert_config_file, "
-                          "and vocab_file, must be the checkpoint's"),
+      ("word_embeddings", "vocab_file, and vocab_size and hidden_size of "
+                          "bert_config_file, must match the checkpoint"),
       ("position_embeddings", "max_position_embeddings and hidden_size of "
-                              "bert_config_file must be the checkpoint's"),
+                              "bert_config_file must match the checkpoint"),
       ("token_type_embeddings", "type_vocab_size and hidden_size of "
-                                "bert_config_file must be the checkpoint's"),
-      ("output_", "the checkpoint was trained with another number of labels"),
-      ("", "bert_config_file must be the checkpoint's")):
+                                "bert_config_file must match the checkpoint"),
+      ("output_", "the checkpoint was trained with a different number of "
+                  "labels"),
+      ("", "bert_config_file must match the checkpoint")):
     if part in name:
       return " (%s)" % hint
   return ""
@@ -336,7 +340,7 @@ def format_checkpoint_report(report, init_checkpoint):
   lines = [
       "Variables and the checkpoint %s:" % init_checkpoint,
       "  %4d from the checkpoint" % len(report.restored),
-      "  %4d newly initialised%s" % (
+      "  %4d newly initialized%s" % (
           len(report.initialized),
           ": " + some_names(report.initialized) if report.initialized else ""),
       "  %4d tensor%s of the checkpoint not used%s" % (

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints without optimizer state, and what a finished run keeps.
 
-Adam's two moments are two thirds of a checkpoint, and only training reads them.
-Without them a checkpoint predicts as before and cannot be trained on; its
-identity says so.
+Adam's two moments are two thirds of a checkpoint, and only training uses them.
+Without them, a checkpoint predicts as before but cannot be resumed; its
+identity records that.
 
-The three files of a checkpoint cannot be replaced at once. So the new ones are
-written into a hidden folder, whose identity file is its last, and moved; what a
-kill leaves is moved by the next run.
+The three files of a checkpoint cannot be replaced atomically. So the new ones
+are written to a hidden folder, the identity file last, and moved; after a kill,
+the next run moves them.
 """
 
 import os
@@ -30,7 +30,7 @@ _WORK_PREFIX = ".slim-"
 
 
 def is_weight(name):
-  """Whether a tensor of a checkpoint is the model's, not the optimizer's."""
+  """Whether a tensor belongs to the model, not the optimizer."""
   return not name.endswith(("/adam_m", "/adam_v", "/unaveraged")) and (
       not name.startswith("loss_scale/"))
 
@@ -45,37 +45,37 @@ def is_weights_only(prefix):
 
 
 def check_finished(checkpoint, trained):
-  """Whether a checkpoint is all that was kept of a finished run.
+  """Whether a finished run has kept only this checkpoint.
 
   Args:
-    checkpoint: str or None, what training would go on from.
+    checkpoint: str or None, what training would resume from.
     trained: `trained_model.TrainedModel` of its directory.
 
   Raises:
-    ValueError: the run is now another, which cannot go on from it.
+    ValueError: the settings of the run changed, so it cannot resume from it.
   """
   if checkpoint is None or not is_weights_only(checkpoint):
     return False
   identity = checkpoint_files.read_identity(checkpoint)
   if identity["fingerprint"] != trained.identity.fingerprint:
     raise ValueError(
-        "output_dir %s was kept with --slim, weights alone, so no run can go "
-        "on in it; begin another one from them: --encoder=%s and another "
-        "--output_dir." % (trained.path, trained.path))
+        "output_dir %s was finished with --slim and has only weights, so the "
+        "run cannot be resumed; start a new one from them: --encoder=%s and "
+        "another --output_dir." % (trained.path, trained.path))
   return True
 
 
 def drop_optimizer(prefix, finished_at=None):
-  """Replaces a checkpoint by its weights and its step.
+  """Reduces a checkpoint to its weights and its step.
 
   Args:
-    prefix: str, a whole checkpoint with an identity file.
-    finished_at: int or None, the last step of its run, where this checkpoint
-      is all that stays of it.
+    prefix: str, a complete checkpoint with an identity file.
+    finished_at: int or None, the last step of its run, if only this checkpoint
+      is kept.
 
   Raises:
-    write_errors.StorageError: it cannot be written; the checkpoint is as it
-      was.
+    write_errors.StorageError: it cannot be written; the checkpoint is
+      unchanged.
   """
   folder, name = os.path.split(prefix)
   identity = checkpoint_files.read_identity(prefix)
@@ -106,7 +106,7 @@ def drop_optimizer(prefix, finished_at=None):
 
 
 def _copy_weights(prefix, new_prefix):
-  """Writes the weights of a checkpoint as another one, in TensorFlow alone."""
+  """Writes the weights of a checkpoint as another one, only with TensorFlow."""
   types = tf.train.load_checkpoint(prefix).get_variable_to_dtype_map()
   names = sorted(filter(is_weight, types))
   slices = [""] * len(names)
@@ -121,11 +121,11 @@ def _copy_weights(prefix, new_prefix):
 
 
 def _move(work_dir):
-  """Moves the files of a whole work folder into the place of the others."""
+  """Replaces the others with the files of a complete work folder."""
   folder, name = os.path.split(work_dir)
   prefix = os.path.join(folder, name[len(_WORK_PREFIX):])
   new_prefix = os.path.join(work_dir, os.path.basename(prefix))
-  # The identity goes last: while it is here, there is something to move.
+  # The identity goes last: while it is here, there is something left to move.
   for suffix in (checkpoint_files.DATA, checkpoint_files.INDEX,
                  checkpoint_files.IDENTITY):
     if os.path.exists(new_prefix + suffix):
@@ -135,7 +135,7 @@ def _move(work_dir):
 
 
 def finish_moves(output_dir):
-  """Ends what a kill has interrupted; the caller holds the directory's lock."""
+  """Completes interrupted replacements; the caller holds the lock."""
   for name in sorted(os.listdir(output_dir)):
     inner = name[len(_WORK_PREFIX):]
     if not name.startswith(_WORK_PREFIX + checkpoint_files.PREFIX + "-") or (
@@ -150,12 +150,12 @@ def finish_moves(output_dir):
 
 
 def remove_old(prefixes, best_step, keep):
-  """Removes all but the newest, while a run trains; slims the best.
+  """Removes all but the newest during training; slims the best.
 
   Args:
-    prefixes: list of str, the checkpoints that are there, oldest first.
-    best_step: int, or None; that of the checkpoint that did best on dev.
-    keep: int, how many of the newest stay whole; 0: all.
+    prefixes: list of str, the existing checkpoints, oldest first.
+    best_step: int, or None; that of the best checkpoint on dev.
+    keep: int, how many of the newest stay complete; 0: all.
   """
   for prefix in prefixes[:-keep] if keep else ():
     if checkpoint_files.checkpoint_step(prefix) != best_step:
@@ -165,33 +165,34 @@ def remove_old(prefixes, best_step, keep):
 
 
 def _try_to_slim(prefix, finished_at=None):
-  """`drop_optimizer`; without room for it the checkpoint stays as it is."""
+  """`drop_optimizer`, unless there is no disk space for it."""
   try:
     drop_optimizer(prefix, finished_at)
   except write_errors.StorageError as error:
-    logging.warning("The optimizer state of %s is not dropped: %s", prefix,
+    logging.warning(
+        "The optimizer state of %s could not be removed: %s", prefix,
                     error)
 
 
 def keep_of_finished(output_dir, best, newest, slim):
-  """Removes what nobody needs of a run that has made its last step.
+  """Removes what is no longer needed after the last step of a run.
 
   Args:
     output_dir: str, locked.
-    best: str or None, prefix of the checkpoint that did best on dev.
+    best: str or None, prefix of the best checkpoint on dev.
     newest: str, prefix of the last one.
-    slim: bool, whether weights to predict with are all that stays.
+    slim: bool, whether to keep only weights for prediction.
   """
   chosen = best or newest
   last_step = checkpoint_files.checkpoint_step(newest)
   if not os.path.exists(chosen + checkpoint_files.IDENTITY):
-    return  # of a program that kept no identities
+    return  # from a program without identities
   if slim:
     drop_optimizer(chosen, last_step)
     checkpoint_files.write_state(chosen)
     kept = {chosen: "the best on dev" if best else "the newest"}
   else:
-    kept = {newest: "the newest, whole: a run can go on from it"}
+    kept = {newest: "the newest, complete: the run can be resumed from it"}
     if best and best != newest:
       _try_to_slim(best)
       kept = dict({best: "the best on dev"}, **kept)
@@ -201,7 +202,7 @@ def keep_of_finished(output_dir, best, newest, slim):
     checkpoint_files.remove(prefix)
   for prefix, why in kept.items():
     logging.info("Kept %s, %.1f MB: %s%s", os.path.basename(prefix),
-                 _size(prefix) / 1e6, why, ", weights alone" if
+                 _size(prefix) / 1e6, why, ", weights only" if
                  is_weights_only(prefix) else "")
   if removed:
     logging.info("Removed %s", ", ".join(map(os.path.basename, removed)))

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An encoder by one name: `--encoder=PLACE`.
+"""Finds an encoder by one name: `--encoder=PLACE`.
 
 A place is one of
-  - a folder of google-research/bert's form: a configuration, vocab.txt and a
+  - a folder in google-research/bert's format: a configuration, vocab.txt and a
     checkpoint;
-  - a folder of Hugging Face's form, which is converted once into a cache;
-  - a directory that a training run made: its weights are where the next run
-    starts;
+  - a folder in Hugging Face's format, which is converted once and cached;
+  - the directory of a training run, whose weights initialize the next run;
   - a name on a hub, such as bert-base-chinese, see `hub`.
 """
 
@@ -24,7 +23,7 @@ from absl import logging
 
 try:
   import fcntl
-except ImportError:  # not on Windows, where two conversions may do it twice
+except ImportError:  # not on Windows, where two conversions may run at once
   fcntl = None
 
 from multilabel.common import atomic_files
@@ -39,7 +38,7 @@ from multilabel.storage import trained_model
 import tokenization
 
 
-# Another number where a conversion gives other files than before.
+# Changes whenever a conversion produces different files.
 _CACHE_FORMAT = 1
 _CACHE_VARIABLE = "BERT_MULTILABEL_CACHE"
 _CACHE_NOTES = "encoder.json"
@@ -65,11 +64,11 @@ Encoder.__doc__ = """Where an encoder's files are.
 
 
 def resolve(place, cache_dir=None):
-  """Finds an encoder; converts or fetches it first where that is needed.
+  """Finds an encoder; converts or downloads it first if needed.
 
   Args:
-    place: str, a folder or a hub's name (NAME or NAME@REVISION). A folder comes
-      first.
+    place: str, a folder or a hub's name (NAME or NAME@REVISION). A folder has
+      precedence.
     cache_dir: str, folder for converted encoders; default: the environment's
       BERT_MULTILABEL_CACHE, else bert-multilabel in the user's cache folder.
 
@@ -83,7 +82,7 @@ def resolve(place, cache_dir=None):
   if os.path.isdir(place):
     return _of_folder(place, cache_dir)
   if os.path.lexists(place) or os.path.exists(place + ".index"):
-    raise ValueError("--encoder=%s is a file; give the folder that it is in." %
+    raise ValueError("--encoder=%s is a file; give its folder." %
                      place)
   if not hub.is_name(place):
     raise ValueError("there is no folder --encoder=%s." % place)
@@ -103,7 +102,7 @@ def default_cache_dir():
 
 
 def _of_folder(folder, cache_dir):
-  """`resolve` for a folder, whose files say of which form it is."""
+  """`resolve` for a folder, whose format is determined by its files."""
   names = sorted(os.listdir(folder))
   if run_lock.SETTINGS_FILE in names:
     return _of_trained(folder)
@@ -112,9 +111,9 @@ def _of_folder(folder, cache_dir):
   if "config.json" in names or "0_Transformer" in names:
     return _of_hugging_face(folder, cache_dir)
   raise ValueError(
-      "--encoder=%s is no encoder: it has neither a TensorFlow checkpoint "
-      "(*.ckpt.index), nor Hugging Face's config.json, nor a trained model's "
-      "%s; it holds %s." % (
+      "--encoder=%s is not an encoder: it has no TensorFlow checkpoint "
+      "(*.ckpt.index), no config.json from Hugging Face, and no %s of a "
+      "trained model; it contains %s." % (
           folder, run_lock.SETTINGS_FILE, ", ".join(names[:5]) or "nothing"))
 
 
@@ -131,7 +130,7 @@ def _of_trained(folder):
 
 
 def _of_google(folder, names):
-  """A release: names differ, so each file is taken where there is one."""
+  """A release: names differ, so each file must be the only one of its kind."""
   config = _only(folder, "configuration", "bert_config.json", [
       name for name in names if re.fullmatch(r"\w*config\w*\.json", name)])
   checkpoint = _only(folder, "checkpoint", "bert_model.ckpt", [
@@ -156,7 +155,7 @@ def _only(folder, what, usual, names):
 
 
 def _case_of_release(vocab_file, checkpoint):
-  """do_lower_case: by the vocabulary's letters, else by the folder's name."""
+  """do_lower_case: by the vocabulary's letters, or the folder's name."""
   by_letters = vocabulary.is_lower_case(tokenization.load_vocab(vocab_file))
   if by_letters is not None:
     return by_letters
@@ -168,11 +167,11 @@ def _case_of_release(vocab_file, checkpoint):
 
 
 def _of_hugging_face(folder, cache_dir):
-  """Converts a folder into the cache, unless its content is there."""
+  """Converts a folder into the cache, unless it is already there."""
   source = folder
   inner = os.path.join(folder, "0_Transformer")
   if os.path.isfile(os.path.join(inner, "config.json")):
-    source = inner  # sentence-transformers' older form
+    source = inner  # sentence-transformers' older format
   cache_dir = cache_dir or default_cache_dir()
   target = os.path.join(cache_dir, _digest(source))
   if not os.path.isfile(os.path.join(target, _CACHE_NOTES)):
@@ -193,7 +192,7 @@ def _of_hugging_face(folder, cache_dir):
 
 
 def _digest(folder):
-  """sha256 of all that a conversion reads."""
+  """sha256 of everything that a conversion reads."""
   weights = safetensors_reader.open_directory(folder)
   paths = {file.path for file in weights.values()}
   for name in ("config.json", "vocab.txt", "tokenizer_config.json",
@@ -209,14 +208,14 @@ def _digest(folder):
 
 
 def _convert(source, cache_dir, target):
-  """Makes `target`, which appears whole or not at all."""
+  """Makes `target`, which appears complete or not at all."""
   try:
     os.makedirs(cache_dir, exist_ok=True)
     with _cache_lock(cache_dir) as is_locked:
       if is_locked:
         _remove_leftovers(cache_dir)
       if os.path.isdir(target):
-        return  # another process has made it meanwhile
+        return  # another process has created it meanwhile
       work_dir = tempfile.mkdtemp(prefix=_WORK_PREFIX, dir=cache_dir)
       try:
         result = hf_conversion.convert(source, work_dir)
@@ -229,8 +228,8 @@ def _convert(source, cache_dir, target):
         shutil.rmtree(work_dir, ignore_errors=True)
   except OSError as error:
     raise RuntimeError(
-        "the encoder cannot be converted into %s: %s; name another folder by "
-        "the environment's %s." % (
+        "the encoder cannot be converted into %s: %s; set the environment "
+        "variable %s to another folder." % (
             cache_dir, error.strerror or error, _CACHE_VARIABLE))
 
 
@@ -244,14 +243,14 @@ def _cache_lock(cache_dir):
 
 
 def _remove_leftovers(cache_dir):
-  """Under the lock, a folder in work is of a conversion that was killed."""
+  """Under the lock, a work folder comes from a killed conversion."""
   for name in os.listdir(cache_dir):
     if _WORK_NAME.fullmatch(name):
       shutil.rmtree(os.path.join(cache_dir, name), ignore_errors=True)
 
 
 def _advised_pooling(folder):
-  """What sentence-transformers trained the encoder for: "cls", "mean", None."""
+  """The pooling in the sentence-transformers files: "cls", "mean", None."""
   path = os.path.join(folder, "1_Pooling", "config.json")
   if not os.path.isfile(path):
     return None
@@ -263,5 +262,5 @@ def _advised_pooling(folder):
   pooling = {"cls_token": "cls", "cls": "cls", "mean_tokens": "mean",
              "mean": "mean"}.get(modes.pop() if len(modes) == 1 else None)
   if pooling is None:
-    logging.warning("%s: no --pooling does what it says.", path)
+    logging.warning("%s: no --pooling matches it.", path)
   return pooling

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TensorBoard's event files; of a run that goes on, each point counts once.
+"""TensorBoard's event files; in a resumed run, each point counts once.
 
-A file begins with a session start at the first step that will be written:
-TensorBoard drops what older files have from that step on.
+A file starts with a session start at the first step to be written: TensorBoard
+drops points of older files from that step on.
 
-TensorFlow's own writer hands events to a thread, which neither says when they
-are on disk nor survives a full one. These are written when they come.
+TensorFlow's own writer passes events to a thread, which neither reports when
+they are on disk nor survives a full disk. These are written immediately.
 """
 
 import collections
@@ -29,11 +29,11 @@ class EventWriter(object):
   """Appends to an event file of its own."""
 
   def __init__(self, folder, first_step):
-    """Opens a file that sorts behind those that are there.
+    """Opens a file that sorts after the existing ones.
 
     Args:
       folder: str.
-      first_step: int; TensorBoard drops what older files have from it on.
+      first_step: int; TensorBoard drops points of older files from it on.
     """
     self._step_before = first_step - 1
     self._tags_before = _tags_at(folder, first_step - 1)
@@ -51,7 +51,7 @@ class EventWriter(object):
 
   def add_summary(self, summary, step):
     """Adds a summary, unless older files have it and it still counts."""
-    # An evaluation is repeated after a kill between its points and its file.
+    # After a kill between its points and its file, an evaluation is repeated.
     if step == self._step_before and all(
         value.tag in self._tags_before for value in summary.value):
       return
@@ -62,7 +62,7 @@ class EventWriter(object):
       self._writer.write(event.SerializeToString())
 
   def sync(self):
-    """Makes what was added last through a loss of power."""
+    """Makes the added events durable."""
     with write_errors.naming(self._path):
       self._writer.flush()
       atomic_files.sync_file(self._path)
@@ -82,19 +82,19 @@ def event_paths(folder):
 
 
 def _read_events(path):
-  """Yields the events of a file up to its end, or to where a kill cut it."""
+  """Yields the events of a file up to its end, or to where it was truncated."""
   try:
     for event in tf.train.summary_iterator(path):
       yield event
   except tf.errors.DataLossError:
-    logging.info("%s is cut off; what stands before is used.", path)
-  except Exception as error:  # DecodeError, whose module moves about
+    logging.info("%s is truncated; the part before the end is used.", path)
+  except Exception as error:  # DecodeError, whose module varies
     logging.warning("%s is broken (%s); what stands before is used.", path,
                     " ".join(str(error).split())[:200])
 
 
 def _tags_at(folder, step):
-  """The tags that the event files have at a step, session starts honoured."""
+  """The tags of the event files at a step, respecting session starts."""
   tags = set()
   for path in event_paths(folder):
     for event in _read_events(path):
@@ -112,12 +112,11 @@ Scalars = collections.namedtuple("Scalars", ["values", "first_time"])
 
 
 def read_scalars(folder, tags):
-  """Reads scalars; of a run that was resumed, those of the weights that count.
+  """Reads scalars; in a resumed run, those of the final sequence of weights.
 
-  A run that goes on writes a session start at the first step that it makes
-  anew. What had been written from there on was of weights that are lost, and
-  is dropped, as TensorBoard does. A file that a kill cut off counts as far as
-  it goes.
+  A resumed run writes a session start at the first step that it repeats.
+  Earlier points from there on belong to lost weights and are dropped, as in
+  TensorBoard. A truncated file counts as far as it goes.
 
   Args:
     folder: str.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which files belong together: a JSON file with the sha256 of each.
 
-It holds the size and sha256 of every other file of a folder, so that one that
-was changed, or is of another export, is noticed where the folder is read.
+It has the size and sha256 of every other file of a folder, so a file that was
+changed or comes from another export is detected.
 """
 
 import os
@@ -36,12 +36,12 @@ def _names(path):
 
 
 def find_problem(folder, name, read_all=True):
-  """Says which file is not as it was exported.
+  """Says which file differs from the export.
 
   Args:
     folder: str.
-    name: str, the manifest's, which is there.
-    read_all: bool; False looks at sizes alone.
+    name: str, the manifest's, which must exist.
+    read_all: bool; False checks only sizes.
 
   Returns:
     str, a sentence that names the file, or None.
@@ -49,22 +49,22 @@ def find_problem(folder, name, read_all=True):
   try:
     files = _read(os.path.join(folder, name))
   except ValueError as error:
-    return "%s; bring back what was written, or export again." % error
+    return "%s; restore the original, or export again." % error
   for path in sorted(files):
     problem = _file_problem(os.path.join(folder, path), files[path], name,
                             read_all)
     if problem:
-      return ("%s %s; bring back the one that was exported, or export "
+      return ("%s %s; restore the exported file, or export "
               "again." % (path, problem))
   return None
 
 
 def _read(manifest):
-  """The `files` of a manifest; ValueError if it is no whole one."""
+  """The `files` of a manifest; ValueError if it is not a complete one."""
   content = atomic_files.read_sealed(manifest, True)
   files = content.get("files")
   if not isinstance(files, dict) or not files:
-    raise ValueError("%s is no manifest of an export" % manifest)
+    raise ValueError("%s is not the manifest of an export" % manifest)
   return files
 
 
@@ -74,6 +74,7 @@ def _file_problem(path, expected, name, read_all):
     return "is missing"
   if (os.path.getsize(path) != expected["bytes"] or read_all and
       atomic_files.file_sha256(path) != expected["sha256"]):
-    return ("is not the file of this export (its sha256 is not the one in %s)" %
+    return ("does not belong to this export (its sha256 differs from the one "
+            "in %s)" %
             name)
   return None

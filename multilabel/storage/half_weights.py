@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights that take half of the room on disk: float16 there, float32 in memory.
+"""Weights that take half the space on disk: float16 there, float32 in memory.
 
-The restore op turns them back when the model is loaded, so answering costs
-nothing more. (A cast in the model itself would run for every request.)
+The restore op converts them when the model is loaded, so prediction costs
+nothing extra. (A cast in the model itself would run for every request.)
 """
 
 import tensorflow.compat.v1 as tf
@@ -13,7 +13,7 @@ _DTYPE = tf.float16
 
 
 def write_rounded(checkpoint, names, path):
-  """`write`, but numbers of float16 in tensors of float32."""
+  """`write`, but rounds to float16, stored as float32."""
   write(checkpoint, names, path, None)
 
 
@@ -43,8 +43,9 @@ def write(checkpoint, names, path, weights_dtype):
     largest = session.run([tf.reduce_max(tf.abs(value)) for value in weights])
     for name, value in zip(names, largest):
       if value > _DTYPE.max:
-        raise ValueError("%s has the weight %g, and float16 ends at %g; leave "
-                         "out --weights_dtype." % (name, value, _DTYPE.max))
+        raise ValueError(
+            "%s has the weight %g, but the maximum of float16 is %g; leave out "
+            "--weights_dtype." % (name, value, _DTYPE.max))
     session.run(tf.raw_ops.SaveV2(
         prefix=path, tensor_names=names, shape_and_slices=shapes,
         tensors=[rounded if weights_dtype else tf.cast(rounded, tf.float32)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads Hugging Face's config.json: is the model a BERT, and of what sizes?
+"""Reads Hugging Face's config.json: the type of the model and its sizes.
 
-These model types are BERT by their architecture, and are read:
+These model types have BERT's architecture and are supported:
 
   bert        BERT-wwm, RoBERTa-wwm-ext, MacBERT, RBT3, BGE, E5, MiniLM and
               LaBSE are of this type, too.
@@ -9,7 +9,7 @@ These model types are BERT by their architecture, and are read:
   distilbert  without segments and without a pooler.
   electra     without a pooler; a dense layer follows embeddings of other width.
 
-All others are refused by name, and those that people try most with the reason.
+All others are rejected by name, the most common ones with the reason.
 """
 
 import collections
@@ -24,14 +24,14 @@ from processors.text_lines import shown
 
 MODEL_TYPES = ("bert", "distilbert", "electra", "ernie")
 
-_SHARED_LAYERS = "its layers share their weights, BERT's have their own"
-_OTHER_TOKENS = ("its vocabulary is not WordPiece's, so texts would become "
-                 "other tokens here")
-_RELATIVE = "its attention uses the distance between tokens, BERT's does not"
+_SHARED_LAYERS = "its layers share their weights, unlike BERT's"
+_OTHER_TOKENS = ("its vocabulary is not WordPiece, so texts would be tokenized "
+                 "differently here")
+_RELATIVE = "its attention uses the distance between tokens, unlike BERT's"
 _OTHER_LAYERS = "its layers are not BERT's"
 _REASONS = {
     "albert": _SHARED_LAYERS,
-    "bart": "it is an encoder with a decoder",
+    "bart": "it is an encoder-decoder model",
     "big_bird": _OTHER_TOKENS,
     "camembert": _OTHER_TOKENS,
     "canine": _OTHER_TOKENS,
@@ -48,7 +48,7 @@ _REASONS = {
     "ibert": _OTHER_TOKENS,
     "longformer": _OTHER_TOKENS,
     "luke": _OTHER_TOKENS,
-    "megatron-bert": "it normalises before each part of a layer, BERT after it",
+    "megatron-bert": "it normalizes before each sublayer, BERT after it",
     "mobilebert": _OTHER_LAYERS,
     "modernbert": "its layers and its tokens are not BERT's",
     "mpnet": _RELATIVE,
@@ -57,9 +57,10 @@ _REASONS = {
     "rembert": _OTHER_TOKENS,
     "roberta": _OTHER_TOKENS,
     "roberta-prelayernorm": _OTHER_TOKENS,
-    "roformer": "it rotates queries and keys where BERT adds position vectors",
+    "roformer": "it uses rotary position embeddings, BERT adds position "
+                "embeddings",
     "squeezebert": _OTHER_LAYERS,
-    "t5": "it is an encoder with a decoder",
+    "t5": "it is an encoder-decoder model",
     "xlm": _OTHER_TOKENS,
     "xlm-roberta": _OTHER_TOKENS,
     "xlm-roberta-xl": _OTHER_TOKENS,
@@ -117,8 +118,8 @@ def read_model(path):
     `HfModel`.
 
   Raises:
-    ValueError: it is broken, or not of a BERT as this project has it; the
-      sentence names the key and its value.
+    ValueError: it is broken, or not a supported BERT; names the key and its
+      value.
   """
   raw = safetensors_reader.load_json_object(path)
   model_type = _model_type(path, raw)
@@ -128,7 +129,7 @@ def read_model(path):
   act_key = names.get("hidden_act", "hidden_act")
   activation = raw.get(act_key, "gelu")
   if not isinstance(activation, str) or activation not in _ACTIVATIONS:
-    raise ValueError("%s: %s is %s; supported are %s." % (
+    raise ValueError("%s: %s is %s; supported: %s." % (
         path, act_key, shown(activation), ", ".join(sorted(_ACTIVATIONS))))
   values["hidden_act"], approximate = _ACTIVATIONS[activation]
   epsilon = values.pop("layer_norm_eps", modeling.LAYER_NORM_EPSILON)
@@ -154,11 +155,11 @@ def read_model(path):
 
 
 def _model_type(path, raw):
-  """Returns the model's type; refuses, by name, what only looks like a BERT."""
+  """Returns the model's type; rejects models that only look like BERT."""
   model_type = raw.get("model_type")
   if model_type is None:
     # Configurations from before model_type; RoBERTa's tensors have BERT's
-    # names, so something must say which it is.
+    # names, so the type must be explicit.
     architectures = raw.get("architectures")
     if not isinstance(architectures, list) or not architectures or not all(
         isinstance(a, str) and a.startswith("Bert") for a in architectures):
@@ -169,24 +170,24 @@ def _model_type(path, raw):
   if isinstance(model_type, str) and model_type in MODEL_TYPES:
     return model_type
   reason = _REASONS.get(model_type) if isinstance(model_type, str) else None
-  raise ValueError("%s: model_type is %s, which cannot be converted%s; these "
-                   "can: %s." % (path, shown(model_type),
+  raise ValueError("%s: model_type is %s, which cannot be converted%s; "
+                   "supported: %s." % (path, shown(model_type),
                                  reason and ": " + reason or "",
                                  ", ".join(MODEL_TYPES)))
 
 
 def _check_fixed_values(path, raw, model_type):
-  """Refuses values with which the model computes something else."""
+  """Rejects values for which the model computes something else."""
   fixed = modeling.FIXED_CONFIG_VALUES + (("quantization_config", None),)
   if model_type != "electra":
     fixed += (("embedding_size", raw.get("hidden_size")),)
   for key, only in fixed:
     if raw.get(key) not in (None, only):
       raise ValueError(
-          "%s: %s is %s, but BERT as it is built here has %s; the model would "
-          "give other results." % (path, key, shown(raw[key]), shown(only)))
+          "%s: %s is %s, but this BERT only supports %s; the model would give "
+          "different results." % (path, key, shown(raw[key]), shown(only)))
   if "auto_map" in raw:
-    logging.warning("%s names code of its own (auto_map), which is not run; "
+    logging.warning("%s refers to custom code (auto_map), which is not run; "
                     "the model is read as a plain BERT.", path)
 
 
@@ -213,7 +214,7 @@ def _read_numbers(path, raw, names, model_type):
 
 
 def describe(model):
-  """Returns what differs from a plain BERT: str, "" where nothing does."""
+  """Returns what differs from a plain BERT: str, "" if nothing does."""
   parts = []
   if model.model_type == "distilbert":
     parts.append("its segment vectors are zeros")

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes a TF1 checkpoint of a Hugging Face directory.
+"""Converts a Hugging Face directory to a TF1 checkpoint.
 
-Read are `config.json`, `model.safetensors` (or its shards), `vocab.txt` and
-what the tokenizer's own files say; written is what google-research/bert
-releases consist of: `bert_config.json`, `bert_model.ckpt.*` and `vocab.txt`.
-Neither torch nor transformers is needed, and nothing of the input is run.
+Reads `config.json`, `model.safetensors` (or its shards), `vocab.txt` and the
+tokenizer's files; writes the files of a google-research/bert release:
+`bert_config.json`, `bert_model.ckpt.*` and `vocab.txt`. Needs neither torch nor
+transformers, and runs no code from the input.
 
 A model without a pooler (DistilBERT, ELECTRA) gives a checkpoint without one:
-training with `--pooling=pooler` is then refused. A model without segments
-gives segment vectors of zeros.
+training with `--pooling=pooler` is then rejected. A model without segments gets
+segment vectors of zeros.
 """
 
 import collections
@@ -29,11 +29,11 @@ from processors.text_lines import shown
 CONFIG_FILE = "bert_config.json"
 CHECKPOINT = "bert_model.ckpt"
 VOCAB_FILE = "vocab.txt"
-# In the order in which they are put in place.
+# In the order in which they are moved into place.
 _OUTPUT_FILES = (VOCAB_FILE, CHECKPOINT + ".data-00000-of-00001",
                  CHECKPOINT + ".index", CONFIG_FILE)
 _WORK_PREFIX = ".conversion-"
-# What `tempfile.mkdtemp` makes of the prefix.
+# Names that `tempfile.mkdtemp` makes from the prefix.
 
 _MAX_VOCAB_BYTES = 64 * 1024 * 1024
 
@@ -41,7 +41,7 @@ _WORDPIECE_TOKENIZERS = (
     "BertTokenizer", "BertTokenizerFast", "DistilBertTokenizer",
     "DistilBertTokenizerFast", "ElectraTokenizer", "ElectraTokenizerFast",
     "ErnieTokenizer", "ErnieTokenizerFast")
-# Beginnings of the names of tokenizers that cut words in another way.
+# Prefixes of tokenizer names that split words differently.
 _OTHER_TOKENIZERS = (
     "Albert", "Bart", "BigBird", "Camembert", "Deberta", "GPT2", "Llama",
     "Roberta", "T5", "XLM", "XLNet")
@@ -71,8 +71,8 @@ def convert(hf_dir, output_dir):
     A `Conversion`.
 
   Raises:
-    ValueError: the input is not a BERT, or is broken; or `output_dir` holds
-      something else. Nothing has been written then.
+    ValueError: the input is not a BERT, or is broken; or `output_dir` has other
+      files. Nothing was written then.
     RuntimeError: the result cannot be written.
   """
   if not os.path.isdir(hf_dir):
@@ -87,11 +87,11 @@ def convert(hf_dir, output_dir):
 
   if not plan.has_pooler:
     logging.warning(
-        "%s has no pooler, so the checkpoint has none: train with "
+        "%s has no pooler, so the checkpoint has none either: train with "
         "--pooling=mean or --pooling=cls (the first token).", hf_dir)
   differences = hf_config.describe(model)
   if differences:
-    logging.info("%s is of the type %s: %s.", hf_dir, model.model_type,
+    logging.info("%s has type %s: %s.", hf_dir, model.model_type,
                  differences)
   if plan.unused:
     logging.info("Tensors not used: %s",
@@ -108,19 +108,18 @@ def convert(hf_dir, output_dir):
 
 
 def read_do_lower_case(hf_dir, vocab):
-  """Says how texts are to be tokenized, and what of it cannot be done here.
+  """Determines how texts are tokenized, and what is not supported here.
 
   Args:
     hf_dir: str.
     vocab: bytes, the vocabulary in UTF-8.
 
   Returns:
-    bool: what tokenizer_config.json says, else tokenizer.json, else what the
-    vocabulary's own letters say, else True.
+    bool: from tokenizer_config.json, otherwise tokenizer.json, otherwise the
+      letters of the vocabulary, otherwise True.
 
   Raises:
-    ValueError: those files are broken, or of a tokenizer that is not
-      WordPiece's.
+    ValueError: those files are broken, or the tokenizer is not WordPiece.
   """
   path = os.path.join(hf_dir, "tokenizer_config.json")
   raw = {}
@@ -132,14 +131,14 @@ def read_do_lower_case(hf_dir, vocab):
   if do_lower_case is None:
     do_lower_case, source = _normalizer_lower_case(hf_dir)
   if do_lower_case is None:
-    do_lower_case, source = by_letters, "from the letters of the vocabulary"
+    do_lower_case, source = by_letters, "inferred from the vocabulary"
   if do_lower_case is None:
     do_lower_case, source = True, (
-        "the default, as no tokenizer_config.json says otherwise")
+        "the default without a tokenizer_config.json")
   if not isinstance(do_lower_case, bool):
-    raise ValueError("%s: do_lower_case is %s, neither true nor false." % (
+    raise ValueError("%s: do_lower_case is %s; it must be true or false." % (
         path, shown(do_lower_case)))
-  logging.info("The model wants --do_lower_case=%s (%s).",
+  logging.info("The model needs --do_lower_case=%s (%s).",
                str(do_lower_case).lower(), source)
   if by_letters is not None and by_letters != do_lower_case:
     logging.warning(
@@ -157,26 +156,26 @@ def read_do_lower_case(hf_dir, vocab):
                     ("tokenizer_class", (None,) + _WORDPIECE_TOKENIZERS)):
     if key in raw and raw[key] not in ours:
       logging.warning(
-          "%s: %s is %s, which the tokenizer here does not do (it has %s): "
-          "some texts get other tokens than the model was trained with.",
+          "%s: %s is %s, which this tokenizer does not support (it uses %s): "
+          "some texts are tokenized differently from training.",
           path, key, shown(raw[key]), shown(ours[1] if len(ours) > 2 else
                                             ours[-1]))
   return do_lower_case
 
 
 def _check_tokenizer_class(hf_dir, path, raw):
-  """Refuses tokenizers that are not WordPiece's, by name or by their files."""
+  """Rejects tokenizers that are not WordPiece, by name or by their files."""
   name = raw.get("tokenizer_class")
   if isinstance(name, str) and name.startswith(_OTHER_TOKENIZERS):
     raise ValueError(
-        "%s: tokenizer_class is %s, which cuts words in another way than "
-        "WordPiece; texts would become other tokens here." % (
+        "%s: tokenizer_class is %s, which splits words differently from "
+        "WordPiece; texts would be tokenized differently here." % (
             path, shown(name)))
   for name in ("sentencepiece.bpe.model", "spiece.model", "merges.txt"):
     if os.path.exists(os.path.join(hf_dir, name)):
       raise ValueError(
-          "%s has %s, so its tokenizer is not WordPiece's; texts would become "
-          "other tokens here." % (hf_dir, name))
+          "%s has %s, so its tokenizer is not WordPiece; texts would be "
+          "tokenized differently here." % (hf_dir, name))
 
 
 def _normalizer_lower_case(hf_dir):
@@ -205,11 +204,11 @@ def read_vocab(hf_dir, vocab_size):
     vocab_size: int, rows of the word embeddings.
 
   Returns:
-    bytes: vocab.txt as it is; where newer versions of transformers left it
-    out, what tokenizer.json says.
+    bytes: vocab.txt unchanged, or, if newer versions of transformers left it
+      out, from tokenizer.json.
 
   Raises:
-    ValueError: it cannot be read, or is not a vocabulary of so many tokens.
+    ValueError: it cannot be read, or is not a vocabulary of that many tokens.
   """
   path = os.path.join(hf_dir, VOCAB_FILE)
   tokenizer_json = os.path.join(hf_dir, "tokenizer.json")
@@ -217,17 +216,17 @@ def read_vocab(hf_dir, vocab_size):
     path, vocab = tokenizer_json, _vocab_of_tokenizer_json(tokenizer_json)
   else:
     vocab = _read_vocab_file(path)
-  tokens = vocab.rstrip(b"\r\n")  # empty lines at the end are no tokens
+  tokens = vocab.rstrip(b"\r\n")  # empty lines at the end are not tokens
   lines = tokens.count(b"\n") + bool(tokens)
   if not lines:
     raise ValueError("%s is empty." % path)
   if lines > vocab_size:
     raise ValueError(
-        "%s has %d tokens, but config.json says vocab_size is %d; they are not "
-        "of the same model." % (path, lines, vocab_size))
+        "%s has %d tokens, but config.json says vocab_size is %d; they do not "
+        "belong to the same model." % (path, lines, vocab_size))
   if lines < vocab_size:
-    logging.info("%s has %d tokens, the embeddings %d rows; the last rows are "
-                 "not used.", path, lines, vocab_size)
+    logging.info("%s has %d tokens, but the embeddings have %d rows; the last "
+                 "rows are not used.", path, lines, vocab_size)
   return vocab
 
 
@@ -237,11 +236,11 @@ def _read_vocab_file(path):
       vocab = reader.read(_MAX_VOCAB_BYTES + 1)
   except OSError as error:
     raise ValueError(
-        "%s (the vocabulary, one token per line) cannot be read: %s; a model "
-        "that has none, and no WordPiece tokenizer.json, needs that of the "
-        "model which was fine-tuned." % (path, error.strerror))
+        "%s (the vocabulary, one token per line) cannot be read: %s; if the "
+        "model has neither it nor a WordPiece tokenizer.json, use the one of "
+        "its base model." % (path, error.strerror))
   if len(vocab) > _MAX_VOCAB_BYTES:
-    raise ValueError("%s is longer than %d bytes; it is no vocabulary." % (
+    raise ValueError("%s is longer than %d bytes; it is not a vocabulary." % (
         path, _MAX_VOCAB_BYTES))
   try:
     vocab.decode("utf-8")
@@ -257,11 +256,11 @@ def _vocab_of_tokenizer_json(path):
   kind = model.get("type") if isinstance(model, dict) else None
   ids = model.get("vocab") if isinstance(model, dict) else None
   if kind != "WordPiece" or not isinstance(ids, dict):
-    raise ValueError("%s: the tokenizer is %s, not WordPiece; texts would "
-                     "become other tokens here." % (path, shown(kind)))
+    raise ValueError("%s: the tokenizer is %s, not WordPiece; texts would be "
+                     "tokenized differently here." % (path, shown(kind)))
   if not all(type(i) is int for i in ids.values()) or sorted(
       ids.values()) != list(range(len(ids))):
-    raise ValueError("%s: the ids of the vocabulary are not 0 to %d." % (
+    raise ValueError("%s: the ids of the vocabulary must be 0 to %d." % (
         path, len(ids) - 1))
   tokens = sorted(ids, key=ids.get)
   for token in tokens:
@@ -275,13 +274,13 @@ def _vocab_of_tokenizer_json(path):
 
 
 def _check_output_dir(output_dir):
-  """Refuses a folder whose files are not of an earlier conversion."""
+  """Rejects a folder whose files are not from an earlier conversion."""
   if not os.path.lexists(output_dir):
     return
   if not os.path.isdir(output_dir):
     raise ValueError("output_dir %s is not a folder." % output_dir)
   names = os.listdir(output_dir)
-  # Such a folder is left behind when a conversion is killed.
+  # A killed conversion leaves such a folder behind.
   begun = [name for name in names if _is_work_folder(output_dir, name)]
   ours = bool(begun)
   if CONFIG_FILE in names:
@@ -291,12 +290,12 @@ def _check_output_dir(output_dir):
   for name in sorted(names):
     if name not in begun and not (ours and name in _OUTPUT_FILES):
       raise ValueError(
-          "output_dir %s holds %s, which is not of an earlier conversion; name "
-          "a new folder." % (output_dir, shown(name)))
+          "output_dir %s contains %s, which is not from an earlier conversion; "
+          "name a new folder." % (output_dir, shown(name)))
 
 
 def _is_work_folder(output_dir, name):
-  """Whether a killed conversion left this: marked, and nothing else in it."""
+  """Whether a killed conversion left this: marked, with nothing else in it."""
   path = os.path.join(output_dir, name)
   return work_folder.is_ours(path, _WORK_PREFIX) and all(
       inside in _OUTPUT_FILES or inside == work_folder.MARK_FILE or
@@ -329,12 +328,12 @@ def _write(output_dir, tensors, vocab, config_json):
 
 
 def _put_in_place(work_dir, output_dir):
-  """Renames the finished files, the disk having them first."""
+  """Renames the finished files, after syncing them."""
   for name in _OUTPUT_FILES:
     atomic_files.sync_file(os.path.join(work_dir, name))
   config_path = os.path.join(output_dir, CONFIG_FILE)
   if os.path.exists(config_path):
-    os.remove(config_path)  # from here on the earlier conversion is undone
+    os.remove(config_path)  # from here on, the earlier conversion is invalid
   for name in _OUTPUT_FILES:
     atomic_files.replace_file(os.path.join(work_dir, name),
                               os.path.join(output_dir, name))
@@ -343,7 +342,7 @@ def _put_in_place(work_dir, output_dir):
 def _save_tensors(prefix, tensors):
   """Writes a checkpoint of exactly these names and float32 arrays."""
   with tf.Graph().as_default():
-    # Fed, since a graph's own constants end at 2 GB; and saved without
+    # Fed, since constants in a graph are limited to 2 GB; and saved without
     # variables, which would be a second copy.
     placeholders = [tf.placeholder(tf.float32, value.shape)
                     for value in tensors.values()]

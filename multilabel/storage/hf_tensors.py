@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hugging Face's names of a BERT's tensors, and google-research/bert's.
+"""Names of a BERT's tensors in Hugging Face and google-research/bert.
 
-One table serves both directions: a row is Hugging Face's name, the
-checkpoint's name, the shape in the checkpoint as letters, and whether Hugging
-Face has it transposed. torch keeps the matrix of a dense layer as
-[outputs, inputs], TensorFlow as [inputs, outputs].
+One table serves both directions: a row is Hugging Face's name, the checkpoint's
+name, the shape in the checkpoint as letters, and whether it is transposed in
+Hugging Face. torch stores the matrix of a dense layer as [outputs, inputs],
+TensorFlow as [inputs, outputs].
 """
 
 import collections
@@ -67,16 +67,16 @@ _DISTILBERT_LAYER = (
     "attention.out_lin", "sa_layer_norm", "ffn.lin1", "ffn.lin2",
     "output_layer_norm")
 
-# Constants that older versions of transformers stored as if they were weights.
+# Constants that older versions of transformers stored like weights.
 _BUFFERS = frozenset(["embeddings.position_ids", "embeddings.token_type_ids"])
 _TASKS = "embeddings.task_type_embeddings.weight"
 
-# What stands after the prefix of every model: the second where the first is
+# Alternative names after the prefix: the second is used if the first is
 # missing.
 _LANDMARKS = ("embeddings.word_embeddings.weight",
               "embeddings.position_embeddings.weight")
-# What wrappers (DataParallel, Lightning and the like) put before the names, and
-# the name of the encoder inside of a model with a head.
+# Prefixes added by wrappers (DataParallel, Lightning and others), and the name
+# of the encoder inside a model with a head.
 _PREFIX = re.compile(
     r"(?:module\.|model\.|auto_model\.)*(bert\.|distilbert\.|electra\.|ernie\."
     r")?")
@@ -92,7 +92,7 @@ Plan.__doc__ = """How a checkpoint is made of a model's tensors.
 
 
 def bert_rows(num_layers, has_projection=False, has_pooler=True):
-  """Returns the rows of a whole BERT, as model_type bert (or electra) has it.
+  """Returns the rows of a complete BERT, as for model_type bert (or electra).
 
   Args:
     num_layers: int.
@@ -130,7 +130,7 @@ def row_shape(row, config):
     config: `modeling.BertConfig`.
 
   Returns:
-    (list of int, list of the configuration's keys that say so).
+    (list of int, list of the configuration keys that determine it).
   """
   keys = [_DIMENSIONS[letter] for letter in row.letters]
   if not config.embedding_size:
@@ -153,19 +153,19 @@ def match(hf_dir, shapes, model):
 
   Raises:
     ValueError: a tensor is missing, has another shape than the configuration
-      says, or belongs to an encoder that is not BERT's.
+      says, or belongs to an encoder that is not a BERT.
   """
   config = model.config
   prefix, has_head, found = _canonical_names(hf_dir, shapes)
   layers_at = ("transformer" if model.model_type == "distilbert" else
                "encoder") + ".layer."
-  # Counted first, so that no configuration makes the table long.
+  # Counted first, so that no configuration can make the table huge.
   layers = {name[len(layers_at):].split(".")[0] for name in found
             if re.match(re.escape(layers_at) + r"\d+\.", name)}
   if len(layers) != config.num_hidden_layers:
     raise ValueError(
         "%s: config.json says num_hidden_layers is %d, but there are tensors "
-        "of %d layers." % (hf_dir, config.num_hidden_layers, len(layers)))
+        "for %d layers." % (hf_dir, config.num_hidden_layers, len(layers)))
   has_pooler = (model.model_type in ("bert", "ernie") and
                 any(row.hf_name in found for row in _POOLER))
   rows = (_distilbert_rows(config.num_hidden_layers)
@@ -217,34 +217,34 @@ def _check_shape(hf_dir, given, actual, row, model):
     expected, keys = row_shape(row, model.config)
   if list(actual) != expected:
     raise ValueError(
-        "%s: tensor %s has the shape %s, but config.json (%s) asks for %s." % (
+        "%s: tensor %s has shape %s, but config.json (%s) requires %s." % (
             hf_dir, shown(given), shown(list(actual)), ", ".join(keys),
             expected))
 
 
 def _check_rest(hf_dir, found, prefix, has_head, model):
-  """Refuses tensors of an encoder that is more than BERT's."""
+  """Rejects tensors of an encoder that has more than BERT."""
   for name, given in sorted(found.items()):
     if name in _BUFFERS or (name == _TASKS and model.model_type == "ernie"):
       continue
-    # Without the encoder's own prefix, a head's tensors stand among its own.
+    # Without a prefix of the encoder, a head's tensors are among its own.
     if has_head or re.match(
         r"(embeddings|embeddings_project|encoder|transformer|pooler)\.", name):
       raise ValueError(
-          "%s: tensor %s is not part of a BERT with this config.json; the "
-          "model would give other results without it." % (
+          "%s: tensor %s is not part of a BERT with this config.json; without "
+          "it, the model would give different results." % (
               hf_dir, shown(given)))
 
 
 def _canonical_names(hf_dir, names):
   """Finds the encoder among a model's tensors.
 
-  Models with a head have "bert." or the like before each name of the encoder;
-  old models say gamma and beta where newer ones say weight and bias.
+  Models with a head have a prefix such as "bert." before each name of the
+  encoder; old models have gamma and beta instead of weight and bias.
 
   Returns:
-    (prefix, whether it is that of an encoder inside of a model with a head,
-    dict from the tables' names to the model's).
+    (prefix, whether the encoder is inside a model with a head, dict from the
+    tables' names to the model's).
   """
   for landmark in _LANDMARKS:
     prefixes = sorted(name[:-len(landmark)] for name in names
@@ -254,11 +254,11 @@ def _canonical_names(hf_dir, names):
   known = [prefix for prefix in prefixes if _PREFIX.fullmatch(prefix)]
   if len(known) > 1 or (prefixes and not known):
     raise ValueError(
-        "%s: the tensors of an encoder begin with %s; it must be one encoder, "
-        "whose names begin with nothing, bert., model. or module." % (
+        "%s: the tensor names of the encoder start with %s; there must be one "
+        "encoder, with the prefix bert., model., module. or none." % (
             hf_dir, " and with ".join(shown(p) for p in prefixes[:5])))
   if not known:
-    raise ValueError("%s lacks %s; its %d tensors begin with %s." % (
+    raise ValueError("%s lacks %s; its %d tensors start with %s." % (
         hf_dir, _LANDMARKS[0], len(names), some_beginnings(names, ".")))
   prefix = known[0]
   found = {}
@@ -276,7 +276,7 @@ def _canonical_names(hf_dir, names):
 
 
 def some_beginnings(names, separator):
-  """Returns how names begin, with counts, the most frequent first: str."""
+  """Returns the prefixes of names, with counts, most frequent first: str."""
   counts = collections.Counter(
       name.split(separator)[0] + separator if separator in name else name
       for name in names)

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files of a model that are no weights, read and checked.
+"""Reads and checks the files of a model other than its weights.
 
   bert_config.json     the encoder's configuration
   vocab.txt            the WordPiece vocabulary
   labels.txt           one label per line, the order of the probabilities
   model_settings.json  how texts become ids, the head, thresholds, the run
 
-A trained directory has them, and so has every export that predicts. A file that
-was changed is refused: model_settings.json holds the sha256 of the others and
-of the rest of itself. Needs no TensorFlow.
+A trained directory has them, and so does every export for prediction. A changed
+file is rejected: model_settings.json has the sha256 of the others and of the
+rest of itself. Needs no TensorFlow.
 """
 
 import collections
@@ -26,7 +26,7 @@ import tokenization
 BERT_CONFIG_FILE = "bert_config.json"
 VOCAB_FILE = "vocab.txt"
 LABELS_FILE = "labels.txt"
-# More than any of the hashed files has.
+# More than the size of any hashed file.
 _MAX_BYTES = 1 << 28
 # 1 had one threshold and cut every long text at its end; 2 no sha256 of itself.
 FORMAT_VERSION = 3
@@ -35,7 +35,7 @@ FORMAT_VERSION = 3
 CALIBRATED_VERSION = 4
 BY_TEXT_VERSION = 5
 
-# What version 1 left out, and its meaning there.
+# Keys missing in version 1, and their implicit values.
 VERSION_1 = {"threshold_kind": "fixed", "top_k": None,
               "always_one_label": False, "long_text": "truncate_head",
               "stride": 0, "window_pooling": "max"}
@@ -47,7 +47,7 @@ HASHED_FILES = (("bert_config_sha256", BERT_CONFIG_FILE),
                  ("labels_sha256", LABELS_FILE),
                  ("vocab_sha256", VOCAB_FILE))
 
-# What of a configuration says which ids the model can read.
+# Keys of a configuration that limit the ids of the model.
 EncoderSizes = collections.namedtuple("EncoderSizes", [
     "vocab_size", "type_vocab_size", "max_position_embeddings"])
 
@@ -85,7 +85,7 @@ def read_sizes(path):
   sizes = EncoderSizes(*[content.get(key) for key in EncoderSizes._fields])
   for key, value in sizes._asdict().items():
     if not is_of(value, int) or value < 1:
-      raise ValueError("%s: %s is %s; it must be a whole number above 0." % (
+      raise ValueError("%s: %s is %s; it must be a positive integer." % (
           path, key, json.dumps(value)))
   return sizes
 
@@ -95,7 +95,7 @@ def read(folder, hint, read_config=read_sizes):
 
   Args:
     folder: str.
-    hint: str, a question: what the folder may not be.
+    hint: str, a question: what the folder might be instead.
     read_config: function of the path of bert_config.json; what it returns has
       the attributes of `EncoderSizes`.
 
@@ -120,12 +120,12 @@ def read(folder, hint, read_config=read_sizes):
         settings["num_labels"]))
   for key, name in HASHED_FILES:
     path = os.path.join(folder, name)
-    # A link that leads elsewhere is as good as what it leads to.
+    # A symbolic link is as good as its target.
     if os.path.getsize(path) > _MAX_BYTES or (
         atomic_files.file_sha256(path) != settings[key]):
       raise ValueError(
-          "%s%s is not the file that the model was trained with (its sha256 "
-          "differs from the one in %s); bring that one back." % (
+          "%s%s is not the file used in training (its sha256 differs from the "
+          "one in %s); restore it." % (
               path, ", a symbolic link to %s," % os.path.realpath(path)
               if os.path.islink(path) else "", run_lock.SETTINGS_FILE))
   vocab_file = os.path.join(folder, VOCAB_FILE)
@@ -146,15 +146,15 @@ def read_settings(path):
   settings = atomic_files.read_json(path)
   version = settings.get("format_version")
   if is_of(version, int) and version > BY_TEXT_VERSION:
-    raise ValueError("%s is of format %d, written by a newer version of this "
+    raise ValueError("%s has format %d, written by a newer version of this "
                      "program (this one reads up to %d)." % (
                          path, version, BY_TEXT_VERSION))
   try:
     settings = atomic_files.read_sealed(
         path, is_of(version, int) and version >= FORMAT_VERSION)
   except ValueError as error:
-    raise ValueError("%s; bring back what was written. Thresholds are changed "
-                     "by --threshold, not in the file." % error)
+    raise ValueError("%s; restore the original file. Change thresholds with "
+                     "--threshold, not in the file." % error)
   if version == 1:
     settings = dict(VERSION_1, **settings)
   for key, value in (("fingerprint", None), ("earlier_runs", []),
@@ -170,7 +170,7 @@ def read_settings(path):
               "earlier_runs": list, "weights_dtype": str}
   for key in sorted(expected):
     if key not in settings or not is_of(settings[key], expected[key]):
-      raise ValueError("%s: %s is %s; it is missing or of the wrong type." % (
+      raise ValueError("%s: %s is %s; it is missing or has the wrong type." % (
           path, key, json.dumps(settings.get(key))))
   try:
     _check_decision(settings)
@@ -185,14 +185,14 @@ def read_settings(path):
 
 
 def is_of(value, types):
-  """`isinstance`, but True and False are no numbers."""
+  """`isinstance`, but True and False are not numbers."""
   types = types if isinstance(types, tuple) else (types,)
   return isinstance(value, types) and (
       bool in types or not isinstance(value, bool))
 
 
 def _check_decision(settings):
-  """Raises ValueError for thresholds that cannot be."""
+  """Raises ValueError for invalid thresholds."""
   threshold = settings["threshold"]
   values = threshold if isinstance(threshold, list) else [threshold]
   if isinstance(threshold, list) and len(values) != settings["num_labels"]:
@@ -219,6 +219,6 @@ def read_labels(path):
     raise ValueError("%s is not UTF-8: %s." % (path, error))
   labels = lines[:-1] if lines[-1] == "" else lines
   if not labels or "" in labels or len(set(labels)) != len(labels):
-    raise ValueError("%s must hold one label per line, none empty and none "
-                     "twice." % path)
+    raise ValueError(
+        "%s must hold one label per line, none empty and no duplicates." % path)
   return labels

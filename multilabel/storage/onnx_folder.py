@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a folder with an ONNX model holds, and whether it is whole.
+"""What a folder with an ONNX model contains, and whether it is complete.
 
   model.onnx           the graph
   model.onnx.data      its weights, which a runtime maps into memory
   bert_config.json, vocab.txt, labels.txt, model_settings.json
                        as in a trained directory
   manifest.json        size and sha256 of each file, what was exported, and
-                       what storing the weights otherwise has changed
-  model_card.md        the same for people
+                       the effect of the weights' data type
+  model_card.md the same, readable
 
 Needs no TensorFlow.
 """
@@ -57,7 +57,7 @@ def newest(folder):
 
 
 def read(folder):
-  """Reads all but the model.
+  """Reads everything but the model.
 
   Args:
     folder: str, the folder of model.onnx.
@@ -72,14 +72,14 @@ def read(folder):
       folder, "is it a folder of export_saved_model.py --format=onnx?")
   manifest = os.path.join(folder, MANIFEST_FILE)
   if not os.path.isfile(manifest):
-    raise ValueError("%s is missing, without which nothing says that the files "
-                     "belong together; bring it back, or export again." %
+    raise ValueError("%s is missing, so the files cannot be verified; restore "
+                     "it, or export again." %
                      manifest)
   return found
 
 
 def read_step(folder):
-  """The training step that the manifest names: int, 0 if it names none."""
+  """The training step in the manifest: int, 0 if there is none."""
   manifest = atomic_files.read_sealed(os.path.join(folder, MANIFEST_FILE), True)
   step = manifest.get("model", {}).get("step")
   return step if model_settings.is_of(step, int) else 0
@@ -90,12 +90,12 @@ def find_problem(folder, read_all=True):
 
   Args:
     folder: str, the folder of model.onnx.
-    read_all: bool; False looks at sizes alone.
+    read_all: bool; False checks only sizes.
   """
   return file_manifest.find_problem(folder, MANIFEST_FILE, read_all)
 
 
 def identity(folder):
-  """What is another when the folder is written anew."""
+  """What changes when the folder is rewritten."""
   stat = os.stat(os.path.join(folder, MANIFEST_FILE))
   return (stat.st_mtime_ns, stat.st_size, stat.st_ino)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether a file of results in a trained directory was written by a run.
 
-The names are common ones: a folder may hold somebody's notes under one of them.
-A run replaces what has the form of its own files, and nothing else.
+The names are common: a folder may hold the user's notes under one of them. A
+run replaces only what has the format of its own files.
 """
 
 import json
@@ -11,12 +11,12 @@ import os
 from multilabel.common import atomic_files
 
 
-# More than a line of predictions has.
+# More than the length of a line of predictions.
 _START = 1 << 24
 
 
 def check(output_dir, names):
-  """Raises ValueError if a run would replace what no run has written.
+  """Raises ValueError if a run would replace a file that is not from a run.
 
   Args:
     output_dir: str.
@@ -31,13 +31,14 @@ def check(output_dir, names):
 
 
 def is_own(path):
-  """Whether a file has the form that a run gives to files of its name.
+  """Whether a file has the format of a run's file of that name.
 
   Args:
-    path: str; its ending says which form. An empty file is nobody's.
+    path: str; its extension determines the format. An empty file counts as a
+      run's.
 
   Returns:
-    bool; False for links and whatever is no file.
+    bool; False for links and whatever is not a file.
   """
   if os.path.islink(path) or not os.path.isfile(path):
     return False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose a directory is: no foreign one is written into, no two runs share one.
+"""Locks output directories, and rejects those that are not ours.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import re
 
 try:
   import fcntl
-except ImportError:  # not on Windows, where nothing keeps others out
+except ImportError:  # not on Windows, where there is no lock
   fcntl = None
 
 from multilabel.common import atomic_files
@@ -20,17 +20,18 @@ from multilabel.common import atomic_files
 SETTINGS_FILE = "model_settings.json"
 LOCK_FILE = ".lock"
 
-# What an operating system puts into any directory.
+# Files that an operating system puts into any directory.
 _ANYBODYS_FILES = re.compile(r"(lost\+found|\..*)\Z", re.DOTALL)
 # What a run leaves in its directory before model_settings.json is there. Others
-# have files of these names, too: they are ours beside a lock that a run wrote.
+# have files with these names, too: they are ours if there is a run's lock
+# beside them.
 _BEGUN_FILES = re.compile(
     r"(bert_config\.json|vocab\.txt|labels\.txt|.*\.tf_record([.-].*)?|"
     r"events\.out\.tfevents\..*)\Z")
 _LOCK_CONTENT = re.compile(r"pid \d+ on ")
 
-# The files that a run replaces; what another program writes into the directory
-# under a temporary name is not for a run to remove.
+# The files that a run replaces; temporary files of other programs in the
+# directory are not removed.
 _REPLACED = (
     r"(bert_config\.json|vocab\.txt|labels\.txt|model_settings\.json|"
     r"best_checkpoint\.json|checkpoint|model\.ckpt-\d+\..*|"
@@ -47,14 +48,14 @@ def is_trained(output_dir):
 
 
 def check_output_dir(output_dir):
-  """Raises ValueError for a directory that is not ours to write into."""
-  # lexists: a link to nothing is in the way, too.
+  """Raises ValueError for a directory that we must not write to."""
+  # lexists: a dangling link is in the way, too.
   if os.path.lexists(output_dir) and not os.path.isdir(output_dir):
     raise ValueError("output_dir %s is a file; name a directory." % output_dir)
   if re.search(r"[*?\[\]\\]", output_dir):
     raise ValueError(
         "output_dir %s has one of the characters * ? [ ] \\ in its name, which "
-        "TensorFlow takes for a pattern; name another directory." % output_dir)
+        "TensorFlow treats as a pattern; name another directory." % output_dir)
   if os.path.isdir(output_dir) and not is_trained(output_dir):
     has_begun = _has_own_lock(output_dir)
     foreign = sorted(
@@ -63,18 +64,18 @@ def check_output_dir(output_dir):
             has_begun and _BEGUN_FILES.match(name)))
     if foreign:
       raise ValueError(
-          "output_dir %s is not empty and no training run made it (it holds "
+          "output_dir %s is not empty and not from a training run (it contains "
           "%s); name a new or empty directory." % (
               output_dir, ", ".join(foreign[:3])))
   folder = atomic_files.unwritable_folder(output_dir)
   if folder:
-    raise ValueError("output_dir %s cannot be written: no right to write into "
-                     "%s." % (output_dir, folder))
+    raise ValueError("output_dir %s cannot be written: no permission to write "
+                     "to %s." % (output_dir, folder))
   _check_links(output_dir)
 
 
 def _check_links(output_dir):
-  """Raises ValueError if writing into a directory would write elsewhere, too.
+  """Raises ValueError if writing into a directory would also write elsewhere.
   """
   home = os.path.join(os.path.realpath(output_dir), "")
   for name in sorted(os.listdir(home) if os.path.isdir(home) else ()):
@@ -93,7 +94,7 @@ def _has_own_lock(output_dir):
   """Whether a run has locked the directory, now or before.
 
   Raises:
-    ValueError: the lock is another program's.
+    ValueError: the lock belongs to another program.
   """
   path = os.path.join(output_dir, LOCK_FILE)
   if not os.path.lexists(path):
@@ -102,11 +103,12 @@ def _has_own_lock(output_dir):
   if os.path.isfile(path) and not os.path.islink(path):
     with open(path, "rb") as reader:
       content = reader.read(100).decode("utf-8", "replace")
-    # A kill may come between opening and writing.
+    # A kill may happen between opening and writing.
     if not content or _LOCK_CONTENT.match(content):
       return bool(content)
-  raise ValueError("output_dir %s holds %s, which no training run made; name a "
-                   "new or empty directory." % (output_dir, LOCK_FILE))
+  raise ValueError(
+      "output_dir %s contains %s, which is not from a training run; name a new "
+      "or empty directory." % (output_dir, LOCK_FILE))
 
 
 def begun_files(output_dir):
@@ -117,9 +119,9 @@ def begun_files(output_dir):
 
 
 def remove_temporary_files(output_dir):
-  """Removes what a kill left of files that a run was writing.
+  """Removes partial files of a killed run.
 
-  The caller holds the lock, so that no run writes one now.
+  The caller holds the lock, so no run is writing one now.
   """
   for name in os.listdir(output_dir):
     path = os.path.join(output_dir, name)
@@ -130,17 +132,17 @@ def remove_temporary_files(output_dir):
 
 @contextlib.contextmanager
 def lock(output_dir):
-  """Makes the directory, and keeps other runs out of it meanwhile.
+  """Creates the directory, and locks it against other runs.
 
   The kernel frees the lock when its holder ends, however it ends. A directory
-  that was made here and into which nothing came is removed if the body fails,
-  and so is the lock, which would call ours what somebody puts there later.
+  that was created here and is still empty is removed if the body fails, and so
+  is the lock, which would mark later files as ours.
 
   Args:
     output_dir: str.
 
   Raises:
-    ValueError: another process holds it; names its pid and host.
+    ValueError: another process holds the lock; names its pid and host.
   """
   is_new = not os.path.isdir(output_dir)
   atomic_files.make_folder(output_dir)
@@ -187,7 +189,7 @@ _locks = set()
 
 
 def _leave_locks():
-  """Lets go of a lock that a forked worker would hold beyond its parent."""
+  """Releases a lock that a forked worker would hold after its parent's end."""
   while _locks:
     os.close(_locks.pop())
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads safetensors files with numpy, trusting nothing that they say.
+"""Reads untrusted safetensors files with numpy.
 
 The format: 8 bytes, the length of the header as a little-endian unsigned
 number; the header, a JSON object from tensor name to `dtype`, `shape` and
 `data_offsets` (begin and end in bytes, counted from the end of the header);
-then the tensors, little-endian, row by row, without a gap. The whole header is
+then the tensors, little-endian, row by row, without a gap. The entire header is
 checked against the size of the file before the first tensor is read.
 """
 
@@ -22,14 +22,14 @@ from processors.text_lines import shown
 # header of empty lists become gigabytes of Python objects.
 MAX_JSON_BYTES = 16 * 1024 * 1024
 
-# Bytes of an element. Tensors that nobody reads (position ids) are sized, too.
+# Bytes per element, including types of unused tensors (position ids).
 _ITEM_SIZES = {
     "BOOL": 1, "I8": 1, "U8": 1, "F8_E4M3": 1, "F8_E5M2": 1,
     "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
     "I32": 4, "U32": 4, "F32": 4,
     "I64": 8, "U64": 8, "F64": 8,
 }
-# How the bytes of the types that can be read lie in the file.
+# Byte layout of the supported types.
 _READ_DTYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
 _MAX_RANK = 32  # numpy's own limit
@@ -37,7 +37,7 @@ _MAX_DIGITS = 100  # tokenizer_config.json has 10**30 for "no limit"
 
 
 def parse_json_object(data, where):
-  """Parses a stranger's JSON.
+  """Parses untrusted JSON.
 
   Args:
     data: bytes, at most `MAX_JSON_BYTES` of them.
@@ -47,12 +47,12 @@ def parse_json_object(data, where):
     dict.
 
   Raises:
-    ValueError: it is too long, no UTF-8, no JSON, no object, nested too deep,
-      has a key twice in one object, or a number that no file has cause for.
+    ValueError: it is too long, not UTF-8, not JSON, not an object, nested too
+      deeply, or has a duplicate key or an absurdly long number.
   """
   if len(data) > MAX_JSON_BYTES:
-    raise ValueError("%s is longer than %d bytes, which nothing of BERT's is; "
-                     "is it the right file?" % (where, MAX_JSON_BYTES))
+    raise ValueError("%s is longer than %d bytes, too long for a BERT file; is "
+                     "it the right file?" % (where, MAX_JSON_BYTES))
   try:
     return strict_json.read_object(data, _MAX_DIGITS)
   except strict_json.JsonError as error:
@@ -80,7 +80,7 @@ def load_json_object(path):
 
 
 class SafetensorsFile(object):
-  """The tensors of one file; each is read from the disk when asked for.
+  """The tensors of one file; each is read from disk on demand.
 
   Attributes:
     path: str.
@@ -94,8 +94,8 @@ class SafetensorsFile(object):
       path: str.
 
     Raises:
-      ValueError: the file cannot be read, or is not exactly what the format
-        asks for; the sentence names file, tensor and numbers.
+      ValueError: the file cannot be read, or does not exactly follow the
+        format; names file, tensor and numbers.
     """
     self.path = path
     try:
@@ -117,16 +117,16 @@ class SafetensorsFile(object):
       name: str, a key of `shapes`.
 
     Returns:
-      float32 array of the tensor's shape, with memory of its own.
+      float32 array of the tensor's shape, with its own memory.
 
     Raises:
-      ValueError: its type is none of F32, F16 and BF16, it holds a number that
-        is not finite, or the file has become shorter.
+      ValueError: its type is not F32, F16 or BF16, it has NaN or infinite
+        values, or the file has become shorter.
     """
     dtype, shape, begin, end = self._tensors[name]
     if dtype not in _READ_DTYPES:
       raise self._error(
-          "tensor %s has the dtype %s; weights are read from F32, F16 and BF16",
+          "tensor %s has the dtype %s; supported are F32, F16 and BF16",
           shown(name), dtype)
     try:
       with atomic_files.open_regular(self.path) as reader:
@@ -137,12 +137,12 @@ class SafetensorsFile(object):
       raise self._error("tensor %s cannot be read: %s", shown(name),
                         error.strerror)
     if values.nbytes != end - begin:
-      raise self._error("tensor %s is cut off; the file changed while it was "
+      raise self._error("tensor %s is truncated; the file changed while it was "
                         "read", shown(name))
     if dtype == "BF16":
       # bfloat16 is the upper half of a float32.
       values = (values.astype(np.uint32) << 16).view(np.float32)
-    # Half precision cannot overflow on the way up; an infinity was one before.
+    # Half precision cannot overflow in float32; an infinity was one before.
     values = values.astype(np.float32, copy=False).reshape(shape)
     if not np.isfinite(values).all():
       raise self._error("tensor %s holds NaN or infinity, so the model is "
@@ -153,7 +153,7 @@ class SafetensorsFile(object):
     return ValueError("%s: %s." % (self.path, message % args))
 
   def _read_header(self, reader):
-    """Returns the header, where the data begin, and how many bytes they are."""
+    """Returns the header, the start of the data, and their size in bytes."""
     size = os.fstat(reader.fileno()).st_size
     if size < 8:
       raise self._error("the file has %d bytes, too few for a safetensors file",
@@ -161,15 +161,15 @@ class SafetensorsFile(object):
     length, = struct.unpack("<Q", reader.read(8))
     if length > size - 8:
       raise self._error(
-          "the header says it has %d bytes, but the file has %d; it is cut off "
-          "or not a safetensors file", length, size)
+          "the header says it has %d bytes, but the file has %d; it is "
+          "truncated or not a safetensors file", length, size)
     if length > MAX_JSON_BYTES:
-      raise self._error("the header has %d bytes, more than the %d that are "
-                        "accepted", length, MAX_JSON_BYTES)
+      raise self._error(
+          "the header has %d bytes; the maximum is %d", length, MAX_JSON_BYTES)
     data = reader.read(length)
     if data[:1] != b"{":
-      raise self._error("the header does not begin with {; it is not a "
-                        "safetensors file")
+      raise self._error(
+          "the header does not start with {; it is not a safetensors file")
     header = parse_json_object(data, self.path + ": the header")
     return header, 8 + length, size - 8 - length
 
@@ -182,30 +182,30 @@ class SafetensorsFile(object):
     """Checks one tensor by itself; returns (dtype, shape, begin, end)."""
     if not isinstance(entry, dict) or set(entry) != {
         "dtype", "shape", "data_offsets"}:
-      raise self._error("tensor %s is not described by dtype, shape and "
-                        "data_offsets alone", shown(name))
+      raise self._error("tensor %s must be described by dtype, shape and "
+                        "data_offsets only", shown(name))
     dtype, shape, offsets = (
         entry["dtype"], entry["shape"], entry["data_offsets"])
     if not isinstance(dtype, str) or dtype not in _ITEM_SIZES:
       raise self._error("tensor %s has the unknown dtype %s", shown(name),
                         shown(dtype))
     if not _are_sizes(shape) or len(shape) > _MAX_RANK:
-      raise self._error("tensor %s has the shape %s, which is not a list of at "
-                        "most %d sizes", shown(name), shown(shape), _MAX_RANK)
+      raise self._error("tensor %s has shape %s; it must be a list of at most "
+                        "%d sizes", shown(name), shown(shape), _MAX_RANK)
     if not _are_sizes(offsets) or len(offsets) != 2:
-      raise self._error("tensor %s has the data_offsets %s, which are not two "
+      raise self._error("tensor %s has data_offsets %s; it must be two "
                         "positions", shown(name), shown(offsets))
     begin, end = offsets
     if not begin <= end <= data_length:
       raise self._error(
-          "tensor %s lies at the bytes %d to %d, but the data have %d; the "
-          "file is cut off or broken", shown(name), begin, end, data_length)
+          "tensor %s is at bytes %d to %d, but there are only %d; the file is "
+          "truncated or broken", shown(name), begin, end, data_length)
     needed = _ITEM_SIZES[dtype]
     for size in shape:
       needed *= size  # Python's numbers do not overflow
     if end - begin != needed:
       raise self._error(
-          "tensor %s has %d bytes of data, but %s of the shape %s needs %d",
+          "tensor %s has %d bytes of data, but %s of shape %s needs %d",
           shown(name), end - begin, dtype, shown(shape), needed)
     return dtype, tuple(shape), begin, end
 
@@ -217,7 +217,7 @@ class SafetensorsFile(object):
       _, _, begin, end = self._tensors[name]
       if begin != covered:
         raise self._error(
-            "tensor %s begins at byte %d of the data, %s", shown(name), begin,
+            "tensor %s starts at byte %d of the data, %s", shown(name), begin,
             "inside another tensor" if begin < covered else
             "after a gap of %d bytes" % (begin - covered))
       covered = end
@@ -256,9 +256,9 @@ def open_directory(directory):
                    if re.match(r"pytorch_model.*\.bin$", name))
   if pickles:
     raise ValueError(
-        "%s has no model.safetensors; %s is not opened, because unpickling it "
-        "would run whatever code is in it: if you trust it, save it anew with "
-        'transformers, BertModel.from_pretrained("%s").save_pretrained(NEW, '
+        "%s has no model.safetensors; %s is not opened, because unpickling can "
+        "run arbitrary code: if you trust it, save it again with transformers, "
+        "BertModel.from_pretrained(\"%s\").save_pretrained(NEW, "
         "safe_serialization=True), copy vocab.txt to NEW, and convert NEW." % (
             directory, pickles[0], directory))
   raise ValueError("%s has no model.safetensors." % directory)
@@ -271,20 +271,20 @@ def _open_shards(directory, index):
     raise ValueError("%s has no weight_map." % index)
   weights = {}
   for shard in weight_map.values():
-    # A name alone: the list must not lead out of the folder.
+    # Only a file name: the list must not lead out of the folder.
     if not isinstance(shard, str) or not re.fullmatch(
         r"[\w.-]+\.safetensors", shard, re.ASCII):
-      raise ValueError("%s names the file %s, which is not a safetensors file "
+      raise ValueError("%s lists the file %s, which is not a safetensors file "
                        "beside it." % (index, shown(shard)))
   for shard in sorted(set(weight_map.values())):
     tensors = SafetensorsFile(os.path.join(directory, shard))
     for name in tensors.shapes:
       if weight_map.get(name) != shard:
-        raise ValueError("%s has the tensor %s, which %s does not say." % (
+        raise ValueError("%s has the tensor %s, which %s does not list." % (
             tensors.path, shown(name), index))
       weights[name] = tensors
   for name in weight_map:
     if name not in weights:
-      raise ValueError("%s names the tensor %s, which %s does not have." % (
+      raise ValueError("%s lists the tensor %s, which %s does not have." % (
           index, shown(name), shown(weight_map[name])))
   return weights

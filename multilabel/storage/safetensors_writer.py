@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes safetensors files; `safetensors_reader` says what they are."""
+"""Writes safetensors files; see `safetensors_reader` for the format."""
 
 import json
 import struct

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lies beside a checkpoint says what its weights mean.
+"""Checks the files beside a checkpoint, which give its weights meaning.
 
-Weights fit a graph by their names and shapes alone. That the words have other
-ids, that the heads are cut in another way, or that the label head was trained
-on another sentence vector, no shape shows; the files beside the checkpoint do.
+Weights fit a graph by names and shapes alone. Shapes do not show that the words
+have other ids, that the heads are split differently, or that the label head was
+trained on another sentence vector; the files beside the checkpoint do.
 """
 
 import os
@@ -17,14 +17,14 @@ from multilabel.storage import run_lock
 from multilabel.storage import model_settings
 import tokenization
 
-# Keys that change what is computed, but no shape.
+# Keys that affect the computation, but no shapes.
 _KEYS = ("num_attention_heads", "hidden_act", "gelu_approximate",
          "layer_norm_eps")
 
 
 def check_neighbours(init_checkpoint, bert_config, vocab_file, pooling,
                      head_plan=None):
-  """Compares a run with the files beside the checkpoint that it starts from.
+  """Compares a run with the files beside its initial checkpoint.
 
   Args:
     init_checkpoint: str, checkpoint prefix, or its folder.
@@ -34,7 +34,7 @@ def check_neighbours(init_checkpoint, bert_config, vocab_file, pooling,
     head_plan: `label_head.HeadPlan`, or None.
 
   Raises:
-    ValueError: the weights would mean something else in the run.
+    ValueError: the weights would have another meaning in the run.
   """
   folder = (init_checkpoint if os.path.isdir(init_checkpoint) else
             os.path.dirname(init_checkpoint))
@@ -54,14 +54,14 @@ def _check_vocab(there, here, init_checkpoint):
   moved = [token for token in own if given.get(token) != own[token]]
   if not moved:
     return
-  words = ("%d of the %d tokens of %s, which lies beside init_checkpoint %s, "
-           "have another id in vocab_file %s, or none (%s)" % (
+  words = ("%d of the %d tokens of %s, beside init_checkpoint %s, have a "
+           "different id in vocab_file %s, or none (%s)" % (
                len(moved), len(own), there, init_checkpoint, here,
                ", ".join("%.40r" % token for token in moved[:3])))
   if len(moved) > len(own) / 2:
     raise ValueError(words + "; give the vocabulary that the checkpoint was "
                      "trained with.")
-  logging.warning("%s: their vectors are those of other words.", words)
+  logging.warning("%s: their embeddings would be those of other words.", words)
 
 
 def _check_config(path, bert_config, init_checkpoint):
@@ -72,9 +72,9 @@ def _check_config(path, bert_config, init_checkpoint):
     there, here = getattr(own, key), getattr(bert_config, key)
     if there != here:
       raise ValueError(
-          "bert_config_file has %s %s, but %s, which lies beside "
-          "init_checkpoint %s, has %s: the weights would give other results; "
-          "give that file." % (key, here, path, init_checkpoint, there))
+          "bert_config_file has %s %s, but %s, beside init_checkpoint %s, has "
+          "%s: the weights would give different results; use that "
+          "file." % (key, here, path, init_checkpoint, there))
 
 
 def _check_pooling(path, pooling):
@@ -84,5 +84,5 @@ def _check_pooling(path, pooling):
   if there not in (None, pooling):
     raise ValueError(
         "the label head that this run starts from was trained with "
-        "--pooling=%s (says %s), and the run has --pooling=%s: give that, or "
-        "--init_head=new." % (there, path, pooling))
+        "--pooling=%s (according to %s), but the run has --pooling=%s: use the "
+        "former, or --init_head=new." % (there, path, pooling))

@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a trained directory holds, written and read in one place.
+"""Reads and writes the files of a trained directory.
 
 Beside TensorFlow's checkpoints (`model.ckpt-<step>`, `checkpoint`):
 
-  bert_config.json     the encoder's configuration
-  vocab.txt            the WordPiece vocabulary
-  labels.txt           one label per line, the order of the probabilities
-  model_settings.json  how texts become ids, the head, thresholds, the run
-  best_checkpoint.json the checkpoint that did best on dev, if that was asked
+  bert_config.json the encoder's configuration vocab.txt the WordPiece
+  vocabulary labels.txt one label per line, the order of the probabilities
+  model_settings.json how texts become ids, the head, thresholds, the run
+  best_checkpoint.json the best checkpoint on dev, if dev was evaluated
 
-so that prediction and export need the directory and nothing else. A file that
-was changed, or is of another run, is refused: model_settings.json holds the
-sha256 of the others, of the rest of itself, and the run's fingerprint, which
-the checkpoints and best_checkpoint.json hold, too.
+so prediction and export need only the directory. A file that was changed or
+comes from another run is rejected: model_settings.json has the sha256 of the
+others, of the rest of itself, and the run's fingerprint, which the checkpoints
+and best_checkpoint.json also have.
 """
 
 import hashlib
@@ -26,11 +25,11 @@ from multilabel.storage import model_settings
 from multilabel.storage import run_lock
 
 
-# Settings that make the model what it is: another value is another model.
+# Settings that define the model: a different value means a different model.
 MODEL_SETTINGS = ("do_lower_case", "max_seq_length", "pooling", "loss",
                   "long_text", "stride", "window_pooling")
 
-# Stands for the calibration of before.
+# Means the previous calibration.
 KEPT = object()
 
 list_checkpoints = checkpoint_files.list_checkpoints
@@ -58,7 +57,7 @@ def write(output_dir, bert_config, vocab_file, labels, settings,
     vocab_file: str, path of the vocabulary to copy.
     labels: list of str.
     settings: dict that JSON can hold, with the keys of `MODEL_SETTINGS`; with
-      `run`, what decides a run's weights, checkpoints are tied to it.
+      `run`, which determines the run's weights, checkpoints are tied to it.
     earlier_runs: `checkpoint_files.RunIdentity.earlier`.
 
   Returns:
@@ -87,7 +86,7 @@ def write(output_dir, bert_config, vocab_file, labels, settings,
 
 
 def _write_if_new(path, text):
-  """Leaves a file alone that model_settings.json may hold the sha256 of."""
+  """Keeps a file unchanged if its sha256 may be in model_settings.json."""
   data = text.encode("utf-8")
   if not os.path.isfile(path) or atomic_files.file_sha256(
       path) != hashlib.sha256(data).hexdigest():
@@ -95,7 +94,7 @@ def _write_if_new(path, text):
 
 
 def _fingerprint(settings):
-  """Hex digest of what decides a run's weights; None if that is not told."""
+  """Hex digest of what determines a run's weights; None if not recorded."""
   if settings.get("run") is None:
     return None
   keys = MODEL_SETTINGS + ("num_labels", "run") + tuple(
@@ -142,8 +141,8 @@ def update_decision(trained, kind, decision, calibration=KEPT):
     trained: `TrainedModel`.
     kind: str, one of `model_settings.THRESHOLD_KINDS`.
     decision: `decisions.DecisionRule`.
-    calibration: `calibration.Calibration`, None for none; default: that of
-      before.
+    calibration: `calibration.Calibration`, None for none; default: the previous
+      one.
 
   Returns:
     `TrainedModel`, as `read` would return it now.
@@ -167,7 +166,7 @@ def update_decision(trained, kind, decision, calibration=KEPT):
 
 
 def differences(trained, bert_config, vocab_file, labels, settings):
-  """Says where a trained directory differs from what a run is asked to do.
+  """Says where a trained directory differs from the settings of a run.
 
   Args:
     trained: `TrainedModel`.
@@ -177,7 +176,7 @@ def differences(trained, bert_config, vocab_file, labels, settings):
     settings: dict of the run's settings; those with a key in it are compared.
 
   Returns:
-    list of str, one a difference; empty where there is none.
+    list of str, one per difference; empty if there are none.
   """
   found = []
   if trained.labels != list(labels):
@@ -188,7 +187,7 @@ def differences(trained, bert_config, vocab_file, labels, settings):
       found.append("bert_config %s (there %s, here %s)" % (
           key, json.dumps(old.get(key)), json.dumps(new.get(key))))
   if trained.settings["vocab_sha256"] != atomic_files.file_sha256(vocab_file):
-    found.append("vocabulary (%s is not the one there)" % vocab_file)
+    found.append("vocabulary (%s is a different one)" % vocab_file)
   for key in sorted(settings):
     if trained.settings.get(key) != settings[key]:
       found.append("%s (there %s, here %s)" % (
@@ -201,7 +200,7 @@ def _label_difference(there, here):
   lost = [label for label in there if label not in set(here)]
   new = [label for label in here if label not in set(there)]
   if not lost and not new:
-    return "labels (the same, in another order)"
+    return "labels (same labels, different order)"
   return "labels (%d there, %d here%s%s)" % (
       len(there), len(here),
       ", only there: %s" % ", ".join(lost[:3]) if lost else "",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a program can hear of a run: its steps, its evaluations, its end.
+"""Callbacks of a run: its steps, its evaluations, its end.
 
 A callback is any object with some of these methods:
 
@@ -8,8 +8,8 @@ A callback is any object with some of these methods:
   on_evaluation(step, values)  after each evaluation on dev: all its metrics
   on_end(result)               once, in the end: the metrics on dev, or {}
 
-`"mlflow"` and `"wandb"` stand for callbacks that log to MLflow and to Weights &
-Biases, where those packages are installed.
+`"mlflow"` and `"wandb"` are built-in callbacks that log to MLflow and to
+Weights & Biases, if those packages are installed.
 """
 
 import importlib
@@ -25,24 +25,24 @@ METHODS = ("on_begin", "on_step", "on_evaluation", "on_end")
 
 
 class FitObserver(progress.Observer):
-  """Passes what happens on to callbacks, and shows how far training is."""
+  """Passes events on to callbacks, and shows the progress of training."""
 
   def __init__(self, callbacks=(), shows_progress=True):
     """Makes an observer.
 
     Args:
       callbacks: list of callbacks, or of names in `READY`.
-      shows_progress: bool, whether a bar is drawn, on a terminal or in a
-        notebook.
+      shows_progress: bool, whether to show a progress bar, on a terminal or in
+        a notebook.
 
     Raises:
-      ValueError: one is no callback, or its package is not installed.
+      ValueError: one is not a callback, or its package is not installed.
     """
     self._callbacks = [_make(callback) for callback in callbacks or ()]
     self._shows_progress = shows_progress
 
   def stop_requests(self, is_time_over):
-    # SIGTERM is the program's; so is a second Ctrl-C.
+    # SIGTERM belongs to the program; so does a second Ctrl-C.
     return progress.StopRequests(is_time_over, (signal.SIGINT,), False)
 
   def make_progress(self, *arguments):
@@ -52,7 +52,7 @@ class FitObserver(progress.Observer):
         *arguments)
 
   def begin(self, settings):
-    """Tells of the settings that were given: dict."""
+    """Passes on the given settings: dict."""
     self._call("on_begin", settings)
 
   def on_step(self, step, values):
@@ -65,7 +65,7 @@ class FitObserver(progress.Observer):
     self._call("on_end", result)
 
   def close(self):
-    """Lets ready callbacks end what they began, however fit ended."""
+    """Lets built-in callbacks finish, however fit ended."""
     for callback in self._callbacks:
       if type(callback) in READY.values():
         callback.close()
@@ -78,10 +78,10 @@ class FitObserver(progress.Observer):
 
 
 def _make(callback):
-  """A callback of one, or of its name."""
+  """A callback, given as one or by its name."""
   if isinstance(callback, str):
     if callback not in READY:
-      raise ValueError("there is no callback %s; give one of %s, or an object "
+      raise ValueError("there is no callback %s; use one of %s, or an object "
                        "with on_step, on_evaluation or on_end." % (
                            callback, ", ".join(sorted(READY))))
     return READY[callback]()
@@ -101,7 +101,7 @@ class SilentProgress(progress.Progress):
 
 
 class NotebookProgress(progress.Progress):
-  """A bar in a notebook: tqdm's where it is installed, else a line of text."""
+  """A bar in a notebook: tqdm's if installed, otherwise a line of text."""
 
   def __init__(self, first_step, num_steps, *arguments):
     super(NotebookProgress, self).__init__(first_step, num_steps, *arguments)
@@ -142,7 +142,7 @@ def _import(name, package):
 
 
 def _finite(values):
-  """Those of the values that a chart can show."""
+  """The values that a chart can show."""
   return {key: float(value) for key, value in values.items()
           if isinstance(value, (int, float)) and math.isfinite(value)}
 
@@ -150,7 +150,7 @@ def _finite(values):
 class MLflow(object):
   """Logs settings and metrics to MLflow's active run, or to one of its own."""
 
-  STEPS = 10  # between points of the loss: each is written to a file
+  STEPS = 10  # seconds between points of the loss: each is written to a file
 
   def __init__(self):
     self._mlflow = _import("mlflow", "mlflow")

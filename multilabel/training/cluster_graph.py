@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training over several machines: chief, workers and parameter servers.
 
-The ps hold the weights (`replica_device_setter`), chief and workers compute
-gradients of their rows of each batch, `SyncReplicasOptimizer` adds them up.
+The ps hold the weights (`replica_device_setter`), chief and workers compute the
+gradients of their rows of each batch, `SyncReplicasOptimizer` sums them.
 
-A step is made once, with each row of its batch in it once, whatever dies:
-gradients carry a stamp, which is the step and a generation. Chief and workers
-wait until the step is theirs to make, instead of taking a token, so that none
-pushes twice. When a member starts anew, the chief begins another generation:
-what was pushed before, or is under way, is thrown away or refused for its
-stamp, and the step is made again. The chief applies an update only after all
-have said that they pushed, so no call blocks for ever.
+Each step happens once, with every row of its batch exactly once, whichever
+process dies: gradients carry a stamp, which is the step and a generation. Chief
+and workers wait for their step instead of taking a token, so none pushes twice.
+When a member restarts, the chief starts another generation: gradients pushed
+before are discarded or rejected because of their stamp, and the step is
+repeated. The chief applies an update only after all members report that they
+pushed, so no call blocks forever.
 """
 
 import collections
@@ -29,14 +29,14 @@ from multilabel.training.cluster_members import ClusterError
 import optimization
 
 
-# Above these bits of a step stands the generation in a stamp.
+# Above these bits of a step is the generation in a stamp.
 _STEP_BITS = 31
 
 _PS0 = "/job:ps/task:0"
 
 
 class Shards(object):
-  """The rows of each step's batch, dealt out to the replicas."""
+  """The rows of each step's batch, split among the replicas."""
 
   def __init__(self, record_file, batch_size, seed, num_labels, num_replicas):
     self._records = record_shards.open_records(record_file)
@@ -57,7 +57,7 @@ class Shards(object):
     return self._records.lengths[self.batch(step)]
 
   def rows(self, step, replica):
-    """int array, those of them that a replica has; there may be none."""
+    """int array, those of a replica; may be empty."""
     batch = self.batch(step)
     return batch[len(batch) * replica // self._num_replicas:
                  len(batch) * (replica + 1) // self._num_replicas]
@@ -75,7 +75,7 @@ class Shards(object):
 
 
 class _PlaceBySize(object):
-  """Puts each variable on the ps that holds the fewest bytes, slots with it."""
+  """Puts each variable, with its slots, on the ps with the fewest bytes."""
 
   def __init__(self, num_ps):
     self._sizes = [0] * num_ps
@@ -103,7 +103,7 @@ class _ClusterTowers(object):
         features, mirrored.replica_dropout_seed(dropout_seed,
                                                     cluster.replica))
     self._variables = variables()
-    # The accumulators take the mean over the replicas; the sum is wanted.
+    # The accumulators average over the replicas; we need the sum.
     self._loss = (self._num_replicas * tf.reduce_sum(per_example_loss) /
                   batch_size)
     self._num_rows = tf.cast(tf.shape(per_example_loss)[0], tf.float32)
@@ -119,7 +119,8 @@ class _ClusterTowers(object):
         continue
       is_sparse = isinstance(grad, tf.IndexedSlices)
       if is_sparse:
-        # A single device's norm counts a gather's rows before they are summed.
+        # The norm on a single device includes rows of a gather before they are
+        # summed.
         squares.append(tf.reduce_sum(tf.square(grad.values)))
       pairs.append((tf.convert_to_tensor(grad), var, is_sparse))
     with tf.device(_PS0):
@@ -142,7 +143,7 @@ class _ClusterTowers(object):
 
 
 class _Update(object):
-  """What `SyncReplicasOptimizer` calls with the sums of all replicas."""
+  """Called by `SyncReplicasOptimizer` with the sums of all replicas."""
 
   def __init__(self, adam, stats, sparse, skip_nonfinite):
     self._adam, self._stats, self._sparse = adam, stats, sparse
@@ -174,12 +175,12 @@ class _Update(object):
     return step.train_op
 
 
-# What a worker sees of where the cluster stands.
+# What a worker sees of the state of the cluster.
 _Place = collections.namedtuple("_Place", ["generation", "step", "greeted"])
 
 
 class Member(object):
-  """The graph of chief or worker, and what it does in a session."""
+  """The graph of the chief or a worker, and its operations in a session."""
 
   def __init__(self, cluster, model_fn, shards, random_seed, num_steps,
                timeout):
@@ -232,7 +233,7 @@ class Member(object):
     self.generation = 0
 
   def _build_state(self, global_step):
-    """The variables by which the members talk, and ops on them: list."""
+    """The variables for communication between members, and their ops."""
     num_replicas, replica = (len(self.cluster.replicas), self.cluster.replica)
     sync = self._towers.sync
     self._stamp = tf.placeholder(tf.int64, [], "stamp")
@@ -256,12 +257,12 @@ class Member(object):
       self._pushed, self._hello = pushed.read_value(), hello.read_value()
       self._say_hello = tf.scatter_update(hello, replica, self._stamp)
       with tf.control_dependencies([self.train_spec.train_op]):
-        # Read when it is pushed, so that it says so.
+        # Read when it is pushed, as confirmation.
         self._push = tf.scatter_update(pushed, replica, self._stamp)
       self._greet = tf.group(tf.assign(greeted, self._vector),
                              tf.assign(pushed, tf.zeros_like(pushed)))
       self._set_generation = tf.assign(generation, self._stamp).op
-      # The generation first: who sees a new one sees its step.
+      # The generation first: whoever sees a new one sees its step.
       place = [generation.read_value()]
       with tf.control_dependencies(place):
         place += [global_step.read_value(), greeted.read_value()]
@@ -280,7 +281,7 @@ class Member(object):
   def session_config(self):
     config = tf_sessions.session_config()
     config.allow_soft_placement = True
-    # A worker that is not there must not keep others from starting.
+    # A missing worker must not keep others from starting.
     config.device_filters.extend(["/job:ps", "/job:%s/task:%d" % (
         self.cluster.job, self.cluster.task)])
     config.operation_timeout_in_ms = int(self.timeout * 1000)
@@ -303,7 +304,7 @@ class Member(object):
     session.run(self._push, feed)
 
   def begin_generation(self, session, step):
-    """The chief makes what was pushed until now count for nothing."""
+    """The chief invalidates everything pushed so far."""
     hello = session.run(self._hello)
     self.generation = max(self.generation + 1, int(time.time()))
     stamp = {self._stamp: _stamp(self.generation, step)}
@@ -332,13 +333,13 @@ class Member(object):
               if pushed[number] != _stamp(self.generation, step)]
       if not late:
         break
-      wait.pause("%s to make step %d" % (" and ".join(late), step + 1))
+      wait.pause("%s to compute step %d" % (" and ".join(late), step + 1))
     values, _ = session.run([self._towers.update.values,
                              self._towers.update_op])
     lengths = self.shards.lengths(step)
     if int(round(float(values["num_rows"]))) != len(lengths):
       raise ClusterError(
-          "step %d was made of %g examples, not of %d; this must not be." % (
+          "step %d used %g examples instead of %d; this is a bug." % (
               step + 1, values["num_rows"], len(lengths)))
     return dict(values, num_tokens=int(lengths.sum()),
                 shape=np.array([len(lengths), lengths.max()]))
@@ -346,7 +347,7 @@ class Member(object):
 
 def make_member(cluster, model_fn, record_file, num_labels, num_steps,
                 settings):
-  """`Member` of a run that flags describe."""
+  """`Member` of the run described by flags."""
   return Member(
       cluster, model_fn,
       Shards(record_file, settings.train_batch_size,

@@ -2,8 +2,9 @@
 """Who trains together: TF_CONFIG, what the chief publishes, and waiting.
 
 The chief writes cluster.json into the shared output_dir: what all members must
-have in common (flags, code, TensorFlow), and how the run ended. It is the one
-file beside the records by which members talk; the rest is in the session.
+have in common (flags, code, TensorFlow), and how the run ended. Apart from the
+records, it is the only file for communication; the rest goes through the
+session.
 """
 
 import collections
@@ -29,7 +30,7 @@ RUNNING, FINISHED, FAILED = "running", "finished", "failed"
 
 # Flags that may differ from member to member.
 _OWN_FLAGS = ("debug", "max_runtime", "profile", "cluster_timeout")
-# What --encoder stands for lies in each member's own cache.
+# The files that --encoder selects are in each member's own cache.
 _ENCODER_FLAGS = ("bert_config_file", "vocab_file", "init_checkpoint")
 
 
@@ -38,7 +39,7 @@ class ClusterError(RuntimeError):
 
 
 class Cluster(collections.namedtuple("Cluster", ["members", "job", "task"])):
-  """A cluster and who this process is in it.
+  """A cluster, and the role of this process.
 
   `members` is {"chief": [address], "worker": [...], "ps": [...]}, an address
   being "host:port"; `job` one of its keys; `task` the place in its list.
@@ -48,7 +49,7 @@ class Cluster(collections.namedtuple("Cluster", ["members", "job", "task"])):
 
   @property
   def replicas(self):
-    """[(job, task)] of those that compute gradients, the chief first."""
+    """[(job, task)] of the members that compute gradients, the chief first."""
     return [("chief", 0)] + [
         ("worker", task) for task in range(len(self.members["worker"]))]
 
@@ -58,7 +59,7 @@ class Cluster(collections.namedtuple("Cluster", ["members", "job", "task"])):
     return self.replicas.index((self.job, self.task))
 
   def describe(self, job, task):
-    """A member in an error: "worker 1 (host:port)"."""
+    """A member's name in errors: "worker 1 (host:port)"."""
     name = job if job == "chief" else "%s %d" % (job, task)
     return "%s (%s)" % (name, self.members[job][task])
 
@@ -67,7 +68,7 @@ class Cluster(collections.namedtuple("Cluster", ["members", "job", "task"])):
 
 
 def read_environment():
-  """`Cluster` of the variable TF_CONFIG; None without it."""
+  """`Cluster` from the variable TF_CONFIG; None without it."""
   text = os.environ.get("TF_CONFIG")
   return read_tf_config(text) if text else None
 
@@ -79,10 +80,10 @@ def choose_distribution(settings):
     settings: `common.settings.Settings`.
 
   Returns:
-    (`Cluster` or None, settings with the distribution that is in force).
+    (`Cluster` or None, settings with the actual distribution).
 
   Raises:
-    ValueError: flags or TF_CONFIG cannot be.
+    ValueError: flags or TF_CONFIG are invalid.
   """
   if not settings.is_given("distribution") and os.environ.get("TF_CONFIG"):
     settings = settings.replace(distribution=mirrored.CLUSTER)
@@ -93,14 +94,14 @@ def choose_distribution(settings):
     raise ValueError("--distribution=cluster needs the environment variable "
                      "TF_CONFIG, which names the members.")
   if not settings.do_train:
-    raise ValueError("a cluster (TF_CONFIG) is for --do_train; evaluate and "
-                     "predict on one machine, with --distribution=none.")
+    raise ValueError("a cluster (TF_CONFIG) is only for --do_train; evaluate "
+                     "and predict on one machine with --distribution=none.")
   if settings.eval_steps:
-    raise ValueError("--eval_steps=%d does not go with a cluster, whose chief "
-                     "evaluates at the end; leave it out." %
+    raise ValueError("--eval_steps=%d cannot be combined with a cluster, "
+                     "because its chief evaluates at the end; leave it out." %
                      settings.eval_steps)
   if settings.profile:
-    raise ValueError("--profile does not go with a cluster.")
+    raise ValueError("--profile cannot be combined with a cluster.")
   if not settings.cluster_timeout > 0:
     raise ValueError("--cluster_timeout is %s; it must be above 0." %
                      settings.cluster_timeout)
@@ -118,7 +119,7 @@ def read_tf_config(text):
     `Cluster`.
 
   Raises:
-    ValueError: it is none; the message is one sentence.
+    ValueError: it is invalid; the message is one sentence.
   """
   try:
     config = json.loads(text)
@@ -138,14 +139,14 @@ def read_tf_config(text):
       raise ValueError('TF_CONFIG: the addresses of %s must be a list of '
                        '"host:port".' % role)
     if job in members and members[job]:
-      raise ValueError("TF_CONFIG has both chief and master, which is the old "
-                       "name of the same.")
+      raise ValueError("TF_CONFIG has both chief and master, the old name for "
+                       "chief; use only one.")
     members[job] = addresses
   if len(members.get("chief", [])) != 1:
-    raise ValueError("TF_CONFIG must have one chief, and has %d." %
+    raise ValueError("TF_CONFIG must have exactly one chief, but has %d." %
                      len(members.get("chief", [])))
   if not members.get("ps"):
-    raise ValueError("TF_CONFIG has no ps, which would hold the weights.")
+    raise ValueError("TF_CONFIG has no ps to hold the weights.")
   every = [address for job in sorted(members) for address in members[job]]
   twice = [address for address in every if every.count(address) > 1]
   if twice:
@@ -153,7 +154,7 @@ def read_tf_config(text):
   job, index = _job(task.get("type")), task.get("index", 0)
   if not isinstance(index, int) or isinstance(index, bool) or not (
       0 <= index < len(members.get(job, []))):
-    raise ValueError("TF_CONFIG says that this is %s %s, but there are %d of "
+    raise ValueError("TF_CONFIG says this is %s %s, but there are only %d of "
                      "them." % (job, index, len(members.get(job, []))))
   return Cluster(members, job, index)
 
@@ -166,14 +167,14 @@ def _job(role):
 
 
 class Wait(object):
-  """A wait with a limit, which says at its end for whom it waited."""
+  """A wait with a limit, after which it names whom it waited for."""
 
   def __init__(self, seconds, cluster):
     self._seconds, self._cluster = seconds, cluster
     self.restart()
 
   def restart(self):
-    """What was waited for has come."""
+    """The wait was successful."""
     self._start = self._said = time.monotonic()
 
   def is_half_over(self):
@@ -192,8 +193,8 @@ class Wait(object):
     now = time.monotonic()
     if now - self._start > self._seconds:
       raise ClusterError(
-          "%s waited %g seconds for %s, in vain (--cluster_timeout); start it, "
-          "or all of them, again." % (
+          "%s waited %g seconds for %s (--cluster_timeout) and gave up; "
+          "restart it, or all members." % (
               self._cluster.describe_self(), self._seconds,
               what() if callable(what) else what))
     if now - self._said > 10:
@@ -205,7 +206,7 @@ class Wait(object):
 
 
 def is_listening(address):
-  """Whether something takes connections at "host:port"."""
+  """Whether something accepts connections at "host:port"."""
   host, _, port = address.rpartition(":")
   try:
     socket.create_connection((host.strip("[]"), int(port)), 2).close()
@@ -215,17 +216,17 @@ def is_listening(address):
 
 
 def wait_for(cluster, job, wait):
-  """Returns when every member of a job takes connections."""
+  """Returns when every member of a job accepts connections."""
   for task, address in enumerate(cluster.members[job]):
     while not is_listening(address):
       wait.pause(cluster.describe(job, task), 1.0)
 
 
 def code_sha256(root):
-  """One sha256 of the code that a run is made of: str.
+  """One sha256 of the code of a run: str.
 
   Args:
-    root: str, the folder of `modeling.py`; its own `.py` files count, and all
+    root: str, the folder of `modeling.py`; includes its own `.py` files and all
       below `processors/` and `multilabel/`.
   """
   digest = hashlib.sha256()
@@ -250,35 +251,36 @@ def identity(settings):
 
 
 def check_identity(here, there, cluster):
-  """ValueError if this member is not what the chief is."""
+  """ValueError if this member differs from the chief."""
   if here["code_sha256"] != there["code_sha256"]:
     raise ValueError(
-        "%s runs another version of the code than the chief (sha256 %.12s "
-        "here, %.12s there); install the same on every machine." % (
+        "%s runs different code from the chief (sha256 %.12s here, %.12s "
+        "there); install the same version on every machine." % (
             cluster.describe_self(), here["code_sha256"],
             there["code_sha256"]))
   if here["tensorflow"] != there["tensorflow"]:
-    raise ValueError("%s has TensorFlow %s, the chief %s; install the same." % (
+    raise ValueError("%s has TensorFlow %s, but the chief has %s; install the "
+                     "same version." % (
         cluster.describe_self(), here["tensorflow"], there["tensorflow"]))
   for name in sorted(set(here["flags"]) | set(there["flags"])):
     values = [json.dumps(flags.get(name)) for flags in (here["flags"],
                                                         there["flags"])]
     if values[0] != values[1]:
-      raise ValueError("%s has --%s=%s, the chief %s; start all members with "
-                       "the same flags." % (
+      raise ValueError("%s has --%s=%s, but the chief has %s; start all "
+                       "members with the same flags." % (
                            cluster.describe_self(), name, values[0],
                            values[1]))
 
 
 def publish(output_dir, members_identity, state, num_steps=None, reason=None):
-  """Writes cluster.json; the chief alone does."""
+  """Writes cluster.json; only the chief does."""
   atomic_files.write_sealed(os.path.join(output_dir, CONTROL_FILE), {
       "identity": members_identity, "state": state, "reason": reason,
       "num_steps": num_steps, "written": time.time()})
 
 
 def read_published(output_dir):
-  """What the chief wrote last: dict, or None."""
+  """The last content written by the chief: dict, or None."""
   path = os.path.join(output_dir, CONTROL_FILE)
   if not os.path.exists(path):
     return None
@@ -286,11 +288,11 @@ def read_published(output_dir):
 
 
 def wait_for_chief(cluster, output_dir, seconds):
-  """Waits for a chief that runs, and has written what a worker needs.
+  """Waits for a running chief that has written what a worker needs.
 
   Returns:
-    dict, see `publish`: `state` is RUNNING, or FINISHED where the chief has
-    ended before this process came.
+    dict, see `publish`: `state` is RUNNING, or FINISHED if the chief ended
+    before this process started.
   """
   wait = Wait(seconds, cluster)
   while True:

@@ -15,14 +15,14 @@ from multilabel.training import cluster_members
 from multilabel.training import loop
 
 
-# What a call raises whose other end died, or knows nothing of us any more.
+# Errors of a call whose other end died or no longer knows us.
 _LOST = (tf.errors.AbortedError, tf.errors.UnavailableError,
          tf.errors.CancelledError, tf.errors.FailedPreconditionError,
          tf.errors.NotFoundError, tf.errors.InternalError)
 
 
 class SessionLost(Exception):
-  """A ps died; what it held is in the last checkpoint."""
+  """A ps died; its weights are in the last checkpoint."""
 
 
 def start_server(cluster, spec=None):
@@ -86,7 +86,7 @@ class ClusterRun(loop.Run):
     try:
       self.session.close()
     except tf.errors.OpError:
-      pass  # The ps that it was on is gone.
+      pass  # Its ps is gone.
 
 
 class _losing_session(object):  # pylint: disable=invalid-name
@@ -100,7 +100,7 @@ class _losing_session(object):  # pylint: disable=invalid-name
       raise SessionLost(str(error).split("\n")[0][:200])
     if kind is not None and issubclass(kind, tf.errors.DeadlineExceededError):
       raise cluster_members.ClusterError(
-          "the ps did not answer within --cluster_timeout.")
+          "the ps did not respond within --cluster_timeout.")
 
 
 def lead(member, identity, output_dir, keep_checkpoint_max, train):
@@ -130,7 +130,7 @@ def lead(member, identity, output_dir, keep_checkpoint_max, train):
           train(run)
         break
       except SessionLost as lost:
-        logging.warning("A ps is gone (%s); going on from the last checkpoint "
+        logging.warning("Lost a ps (%s); resuming from the last checkpoint "
                         "when it is back", lost)
         time.sleep(0.5)
   except (ValueError, RuntimeError, FloatingPointError) as error:
@@ -170,13 +170,14 @@ class _WorkerSessions(tf.train.SessionCreator):
       except _LOST:
         pass
       session.close()
-      wait.pause(member.cluster.describe("chief", 0) + " to fill the ps", 1.0)
+      wait.pause(member.cluster.describe("chief", 0) +
+          " to initialize the ps", 1.0)
 
 
 def work(member, output_dir):
   """A worker's training: pushes gradients until the chief ends the run."""
   server = start_server(member.cluster, member.spec)
-  # A call to a ps that has ended may wait for as long as --cluster_timeout.
+  # A call to a ps that has ended may block for --cluster_timeout.
   threading.Thread(target=_end_with_chief, args=(output_dir,),
                    daemon=True).start()
   sessions = _WorkerSessions(member, server, output_dir)
@@ -189,11 +190,11 @@ def work(member, output_dir):
     logging.info("The chief has ended the run.")
   except tf.errors.DeadlineExceededError:
     raise cluster_members.ClusterError(
-        "the ps did not answer within --cluster_timeout.")
+        "the ps did not respond within --cluster_timeout.")
 
 
 def _end_with_chief(output_dir, seconds=5):
-  """Ends this process some seconds after the run, if it has not by itself."""
+  """Ends this process some seconds after the run, if it is still alive."""
   while True:
     time.sleep(1)
     status = 0
@@ -220,13 +221,13 @@ class _Worker(object):
     self._wait = cluster_members.Wait(member.timeout, member.cluster)
 
   def step(self, step_context):
-    """Looks where the cluster stands and does what is to be done."""
-    # After a loss the context still has the session that was lost.
+    """Checks the state of the cluster and does what is needed."""
+    # After a loss, the context still has the lost session.
     del step_context
     try:
       self._step(self._sessions.session)
     except _LOST as error:
-      # What MonitoredSession makes another session for.
+      # Errors for which MonitoredSession creates another session.
       raise tf.errors.AbortedError(None, None, str(error))
 
   def _step(self, session):
@@ -240,7 +241,7 @@ class _Worker(object):
       member.say_hello(session, self._number)
       self._wait.pause(member.cluster.describe("chief", 0) + " to answer", 0.2)
     elif place[:2] == self._pushed or place.step >= member.num_steps:
-      self._wait.pause("step %d, which %s makes when all have pushed" % (
+      self._wait.pause("step %d, which %s completes when all have pushed" % (
           place.step + 1, member.cluster.describe("chief", 0)))
     else:
       member.push(session, place.generation, place.step)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluation on dev while training: the best checkpoint, and when to stop.
+"""Evaluation on dev during training: the best checkpoint, and early stopping.
 
 The state is the list of evaluations in best_checkpoint.json up to the step of
-the checkpoint that training goes on from; all else follows from it, so a run
-that was killed stops, and chooses, as one that was not.
+the checkpoint that training resumes from; everything else follows from it, so a
+resumed run stops and chooses like an uninterrupted one.
 """
 
 import collections
@@ -16,7 +16,7 @@ from multilabel.common import atomic_files
 from multilabel.storage import checkpoint_choice
 
 
-# Names people use for what has a longer one in eval_results.txt.
+# Short names of keys in eval_results.txt.
 METRIC_ALIASES = {"map": "macro_average_precision",
                   "lrap": "label_ranking_average_precision"}
 
@@ -24,19 +24,19 @@ _LOWER_IS_BETTER = frozenset([
     "loss", "hamming_loss", "coverage_error", "ranking_loss", "brier_score",
     "log_loss", "ece_equal_width", "ece_equal_mass"])
 
-# Of runs that are older than the rule.
+# For runs from before the rule was recorded.
 _RULE_OF_BEFORE = {"threshold": 0.5, "top_k": None, "always_one_label": False,
                    "min_precision": None}
 
-# What an evaluation gives: {metric: float}, and list of tf.Summary.
+# The result of an evaluation: {metric: float}, and list of tf.Summary.
 Evaluation = collections.namedtuple("Evaluation", ["values", "summaries"])
 
-# Two of the evaluations, or None if there is none: the best, and the last that
-# was progress; and how many came since the latter, for the patience.
+# Two of the evaluations, or None: the best, and the last one with progress; and
+# how many followed the latter, for the patience.
 Choice = collections.namedtuple("Choice", ["best", "since_better", "better"])
 
-# Decides between evaluations that are equal by their metric: it has no
-# threshold, and rises while F1 is still 0.
+# Breaks ties between evaluations with the same metric: it needs no threshold,
+# and rises while F1 is still 0.
 TIE_BREAK = "macro_average_precision"
 
 
@@ -50,20 +50,20 @@ def is_better(metric, value, other):
 
 
 def _says_nothing(metric, value):
-  """Whether a value is one that a model has before it has learnt anything."""
+  """Whether a score is one that an untrained model has."""
   return math.isnan(value) or (not value and metric not in _LOWER_IS_BETTER)
 
 
 def choose(evaluations, metric):
   """Finds the best of some evaluations.
 
-  Between equal values, and between nan and nan, macro average precision
-  decides; where that is equal or unknown the latest is the best.
+  Macro average precision breaks ties, including between nan and nan; if it is
+  equal or unknown, the latest is the best.
 
-  An evaluation is progress, and the patience starts anew, if its metric is
-  strictly better than all before. One whose metric is 0 or nan spends no
-  patience if its macro average precision is higher than all before, and is
-  progress as long as no other metric was better than that.
+  An evaluation is progress, and the patience starts again, if its metric is
+  strictly better than all before. One whose metric is 0 or nan uses no patience
+  if its macro average precision is higher than all before, and is progress as
+  long as no other metric was better than that.
 
   Args:
     evaluations: list of {metric: float}, in the order of their steps.
@@ -96,10 +96,11 @@ class DevEvaluation(object):
   """The evaluations of a run, and what they decide.
 
   Attributes:
-    steps: int, an evaluation every so many steps, and one after the last.
+    steps: int, steps between evaluations; there is also one after the last
+      step.
     metric: str, key of the evaluations that chooses the best.
     rule: dict, how probabilities become labels in all evaluations of the run;
-      see `run_setup.evaluation_rule`. None: not told.
+      see `run_setup.evaluation_rule`. None: unknown.
   """
 
   def __init__(self, output_dir, evaluate, steps, num_train_steps, metric,
@@ -113,13 +114,14 @@ class DevEvaluation(object):
       steps: int, at least 1.
       num_train_steps: int.
       metric: str.
-      patience: int, evaluations that are not better before training stops;
-        0: it never stops early.
-      first_step: int, the step that training goes on from; what was evaluated
-        after it will be evaluated again.
-      run: `checkpoint_files.RunIdentity` of the directory; None: it is read.
-      rule: dict or None; evaluations of before keep the rule to theirs, since
-        their scores would not be comparable with those at another threshold.
+      patience: int, evaluations without improvement before training stops; 0:
+        it never stops early.
+      first_step: int, the step that training resumes from; later evaluations
+        will be repeated.
+      run: `checkpoint_files.RunIdentity` of the directory; None: read from the
+        directory.
+      rule: dict or None; earlier evaluations fix the rule, since scores at
+        another threshold would not be comparable.
     """
     self.steps = steps
     self.metric = metric
@@ -141,18 +143,18 @@ class DevEvaluation(object):
       self.rule = dict(_RULE_OF_BEFORE, **known.get("rule", {}))
       if self.rule != rule:
         logging.warning(
-            "The evaluations on dev go on with the rule they began with "
-            "(threshold %s): the best checkpoint is chosen by it.",
+            "Evaluations on dev continue with their initial decision rule "
+            "(threshold %s), which selects the best checkpoint.",
             self.rule["threshold"])
 
   def is_due(self, step):
-    """Whether there is an evaluation at this step that was not made yet."""
+    """Whether an evaluation at this step is still to be done."""
     if not step or any(v["step"] == step for v in self._evaluations):
       return False
     return step % self.steps == 0 or step == self._num_train_steps
 
   def evaluate(self, step, should_stop):
-    """Evaluates; returns (`Evaluation`, whether the step is the best now)."""
+    """Evaluates; returns (`Evaluation`, whether the step is now the best)."""
     evaluation = self._evaluate(should_stop)
     values = collections.OrderedDict(
         [("step", step)] + sorted(evaluation.values.items()))
@@ -160,7 +162,7 @@ class DevEvaluation(object):
     return evaluation, self.best_step == step
 
   def describe_best(self, step):
-    """What a log line says of the evaluation of a step, which is the last."""
+    """The log line for the evaluation of a step, which is the last."""
     choice = choose(self._evaluations, self.metric)
     if choice.best["step"] != step:
       return ""
@@ -185,7 +187,7 @@ class DevEvaluation(object):
 
   @property
   def best_step(self):
-    """The step that did best; None before the first evaluation."""
+    """The best step; None before the first evaluation."""
     best = choose(self._evaluations, self.metric).best
     return None if best is None else best["step"]
 
@@ -196,7 +198,7 @@ class DevEvaluation(object):
     return bool(self._patience) and since_better >= self._patience
 
   def commit(self):
-    """Writes best_checkpoint.json; the checkpoint it names must be there."""
+    """Writes best_checkpoint.json; its checkpoint must exist."""
     best = choose(self._evaluations, self.metric).best
     content = {
         "fingerprint": self._fingerprint,
@@ -218,4 +220,4 @@ def _for_json(value):
 
 
 class EvaluationStopped(Exception):
-  """A signal came; the evaluation will be made when the run goes on."""
+  """A signal came; the evaluation is done when the run resumes."""

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Results: thresholds found on dev, scores, predictions, and their files.
 
-`eval_results.txt` and `test_eval_results.txt` hold `key = value` lines, as
-the original's; `*_predictions.jsonl` a JSON object per text; `test_results.tsv`
-a row of probabilities per text, as the original's; `test_predictions.csv` a row
-a text for spreadsheets and pandas.
+`eval_results.txt` and `test_eval_results.txt` hold `key = value` lines, as the
+original's; `*_predictions.jsonl` a JSON object per text; `test_results.tsv` a
+row of probabilities per text, as the original's; `test_predictions.csv` a row
+per text for spreadsheets and pandas.
 """
 
 import collections
@@ -38,16 +38,16 @@ TEST_TABLE_FILE = "test_predictions.csv"
 # Characters of a text with --shorten_texts.
 SHORT_TEXT = 200
 
-# Above so many cells the intervals are left to report.html and compare_runs.
+# Above this many cells, only report.html and compare_runs compute intervals.
 MAX_BOOTSTRAP_CELLS = 200000
 
-# The metrics that TensorBoard shows first.
+# Metrics that TensorBoard shows first.
 HEADLINE_METRICS = ("loss", "micro_f1", "macro_f1", "macro_average_precision")
 
-# PR curves in TensorBoard: the whole, and so many labels.
+# PR curves in TensorBoard: the overall one, and those of this many labels.
 MAX_PR_CURVES = 50
 
-# The log names so many labels; files have all.
+# Maximum labels in the log; files have all.
 MAX_LOGGED_LABELS = 50
 
 # The lines of the table in the log; the files have all scores.
@@ -55,20 +55,20 @@ _TABLE_KEYS = ("micro_f1", "macro_f1", "macro_average_precision",
                "micro_precision", "micro_recall", "subset_accuracy",
                "hamming_loss", "loss", "threshold")
 
-# What a model did on a part of the data: float; bool and float32
-# [num_texts, num_labels]. The last two only where there is a calibration:
-# logits, and the probabilities without it.
+# Outputs of a model on a split: float; bool and float32 [num_texts,
+# num_labels]. The last two only with a calibration: logits, and the
+# uncalibrated probabilities.
 Outputs = collections.namedtuple(
     "Outputs", ["loss", "labels", "probabilities", "logits", "uncalibrated"],
     defaults=[None, None])
 
-# Scores that are told with a calibration and without.
+# Scores that are reported with and without calibration.
 _CALIBRATION_SCORES = ("ece_equal_width", "ece_equal_mass", "brier_score",
                        "log_loss")
 
 
 def measure(outputs, decision, label_list):
-  """All scores of a part of the data.
+  """All scores of a split.
 
   Args:
     outputs: `Outputs`.
@@ -93,7 +93,7 @@ def measure(outputs, decision, label_list):
 
 
 def metric_names():
-  """Names of the scores that can choose the best checkpoint: list of str."""
+  """Names of the scores that can select the best checkpoint: list of str."""
   outputs = Outputs(0.0, np.eye(2, dtype=bool), np.eye(2, dtype=np.float32))
   scores = measure(outputs, decisions.ORIGINAL_RULE, ["a", "b"])
   return sorted(key for key in scores
@@ -101,10 +101,11 @@ def metric_names():
 
 
 def full_metric_name(name):
-  """A metric's name in `eval_results.txt`; ValueError lists those there are."""
+  """A metric's name in `eval_results.txt`; ValueError lists all."""
   name = dev_evaluation.METRIC_ALIASES.get(name, name)
   if name not in metric_names():
-    raise ValueError("there is no metric %s; there are %s, and for short %s." %
+    raise ValueError(
+        "there is no metric %s; choose from %s, or the short names %s." %
                      (name, ", ".join(metric_names()),
                       ", ".join(sorted(dev_evaluation.METRIC_ALIASES))))
   return name
@@ -129,14 +130,14 @@ def calibrate(outputs, kind):
     `calibration.Calibration`.
   """
   found = calibrations.fit(kind, outputs.labels, outputs.logits)
-  logging.info("Calibration on dev: %s, the logits are multiplied by %s", kind,
+  logging.info("Calibration on dev: %s, logits multiplied by %s", kind,
                "%.4g" % found.scale if np.ndim(found.scale) == 0 else
                "%.4g to %.4g" % (min(found.scale), max(found.scale)))
   return found
 
 
 def calibrated(run, outputs, calibration):
-  """`Outputs` with calibrated probabilities; None: as they are."""
+  """`Outputs` with calibrated probabilities; None: unchanged."""
   if calibration is None:
     return outputs
   probabilities = np.empty_like(outputs.probabilities)
@@ -149,7 +150,7 @@ def calibrated(run, outputs, calibration):
 
 def dev_scores(outputs, label_list, prefix="",
                decision=decisions.ORIGINAL_RULE):
-  """`dev_evaluation.Evaluation` of an evaluation while training.
+  """`dev_evaluation.Evaluation` of an evaluation during training.
 
   Args:
     outputs: `Outputs`.
@@ -171,7 +172,7 @@ def dev_scores(outputs, label_list, prefix="",
 def scalar_tag(name, of_train=False):
   """The tag of a metric in TensorBoard, which shows tags in their order.
 
-  The headline metrics of dev stand first, beside `loss`; the rest below.
+  The headline metrics of dev come first, beside `loss`; the rest below.
   """
   if of_train:
     return "train/" + name
@@ -181,7 +182,7 @@ def scalar_tag(name, of_train=False):
 def _pr_curves(outputs, label_list):
   """Summaries of TensorBoard's PR-curve page: all cells, then each label.
 
-  A label's curve has its name: those of two runs are of the same label.
+  A label's curve has its name, so curves of two runs are comparable.
   """
   yield pr_curves.pr_curve_summary(
       "pr_curves/all", outputs.labels.ravel(), outputs.probabilities.ravel(),
@@ -193,12 +194,12 @@ def _pr_curves(outputs, label_list):
 
 
 def decide(outputs, rule, label_list):
-  """`DecisionRule` of an evaluation while training.
+  """`DecisionRule` of an evaluation during training.
 
   Args:
     outputs: `Outputs` of dev.
-    rule: dict of `run_setup.evaluation_rule`; with a kind of tuning the
-      thresholds are found on these outputs.
+    rule: dict of `run_setup.evaluation_rule`; with a kind of tuning, the
+      thresholds are tuned on these outputs.
     label_list: list of str.
   """
   decision = decisions.DecisionRule(
@@ -224,7 +225,7 @@ def warn_if_silent(part, outputs, decision):
   """Says that F1 is 0 for want of a probability that is high enough.
 
   Returns:
-    bool, whether that is so.
+    bool, whether that is the case.
   """
   silent = is_silent(outputs, decision)
   if silent:
@@ -244,12 +245,12 @@ def tune(outputs, decision, kind, label_list, min_precision=None,
     outputs: `Outputs` of dev.
     decision: `DecisionRule`, whose other parts are kept.
     kind: one of `decisions.TUNED_THRESHOLDS`. "tune": one threshold that
-      maximises micro-F1; "tune_macro": macro-F1; "tune_samples": the mean F1
-      per text; "tune_per_label": one per label that maximises its F1, drawn
-      to the global one where the label has few positives.
+      maximizes micro-F1; "tune_macro": macro-F1; "tune_samples": the mean F1
+      per text; "tune_per_label": one per label that maximizes its F1, shrunk
+      towards the global one if the label has few positives.
     label_list: list of str.
-    min_precision: float or None, least precision on dev: micro, or a label's.
-    is_quiet: bool, whether nothing is logged.
+    min_precision: float or None, minimum precision on dev: micro, or a label's.
+    is_quiet: bool, whether to log nothing.
 
   Returns:
     `DecisionRule`.
@@ -260,18 +261,18 @@ def tune(outputs, decision, kind, label_list, min_precision=None,
         outputs.labels, outputs.probabilities, min_precision)
     threshold = float(found["threshold"])
     if not outputs.labels.any():
-      warn("dev has no label at all: the threshold stays %.4g",
+      warn("dev has no labels at all: the threshold stays %.4g",
                       threshold)
     if not found["precision_reached"]:
       warn("no threshold reaches --min_precision=%s on dev; %.4g comes "
-           "nearest", min_precision, threshold)
+           "closest", min_precision, threshold)
     return decision._replace(thresholds=threshold)
   if kind in ("tune_macro", "tune_samples"):
     find = (decisions.find_macro_threshold if kind == "tune_macro" else
             decisions.find_samples_threshold)
     found = find(outputs.labels, outputs.probabilities)
     if found["fell_back"]:
-      warn("dev has no label at all: the threshold stays %.4g",
+      warn("dev has no labels at all: the threshold stays %.4g",
                       found["threshold"])
     return decision._replace(thresholds=found["threshold"])
   found = decisions.find_label_thresholds(
@@ -367,7 +368,7 @@ def write_results(part, result, global_step, output_dir):
 
 
 def written_files(settings):
-  """Names of the files that a run of these settings writes: list of str."""
+  """Names of the files that a run with these settings writes: list of str."""
   names = []
   for part, is_wanted in (("dev", settings.do_eval),
                           ("test", settings.do_test)):
@@ -390,7 +391,7 @@ def _json_value(value):
 
 
 def log_table(results_of_parts):
-  """Logs the scores that are looked at first, the parts side by side.
+  """Logs the headline scores, with the splits side by side.
 
   Args:
     results_of_parts: {"dev", "test": what `results` returned}, those there are.
@@ -429,9 +430,10 @@ class PredictionWriter(object):
       label_list: list of str.
       output_dir: str.
       table: bool, also write test_results.tsv and test_predictions.csv.
-      probabilities: see `decisions`; the tables hold all of them, so without
-        all they are not written, and those of before are removed.
-      shorten_texts: bool, whether texts are cut to `SHORT_TEXT` characters.
+      probabilities: see `decisions`; the tables need all of them, so otherwise
+        they are not written, and earlier ones are removed.
+      shorten_texts: bool, whether texts are truncated to `SHORT_TEXT`
+        characters.
     """
     self._probabilities = probabilities
     self._shorten_texts = shorten_texts
@@ -452,7 +454,8 @@ class PredictionWriter(object):
   def write(self, examples, probabilities):
     """Writes some texts: an iterator of examples, float32 `[n, num_labels]`."""
     above = self._decision.apply(probabilities)
-    # The array goes first: it ends the loop before an example is taken.
+    # The array comes first: it ends the loop before another example is
+    # consumed.
     for row, chosen, example in zip(probabilities, above, examples):
       self._files[0].write(
           prediction_line(example, row, chosen, self._label_list,
@@ -463,7 +466,7 @@ class PredictionWriter(object):
         self._write_cells(example, row, chosen)
 
   def _write_cells(self, example, probabilities, chosen):
-    """Writes a row of test_predictions.csv; its first one the header, too."""
+    """Writes a row of test_predictions.csv, and the header before the first."""
     text_b = getattr(example, "text_b", None)
     true_labels = base.example_labels(example)
     if self._table is None:
@@ -486,14 +489,15 @@ class PredictionWriter(object):
 
   def __exit__(self, *error):
     for path in self._stale if error[0] is None else ():
-      logging.info("%s is not written: it would hold all probabilities", path)
+      logging.info(
+          "%s is not written, since it would contain all probabilities", path)
       if os.path.exists(path):
         os.remove(path)
     return self._stack.__exit__(*error)
 
 
 class _Table(object):
-  """The rows of test_predictions.csv; a cell is empty where nothing is known.
+  """The rows of test_predictions.csv; unknown cells are empty.
   """
 
   def __init__(self, stream, label_list, is_pair, has_truth):
@@ -527,7 +531,7 @@ def write_predictions(part, examples, outputs, decision, label_list,
 
 
 def _shortened(text, is_wanted=True):
-  """A text, cut if it is long and that is wanted."""
+  """A text, truncated if requested."""
   return (text if not is_wanted or len(text) <= SHORT_TEXT else
           text[:SHORT_TEXT - 1] + u"\u2026")
 
@@ -551,7 +555,7 @@ def prediction_line(example, probabilities, chosen, label_list,
   record["probabilities"] = collections.OrderedDict(
       (label_list[i], round(float(probabilities[i]), 6))
       for i in decisions.columns(probabilities, chosen, which))
-  # An id of a program's own examples may be of any type.
+  # Ids of a program's own examples may have any type.
   line = json.dumps(record, ensure_ascii=False, default=str)
-  # A lone surrogate, which a program's own examples may hold, is no UTF-8.
+  # A lone surrogate, which a program's own examples may hold, is not UTF-8.
   return line.encode("utf-8", "replace").decode("utf-8") + u"\n"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One run as an object: what it reads once, and its steps in their order.
+"""One run as an object: what it reads once, and its steps in order.
 
     run = Finetuning(settings, model_fn_builder)
     with run.claim():
@@ -10,8 +10,8 @@
         run.evaluate("dev")
         run.predict()
 
-`run_multilabel_classifier.py` makes the settings of flags;
-`multilabel_classifier.py` of keywords, with examples that are in memory.
+`run_multilabel_classifier.py` creates the settings from flags;
+`multilabel_classifier.py` from keywords, with examples in memory.
 """
 
 import collections
@@ -67,13 +67,14 @@ def count_steps(num_records, settings):
   num_train_steps = max(1, int(per_epoch * settings.num_train_epochs))
   if num_train_steps > flag_checks.MOST_STEPS:
     raise ValueError(
-        "--num_train_epochs is %s, which makes %d steps; there may be 2^31 - 1."
+        "--num_train_epochs is %s, which makes %d steps; the maximum is 2^31 - "
+        "1."
         % (settings.num_train_epochs, num_train_steps))
   return num_train_steps, per_epoch
 
 
 def plan_training(num_records, settings):
-  """The `Plan` of so many records."""
+  """The `Plan` of that many records."""
   num_train_steps, per_epoch = count_steps(num_records, settings)
   return Plan(num_train_steps,
               int(num_train_steps * settings.warmup_proportion), per_epoch)
@@ -85,8 +86,8 @@ class Finetuning(object):
   Attributes:
     settings: `common.settings.Settings`.
     cluster: `cluster_members.Cluster`, or None on one machine.
-    trained: `trained_model.TrainedModel`, what output_dir holds; None before
-      a new run has written it.
+    trained: `trained_model.TrainedModel`, the content of output_dir; None
+      before a new run has written it.
     model: `run_setup.Model`.
     labels: list of str, in the order of the outputs.
     parts: {"train", "dev", "test": `preparation.DataPart`}, those needed.
@@ -109,10 +110,11 @@ class Finetuning(object):
       model_fn_builder: that of `run_multilabel_classifier`.
       processor: `processors.DataProcessor` of examples in memory; None: the
         settings name one of files.
-      observer: `progress.Observer`, sees the training; None: that of a script.
+      observer: `progress.Observer`, observes the training; None: that of a
+        script.
 
     Raises:
-      ValueError: settings that are invalid, or do not go together.
+      ValueError: settings are invalid, or cannot be combined.
     """
     self.cluster, settings = cluster_members.choose_distribution(settings)
     self.settings, self._encoder = settings, None
@@ -123,7 +125,7 @@ class Finetuning(object):
     self._model_fn_builder = model_fn_builder
     self._processor = processor
     self._observer = observer
-    # A program that has examples has threads, too, which no fork survives.
+    # A program with its own examples may have threads, which no fork survives.
     self._num_workers = None if processor is None else 1
     self._is_time_over = time_limit(self.settings)
     self.trained = self.model = self.labels = self.plan = None
@@ -144,8 +146,8 @@ class Finetuning(object):
     """Locks output_dir and reads it, once; a context manager.
 
     Raises:
-      ValueError: the directory is not the run's to take, or there is nothing
-        to go on from.
+      ValueError: the directory does not belong to the run, or there is nothing
+        to resume from.
     """
     settings = self.settings
     if not settings.do_train and not run_lock.is_trained(settings.output_dir):
@@ -167,7 +169,7 @@ class Finetuning(object):
     """Reads and checks the data, then writes what describes the run.
 
     Raises:
-      ValueError: the data are broken, or output_dir is of another run.
+      ValueError: the data are broken, or output_dir is from another run.
     """
     settings = self.settings
     if self._processor is None:
@@ -182,7 +184,7 @@ class Finetuning(object):
     self.parts = preparation.read_parts(
         self._processor, self.labels, self.model, settings)
     if settings.do_train:
-      # Or refuse; there may be more records than examples, never fewer.
+      # Or reject; there may be more records than examples, never fewer.
       count_steps(self.parts["train"].scan.num_examples, settings)
     self.trained = run_claim.settle(self.trained, self.model, self.labels,
                                     self.parts, settings, self._encoder)
@@ -219,14 +221,14 @@ class Finetuning(object):
       See `loop.train`.
     """
     if self.run.train_spec is None:
-      # Training is over, and what is left has to be done in one go.
+      # Training is over, and the rest has to be done in one go.
       self._is_time_over = None
     self._train(self.run)
     self._tidy()
     self.run.use_best_checkpoint()
 
   def _tidy(self):
-    """Keeps of the checkpoints what a finished run needs."""
+    """Keeps only what a finished run needs of its checkpoints."""
     settings, identity = self.settings, self.trained.identity
     if not settings.keep_checkpoint_max and not settings.slim:
       return
@@ -240,7 +242,7 @@ class Finetuning(object):
   def evaluate(self, name):
     """Evaluates a labelled part and writes its results.
 
-    On dev the calibration and the thresholds are found, if they are to be.
+    On dev, the calibration and the thresholds are tuned, if requested.
 
     Args:
       name: str, "dev" or "test".
@@ -270,8 +272,8 @@ class Finetuning(object):
     result = evaluation.results(outputs, self.decision, self.labels,
                                 self.calibration)
     if len(left_out):
-      logging.info("%s of %s texts of %s are not labelled and left out of its "
-                   "scores", "{:,}".format(len(left_out)),
+      logging.info("%s of %s texts of %s have no labels and are excluded from "
+                   "its scores", "{:,}".format(len(left_out)),
                    "{:,}".format(part.scan.num_examples), name)
       result["num_texts_left_out"] = len(left_out)
     self.results[name] = dict(result, global_step=self.run.checkpoint_step)
@@ -287,7 +289,7 @@ class Finetuning(object):
     return outputs
 
   def store_decision(self):
-    """Keeps the decision rule in output_dir, if the settings spoke of it."""
+    """Stores the decision rule in output_dir, if the settings define it."""
     self.trained = trained_model.update_decision(
         self.trained, run_setup.threshold_kind(self.settings, self.trained),
         self.decision, self.calibration)
@@ -310,13 +312,13 @@ class Finetuning(object):
                  ", ".join(writer.paths), self.decision.describe())
 
   def write_card(self):
-    """Writes model_card.md: what the model is, and how good."""
+    """Writes model_card.md."""
     path = model_card.write(self.trained)
     if path is not None:
       logging.info("***** Model card: %s *****", path)
 
   def join_cluster(self):
-    """Does all that a worker, or a ps, has to do."""
+    """Runs a worker or a ps."""
     cluster, settings = self.cluster, self.settings
     output_dir, seconds = settings.output_dir, settings.cluster_timeout
     there = cluster_members.wait_for_chief(cluster, output_dir, seconds)
@@ -354,7 +356,7 @@ class Finetuning(object):
         self.plan.num_train_steps, self.settings)
 
   def _make_model_fn(self, init_checkpoint=None, output_bias=None):
-    """Calls `model_fn_builder` with what the run is."""
+    """Calls `model_fn_builder` with the settings of the run."""
     settings, plan = self.settings, self.plan or Plan(0, 0, 0)
     return self._model_fn_builder(
         self.model.bert_config, len(self.labels), init_checkpoint,
@@ -384,7 +386,7 @@ class Finetuning(object):
   def _make_run(self):
     """Builds the graph and its session: `loop.Run`.
 
-    Without --do_train, and where training is over, it has no training tower.
+    Without --do_train, and after training, it has no training tower.
     """
     settings, checkpoint = self.settings, None
     train_input_fn, output_bias = None, None
@@ -400,7 +402,7 @@ class Finetuning(object):
           self.dev is not None and self.dev.is_over) or (
               checkpoint_slim.check_finished(checkpoint, self.trained))
       self._log_start(checkpoint, step, is_over)
-      # A kill may have come before the last evaluation.
+      # A kill may have prevented the last evaluation.
       if not is_over or (self.dev is not None and self.dev.is_due(step)):
         train_input_fn = input_pipeline.file_based_input_fn_builder(
             self.records["train"][0], self.model.max_seq_length, True, False,
@@ -423,7 +425,7 @@ class Finetuning(object):
           self.trained.identity)
 
   def _make_dev_evaluation(self, first_step):
-    """Evaluation on dev while training: `DevEvaluation`, or None."""
+    """Evaluation on dev during training: `DevEvaluation`, or None."""
     settings = self.settings
     if not run_setup.evaluates_while_training(settings):
       return None
@@ -436,7 +438,7 @@ class Finetuning(object):
         run_setup.evaluation_rule(settings, self.decision))
 
   def _evaluate_now(self, should_stop):
-    """One evaluation: dev, and the first train examples if they are asked."""
+    """One evaluation: dev, and the first train examples if requested."""
     def run_part(name, most=None):
       with self._open(name, most) as records:
         return evaluation.run_part(
@@ -458,7 +460,7 @@ class Finetuning(object):
     return scores
 
   def _log_start(self, checkpoint, step, is_over):
-    """Says from what, and on what, training starts."""
+    """Logs what training starts from, and its data."""
     scan, num_train_steps = self.parts["train"].scan, self.plan.num_train_steps
     logging.info("***** Training *****")
     logging.info("  %s examples, %d labels, batches of %d, %d steps",
@@ -473,7 +475,7 @@ class Finetuning(object):
               unseen, evaluation.MAX_LOGGED_LABELS))
     if checkpoint:
       logging.info("  %s step %d of %d, found in %s",
-                   "already finished:" if is_over else "going on from", step,
+                   "already finished:" if is_over else "resuming from", step,
                    num_train_steps, checkpoint)
     elif not self.settings.init_checkpoint:
       logging.warning("  no --init_checkpoint: training from scratch, from "
@@ -511,19 +513,19 @@ class Finetuning(object):
 
   @contextlib.contextmanager
   def _telling_of_time(self):
-    """Says what to do when --max_runtime ends an evaluation."""
+    """Says what to do when --max_runtime expires during an evaluation."""
     try:
       yield
     except dev_evaluation.EvaluationStopped:
       raise command_line.OutOfTime(
-          "--max_runtime is over while evaluating; %s." % (
-              "training is done, and the same command does the rest, "
-              "however long it takes" if self.settings.do_train else
-              "raise it, since the same command begins anew"))
+          "--max_runtime expired during the evaluation; %s." % (
+              "training is done, and the same command does the rest, without a "
+              "time limit" if self.settings.do_train else
+              "increase it, since the same command starts over"))
 
 
 def time_limit(settings):
-  """A function that says whether --max_runtime is over; None: no limit."""
+  """A function that tells whether --max_runtime has expired; None: no limit."""
   seconds = flag_checks.parse_runtime(settings.max_runtime)
   if seconds is None:
     return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flags that cannot work are refused before any work is done."""
+"""Rejects invalid flags before any work is done."""
 
 import re
 
@@ -11,7 +11,7 @@ from multilabel.training import run_setup
 
 
 def check_distribution_flags(settings):
-  """Raises ValueError for flags that cannot work together."""
+  """Raises ValueError for flags that cannot be combined."""
   num_devices = settings.num_devices
   if num_devices is not None and settings.distribution != mirrored.MIRRORED:
     raise ValueError("--num_devices needs --distribution=mirrored.")
@@ -21,20 +21,21 @@ def check_distribution_flags(settings):
   parts, size = (settings.gradient_accumulation_steps,
                  settings.train_batch_size)
   if parts > 1 and settings.distribution == mirrored.CLUSTER:
-    raise ValueError("--gradient_accumulation_steps=%d does not go with "
-                     "several machines; leave it or --distribution=cluster "
-                     "out." % parts)
+    raise ValueError(
+        "--gradient_accumulation_steps=%d cannot be combined with several "
+        "machines; use it or --distribution=cluster, not both." % parts)
   devices = mirrored.count_devices(settings)
   if size % (parts * devices):
     raise ValueError(
-        "--train_batch_size is %d, which %d devices%s do not divide; take %s." %
+        "--train_batch_size is %d, which is not divisible by %d devices%s; use "
+        "%s." %
         (size, devices, "" if parts == 1 else
          " times --gradient_accumulation_steps=%d" % parts,
          multiples_near(size, parts * devices)))
 
 
 def check_accumulation_flags(settings):
-  """Raises ValueError for a batch that cannot be divided as is asked."""
+  """Raises ValueError for a batch that cannot be divided as requested."""
   parts, size = (settings.gradient_accumulation_steps,
                  settings.train_batch_size)
   if parts < 1:
@@ -42,8 +43,9 @@ def check_accumulation_flags(settings):
                      "more." % parts)
   if size % parts:
     raise ValueError(
-        "--train_batch_size is %d, which --gradient_accumulation_steps=%d does "
-        "not divide; take %s examples an update, or another number of parts." %
+        "--train_batch_size is %d, which is not divisible by "
+        "--gradient_accumulation_steps=%d; use %s examples per update, or "
+        "another number of parts." %
         (size, parts, multiples_near(size, parts)))
 
 
@@ -54,19 +56,19 @@ def multiples_near(size, parts):
 
 
 def check_layer_flags(settings, num_layers):
-  """Raises ValueError for what a model of so many layers cannot have."""
+  """Raises ValueError for settings that do not fit the number of layers."""
   frozen = settings.freeze_layers
   if frozen is not None and not 0 <= frozen <= num_layers:
     raise ValueError(
-        "--freeze_layers is %d; it must be from 0 (the embeddings alone) to "
-        "%d, the number of layers of this model." % (frozen, num_layers))
+        "--freeze_layers is %d; it must be from 0 (only the embeddings) to %d, "
+        "the number of layers of this model." % (frozen, num_layers))
   if not 0 < settings.layer_decay <= 1:
     raise ValueError("--layer_decay is %s; it must be above 0 and at most 1." %
                      settings.layer_decay)
 
 
 def check_regularization_flags(settings):
-  """Raises ValueError for flags of regularization that cannot work."""
+  """Raises ValueError for invalid flags of regularization."""
   if not 1 <= settings.multi_sample_dropout <= 64:
     raise ValueError("--multi_sample_dropout is %d; it must be from 1 to 64." %
                      settings.multi_sample_dropout)
@@ -79,27 +81,29 @@ def check_regularization_flags(settings):
   chosen = (["--adversarial=fgm"] if settings.adversarial == "fgm" else []) + (
       ["--r_drop=%s" % settings.r_drop] if settings.r_drop else [])
   if chosen and settings.recompute_layers:
-    raise ValueError("%s does not go with --recompute_layers; leave one of "
-                     "them out." % chosen[0])
+    raise ValueError("%s cannot be combined with --recompute_layers; leave one "
+                     "of them out." % chosen[0])
 
 
 def check_precision_flags(settings):
-  """Raises ValueError for flags that this machine, or others, do not allow."""
+  """Raises ValueError for flags that the machine or other flags do not
+  allow."""
   for name in ("amp", "xla"):
     if settings[name] and settings.distribution != "none":
-      raise ValueError("--%s does not go with several devices; leave it or "
-                       "--distribution=%s out." % (
+      raise ValueError("--%s cannot be combined with several devices; use it "
+                       "or --distribution=%s, not both." % (
                            name, settings.distribution))
   mixed_precision.choose_precision(settings)
   if not 0 <= settings.ema_decay < 1:
-    raise ValueError("--ema_decay is %s; it must be from 0 to below 1." %
+    raise ValueError("--ema_decay is %s; it must be at least 0 and below 1." %
                      settings.ema_decay)
   if settings.ema_decay and settings.distribution != mirrored.NONE:
-    raise ValueError("--ema_decay does not go with several devices; leave it "
-                     "or --distribution=%s out." % settings.distribution)
+    raise ValueError(
+        "--ema_decay cannot be combined with several devices; use it or "
+        "--distribution=%s, not both." % settings.distribution)
   if settings.xla and settings.recompute_layers:
-    raise ValueError("--xla does not go with --recompute_layers: it merges "
-                     "what was to be computed again; leave one of them out.")
+    raise ValueError("--xla cannot be combined with --recompute_layers, since "
+                     "it would merge the recomputation; use only one of them.")
 
 
 TPU_FLAGS = ("use_tpu", "tpu_name", "tpu_zone", "gcp_project", "master",
@@ -111,7 +115,7 @@ MOST_STEPS = 2 ** 31 - 1
 
 
 def check_flags(settings, needs_data_dir=True):
-  """Raises ValueError for flags that cannot work, before any work is done."""
+  """Raises ValueError for invalid flags, before any work is done."""
   for name in TPU_FLAGS:
     if settings.is_given(name) and settings[name] is not False:
       raise ValueError("--%s: TPUs are not supported; leave the flag out." %
@@ -142,7 +146,7 @@ def check_flags(settings, needs_data_dir=True):
                "eval_batch_size", "predict_batch_size", "eval_steps",
                "save_checkpoints_steps", "log_steps", "eval_train_sample"):
     if (settings[name] or 0) > MOST_STEPS:
-      raise ValueError("--%s is %s; it must be 2^31 - 1 at most." % (
+      raise ValueError("--%s is %s; it must be at most 2^31 - 1." % (
           name, settings[name]))
   check_accumulation_flags(settings)
   check_distribution_flags(settings)
@@ -169,20 +173,20 @@ def parse_runtime(text):
   seconds = match and float(match.group(1)) * {
       "m": 60, "h": 3600, "d": 86400}.get(match.group(2), 1)
   if not seconds:
-    raise ValueError("--max_runtime is %s; it must be seconds, or a number "
-                     "with s, m, h or d behind it, above 0." % text)
+    raise ValueError("--max_runtime is %s; it must be above 0, in seconds or "
+                     "with the unit s, m, h or d." % text)
   return seconds
 
 
 def check_evaluation_flags(settings):
-  """Raises ValueError for flags of evaluation that cannot work."""
+  """Raises ValueError for invalid flags of evaluation."""
   which = decisions.parse(settings.probabilities)
   if settings.report and which != decisions.ALL:
     raise ValueError("--report needs --probabilities=all.")
   threshold = settings.threshold
   if threshold in decisions.TUNED_THRESHOLDS and not settings.do_eval:
-    raise ValueError("--threshold=%s needs --do_eval: thresholds are found "
-                     "on the dev set." % threshold)
+    raise ValueError("--threshold=%s needs --do_eval: thresholds are tuned on "
+                     "the dev set." % threshold)
   if settings.min_precision is not None and threshold not in (
       "tune", "tune_per_label"):
     raise ValueError("--min_precision needs --threshold=tune or "
@@ -196,8 +200,8 @@ def check_evaluation_flags(settings):
                            decisions.TUNED_THRESHOLDS +
                            (decisions.EXPECTED_F1,))))
   if settings.calibrate != run_setup.NOT_CALIBRATED and not settings.do_eval:
-    raise ValueError("--calibrate=%s needs --do_eval: it is found on the dev "
-                     "set." % settings.calibrate)
+    raise ValueError("--calibrate=%s needs --do_eval: calibration is fitted on "
+                     "the dev set." % settings.calibrate)
   for name in ("min_precision", "label_smoothing"):
     value = settings[name]
     if value is not None and not 0 <= value <= 1:
@@ -206,7 +210,7 @@ def check_evaluation_flags(settings):
   if not run_setup.evaluates_while_training(settings):
     for name in ("early_stopping_patience", "eval_train_sample"):
       if settings[name]:
-        raise ValueError("--%s needs evaluation while training: --do_train, "
+        raise ValueError("--%s needs evaluation during training: --do_train, "
                          "--do_eval, and --eval_steps not 0." % name)
   for loss, names in sorted(run_setup.LOSS_FLAGS.items()):
     for name in names:

@@ -27,7 +27,7 @@ def trained_variables(num_layers, freeze_layers=None):
 
   Args:
     num_layers: int.
-    freeze_layers: int, freezes the embeddings and so many layers; None:
+    freeze_layers: int, freezes the embeddings and that many layers; None:
       nothing.
   """
   lowest = -1 if freeze_layers is None else freeze_layers
@@ -36,7 +36,7 @@ def trained_variables(num_layers, freeze_layers=None):
 
 
 def make_scale(num_layers, layer_decay=1.0, head_scale=1.0):
-  """What a variable's learning rate is multiplied by.
+  """The factor of a variable's learning rate.
 
   Args:
     num_layers: int.
@@ -60,8 +60,7 @@ def recomputed_gradients(loss, variables, layers):
   """As `tf.gradients(loss, variables)`.
 
   Args:
-    loss: float scalar tensor; of the layers' inside it uses the last output
-      alone.
+    loss: float scalar tensor; inside the layers, it uses only the last output.
     variables: list of variables.
     layers: list of `modeling.RecordedLayer` from the lowest to the highest,
       each one's output the next one's input.
@@ -79,13 +78,13 @@ def recomputed_gradients(loss, variables, layers):
   found = tf.gradients(loss, [top] + outside, stop_gradients=[top])
   gradient, by_name = found[0], {}
   _add(by_name, outside, found[1:])
-  # What the loss does not reach from above the layers may lie below them.
+  # Variables not reached from above the layers may be below them.
   below = [var for var in outside if by_name[var.name] is None]
   for number in reversed(range(len(layers))):
     if not below and not any(inside[:number + 1]):
       break
     layer = layers[number]
-    # Without this all layers would be built at once, or merged with the first.
+    # Without this, all layers would be built at once, or merged with the first.
     with tf.control_dependencies([gradient]):
       start = tf.identity(layer.input)
       output = layer.build(start)

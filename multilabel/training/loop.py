@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The session loop: one graph, one session, nothing called back.
+"""The session loop: one graph, one session, no hooks.
 
 `Run` holds a graph with two towers that share their variables: the training
-step, fed by a `tf.data` iterator, and the inference tower, fed by
-placeholders. `train`, `evaluate` and `predict` are loops over `session.run`.
-On several devices there is a tower a device, see `mirrored`.
+step, fed by a `tf.data` iterator, and the inference tower, fed by placeholders.
+`train`, `evaluate` and `predict` are loops over `session.run`. On several
+devices there is a tower per device, see `mirrored`.
 """
 
 import collections
@@ -43,7 +43,7 @@ _OBSERVED = ("loss", "learning_rate", "grad_norm")
 TRAIN = "train"
 EVAL = "eval"
 
-# What a model_fn returns; fields that a mode has no use for are None.
+# The result of a model_fn; fields that a mode does not use are None.
 ModelSpec = collections.namedtuple(
     "ModelSpec", ["mode", "loss", "train_op", "learning_rate", "grad_norm",
                   "inference", "accumulate_op", "loss_scale", "average"],
@@ -51,12 +51,12 @@ ModelSpec = collections.namedtuple(
 
 
 class Run(object):
-  """A model in a graph and a session of its own.
+  """A model in its own graph and session.
 
   Attributes:
-    checkpoint_step: int, the step that the weights are of.
-    state: dict, what of the run's state is no variable; see `save`.
-    stepper: what `train` calls `run` of: the session.
+    checkpoint_step: int, the step of the weights.
+    state: dict, the state of the run that is not in variables; see `save`.
+    stepper: the object whose `run` `train` calls: the session.
   """
 
   def __init__(self, model_fn, output_dir, train_input_fn=None,
@@ -65,7 +65,8 @@ class Run(object):
                precision=None, use_xla=False, identity=None):
     """Builds the graph and restores a checkpoint, if there is one.
 
-    To train it is the newest; else the best on dev, if one was chosen.
+    For training, that is the newest; otherwise the best on dev, if there is
+    one.
 
     Args:
       model_fn: function `(features, mode, params)` to `ModelSpec`; `features`
@@ -77,17 +78,17 @@ class Run(object):
       keep_checkpoint_max: int, newest checkpoints to keep; 0 keeps all.
       allow_older_checkpoint: bool, see
         `checkpoint_choice.prediction_checkpoint`.
-      num_parts: int, parts of a batch in training; with more than one the
-        training tower's loss is of a part, see `train_op`.
+      num_parts: int, parts of a batch in training; with more than one, the
+        training tower's loss is that of a part, see `train_op`.
       num_devices: int, see `mirrored`.
       precision: str or None, see `mixed_precision.configure_session`.
       use_xla: bool, whether XLA compiles the training step.
-      identity: `checkpoint_files.RunIdentity` of the directory; None: it is
-        read.
+      identity: `checkpoint_files.RunIdentity` of the directory; None: read from
+        the directory.
 
     Raises:
-      ValueError: there is nothing to train and no checkpoint either, or the
-        checkpoint is broken.
+      ValueError: there is neither training nor a checkpoint, or the checkpoint
+        is broken.
     """
     self._output_dir = output_dir
     self._keep_checkpoint_max = keep_checkpoint_max
@@ -117,7 +118,7 @@ class Run(object):
         local_initializers.append(self._build_training(
             model_fn, dataset, strategy, use_xla))
       self._build_inference(model_fn, strategy)
-      # A session must not see a graph that is changed later.
+      # The graph must not change after the session is created.
       initializer = tf.global_variables_initializer()
       local_initializers.append(tf.local_variables_initializer())
       forked_process.begin_tensorflow()
@@ -144,7 +145,7 @@ class Run(object):
     with mixed_precision.compiled(use_xla):
       self.train_spec = model_fn(
           features, TRAIN, mirrored.model_params(strategy))
-    # What is fetched with a batch, or with each part of one.
+    # Fetches for a batch, or for each part of one.
     self.batch_fetches = {
         "shape": tf.shape(features["input_ids"]),
         "num_tokens": tf.reduce_sum(features["input_mask"])}
@@ -163,7 +164,7 @@ class Run(object):
       self.towers = mirrored.on_each_device(
           strategy, lambda: model_fn(None, EVAL, {}).inference)
     self.inference = self.towers[0]
-    # What is removed is decided here, by what the directory holds.
+    # Files to remove are determined here, from the directory.
     self._saved = tf.global_variables()
     if self._average is not None:
       self._saved = self._average.saved_names(self._saved)
@@ -178,13 +179,13 @@ class Run(object):
         if variable.dtype.base_dtype.is_floating])
 
   def _restore(self, checkpoint):
-    """Restores every variable of the graph; the step comes with them."""
+    """Restores every variable of the graph, including the step."""
     logging.info("Restoring %s", checkpoint)
     checkpoint_restore.restore_checkpoint(
         self.session, self._saver, self._saved, checkpoint)
 
   def use_best_checkpoint(self):
-    """Restores the checkpoint that did best on dev, to evaluate and predict."""
+    """Restores the best checkpoint on dev, to evaluate and predict."""
     checkpoint = checkpoint_choice.prediction_checkpoint(
         self._output_dir, run=self._identity)
     if checkpoint is not None and (
@@ -199,7 +200,7 @@ class Run(object):
     """Writes a checkpoint, and `state` beside it; it counts when complete.
 
     Raises:
-      FloatingPointError: a weight is not finite.
+      FloatingPointError: a weight is NaN or infinite.
       storage_errors.StorageError: it cannot be written; the last one is kept.
     """
     if step == self.checkpoint_step and self.checkpoint is not None:
@@ -208,7 +209,7 @@ class Run(object):
       self.session.run(self._check_weights)
     except tf.errors.InvalidArgumentError as error:
       raise FloatingPointError(
-          "training diverged at step %d: weights are not finite, in %s; %s; "
+          "training diverged at step %d: NaN or infinite weights, in %s; %s; "
           "try a lower --learning_rate." % (
               step, error.op.get_attr("message").decode("utf-8"),
               self.describe_checkpoint()))
@@ -229,9 +230,9 @@ class Run(object):
     self.checkpoint, self.checkpoint_step = prefix, step
 
   def note_evaluation(self, step):
-    """Keeps with the run that best_checkpoint.json goes up to that step.
+    """Records in the run that best_checkpoint.json covers that step.
 
-    A checkpoint of the same step, which came before, is told, too.
+    An earlier checkpoint of the same step is updated, too.
     """
     if step == self.state.get(checkpoint_files.LAST_EVALUATION, 0):
       return
@@ -242,7 +243,7 @@ class Run(object):
             self.checkpoint, self._identity.fingerprint, self.state)
 
   def _remove_unfinished(self):
-    """Gives back the room of a checkpoint that could not be written."""
+    """Frees the space of a checkpoint that could not be written."""
     try:
       checkpoint_files.remove_others(
           self._output_dir,
@@ -258,7 +259,7 @@ class Run(object):
 
   def remove_old_checkpoints(self, best_step=None):
     """Removes all but the newest checkpoints and the best one's weights."""
-    # What the directory holds: a kill may come between saving and removing.
+    # Read from the directory: a kill may come between saving and removing.
     prefixes = [prefix for prefix in trained_model.list_checkpoints(
         self._output_dir) if checkpoint_step(prefix) <= self.checkpoint_step]
     checkpoint_slim.remove_old(prefixes, best_step, self._keep_checkpoint_max)
@@ -274,7 +275,7 @@ class Run(object):
 
 
 def _only_weights(saved):
-  """What of `Saver`'s list or dict of variables predicts."""
+  """The variables needed for prediction, from `Saver`'s list or dict."""
   if isinstance(saved, dict):
     return {name: variable for name, variable in saved.items()
             if checkpoint_slim.is_weight(name)}
@@ -288,27 +289,28 @@ def train(run, num_train_steps, save_checkpoints_steps, log_steps, batch_size,
   """Trains from the step of the run's checkpoint to `num_train_steps`.
 
   Args:
-    run: `Run`; without a training tower there is nothing to do.
+    run: `Run`; without a training tower, this does nothing.
     num_train_steps: int.
     save_checkpoints_steps: int, steps between checkpoints.
     log_steps: int, steps between log lines and TensorBoard points.
-    batch_size: int, examples per step, for the rates that are shown.
-    dev: `dev_evaluation.DevEvaluation`, or None: no evaluation on the way.
-    skip_nonfinite: int, steps of a whole run whose loss or gradient may be no
-      number; the graph must be one that leaves the weights alone then.
+    batch_size: int, examples per step, for the displayed rates.
+    dev: `dev_evaluation.DevEvaluation`, or None: no evaluation during training.
+    skip_nonfinite: int, steps of the entire run that may have a NaN or infinite
+      loss or gradient; the graph must leave the weights unchanged then.
     is_time_over: function that says whether to stop, or None.
-    describe_batch: function of a step, from 0, that names its examples.
-    profile_dir: str, where `session_profile` writes what it traces, or None.
+    describe_batch: function of a step, from 0, that returns the names of its
+      examples.
+    profile_dir: str, where `session_profile` writes its traces, or None.
     observer: `progress.Observer`; None: that of a script.
 
   Raises:
-    FloatingPointError: the loss or the gradient is not finite; no checkpoint
-      is written after that.
+    FloatingPointError: the loss or the gradient is NaN or infinite; no
+      checkpoint is written after that.
     command_line.Interrupted: SIGINT or SIGTERM came, or the time is over; a
       checkpoint is written.
     storage_errors.StorageError: the disk is full.
   """
-  if run.train_spec is None:  # the run had been finished before
+  if run.train_spec is None:  # the run was already finished
     run.remove_old_checkpoints(dev.best_step if dev else None)
     return
   observer = observer or Observer()
@@ -316,18 +318,18 @@ def train(run, num_train_steps, save_checkpoints_steps, log_steps, batch_size,
   progress = observer.make_progress(
       first_step, num_train_steps, log_steps, batch_size,
       run.state.get("smoothed_loss"))
-  # The points of first_step are of weights that are still there.
+  # The points of first_step belong to weights that still exist.
   writer = event_files.EventWriter(run._output_dir, first_step + 1)
   loop = _Loop(run, num_train_steps, dev, writer, progress, skip_nonfinite,
                describe_batch, profile_dir, observer)
   with observer.stop_requests(is_time_over) as stop, progress:
-    # A kill, or the end of the time, may have come between the checkpoint and
-    # its evaluation. The clock does not stop it again: each start gets further.
+    # A kill or timeout may have come between the checkpoint and its evaluation.
+    # No timeout here: each start must make progress.
     is_evaluated = loop.end_step(step, False, stop.by_signal)
     if stop.by_signal() or (is_evaluated and stop()):
       loop.stop(step, stop)
     while step < num_train_steps and not (dev and dev.is_over):
-      # TensorFlow optimises the graph when it runs it for the first time.
+      # TensorFlow optimizes the graph at the first run.
       with (waiting.saying("Starting with step %d" % (step + 1))
             if step == first_step else contextlib.nullcontext()):
         values = loop.make_step(step)
@@ -382,7 +384,7 @@ class _Loop(object):
     try:
       values = self._run_update()
     except tf.errors.OpError as error:
-      # What the input pipeline says arrives as text, traceback and all.
+      # Errors of the input pipeline arrive as text, including the traceback.
       reason = re.search(r"ValueError: ([^\n]+)", error.message or "")
       if reason:
         raise ValueError(reason.group(1))
@@ -390,8 +392,8 @@ class _Loop(object):
     if np.isfinite(values["loss"]) and np.isfinite(values["grad_norm"]):
       return values
     if np.isfinite(values["loss"]) and values.get("loss_scale", 1) > 1:
-      logging.info("step %d: gradients overflow in float16; it changes no "
-                   "weight, and the loss scale of %g is halved.", step,
+      logging.info("step %d: gradients overflow in float16; the step is "
+                   "skipped, and the loss scale of %g is halved.", step,
                    values["loss_scale"])
       return values
     run, skipped = self._run, self._run.state.get("skipped_steps", 0)
@@ -402,14 +404,14 @@ class _Loop(object):
       raise FloatingPointError(
           "training diverged at %s; %s; try a lower --learning_rate%s." % (
               where, run.describe_checkpoint(),
-              ", %d steps were skipped before" % skipped if skipped else ""))
+              ", %d steps were already skipped" % skipped if skipped else ""))
     run.state["skipped_steps"] = skipped + 1
     logging.warning("Skipped (%d of at most %d) %s", skipped + 1,
                     self._skip_nonfinite, where)
     return values
 
   def end_step(self, step, save, stop):
-    """Evaluates if it is time, saves if there is a reason to.
+    """Evaluates and saves if due.
 
     Returns:
       bool, whether there was an evaluation.
@@ -430,7 +432,7 @@ class _Loop(object):
       writer.sync()
       run.save(step)
     if evaluation:
-      # After the checkpoint: what goes on from it would add the points again.
+      # After the checkpoint: a run resumed from it would add the points again.
       for summary in evaluation.summaries:
         writer.add_summary(summary, step)
       writer.sync()
@@ -445,16 +447,16 @@ class _Loop(object):
     self._writer.close()
     self._run.save(step)
     message = ("the checkpoint of step %d of %d is saved, the same command "
-               "goes on from there." % (step, self._num_train_steps))
+               "resumes." % (step, self._num_train_steps))
     if stop.signal_number:
       raise command_line.Interrupted(
           stop.signal_number, "stopped by signal %d; %s" % (
               stop.signal_number, message))
-    raise command_line.OutOfTime("--max_runtime is over; " + message)
+    raise command_line.OutOfTime("--max_runtime expired; " + message)
 
 
 def log_evaluation(step, values, metric, remark):
-  """One line for an evaluation while training; the remark ends it."""
+  """One line for an evaluation during training, with a remark at the end."""
   keys = ["loss", "micro_f1", "macro_f1", "macro_average_precision"]
   keys += [] if metric in keys else [metric]
   logging.info(

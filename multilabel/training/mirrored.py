@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """One training step on several devices of a machine: `MirroredStrategy`.
 
-Each device holds all weights and works on its rows of the batch; a row's loss
-weighs 1 / (rows of the whole batch), so the gradients' sum is the one that a
-single device has. It is clipped once, by its global norm, and every device
-makes the same update.
+Each device has all weights and processes its rows of the batch; a row's loss
+has weight 1 / (rows of the whole batch), so the sum of the gradients equals
+that on a single device. It is clipped once, by its global norm, and every
+device applies the same update.
 """
 
 import contextlib
@@ -22,8 +22,8 @@ NONE = "none"
 MIRRORED = "mirrored"
 CLUSTER = "cluster"
 
-# A replica's dropout masks are those of a step that no run comes to. Below it
-# is room for 2^31 steps and, of each, 2^21 parts; see `train_op`.
+# A replica's dropout masks are those of a step that no run reaches. Below it is
+# room for 2^31 steps with 2^21 parts each; see `train_op`.
 _REPLICA_STEPS = 1 << 52
 
 
@@ -31,16 +31,16 @@ def count_devices(settings):
   """How many devices a run has: int; 1 is the plain session loop.
 
   Raises:
-    ValueError: there are not so many GPUs, or it is not said how many parts of
-      the CPU to take.
+    ValueError: there are fewer GPUs, or the number of parts of the CPU is not
+      given.
   """
   if settings.distribution != MIRRORED:
     return 1
   num_devices, num_gpus = settings.num_devices, _num_gpus()
   if num_devices is None and not num_gpus:
     raise ValueError(
-        "--distribution=mirrored found no GPU; leave it out, or try it on so "
-        "many parts of the CPU as --num_devices says.")
+        "--distribution=mirrored found no GPU; leave it out, or try it on the "
+        "CPU, split by --num_devices.")
   if num_gpus and (num_devices or 0) > num_gpus:
     raise ValueError("--num_devices is %d, but this machine has %d GPU%s." % (
         num_devices, num_gpus, "" if num_gpus == 1 else "s"))
@@ -66,16 +66,16 @@ def make_strategy(num_devices):
 def configure_session(config, strategy):
   """Adds what a session needs to have the strategy's devices."""
   if strategy is not None:
-    # Without GPUs the CPU is divided, as far as TensorFlow is concerned.
+    # Without GPUs, the CPU is split into logical devices.
     config.device_count["CPU"] = strategy.num_replicas_in_sync
-    # What has no kernel for a device runs beside it.
+    # Operations without a kernel for a device run on the CPU.
     config.allow_soft_placement = True
   return config
 
 
 @contextlib.contextmanager
 def scope(strategy):
-  """Variables made inside are on every device; None: nothing is changed."""
+  """Variables created inside are on every device; None: no effect."""
   if strategy is None:
     yield
   else:
@@ -84,7 +84,7 @@ def scope(strategy):
 
 
 def model_params(strategy):
-  """What a model_fn needs to know of the devices: its params."""
+  """The params of a model_fn that describe the devices."""
   return {} if strategy is None else {
       "make_towers": functools.partial(MirroredTowers, strategy)}
 
@@ -102,8 +102,9 @@ def on_each_device(strategy, function):
 def one_device_seeds(tower, features, dropout_seed):
   """Seeds of the initial weights as on a single device: {variable: int}.
 
-  TensorFlow 1 and early 2 seed an op with how many ops the graph has, of which
-  several devices need more. So a single device's graph is built, and left.
+  TensorFlow 1 and early 2 seed an op with the number of ops in the graph, which
+  is larger with several devices. So a single device's graph is built and
+  discarded.
 
   Args:
     tower: function of (features, dropout_seed), which makes the variables.
@@ -111,7 +112,7 @@ def one_device_seeds(tower, features, dropout_seed):
     dropout_seed: see `modeling.dropout`.
   """
   num_ops = getattr(tf.get_default_graph(), "_last_id", None)
-  if num_ops is None:  # counts the seeds alone
+  if num_ops is None:  # counts only the seeds
     return {}
   random_seed = tf.get_default_graph().seed
   with tf.Graph().as_default() as graph:
@@ -141,10 +142,10 @@ def initial_seeds(seeds):
 
 
 def rows_of_replica(features, replica, num_replicas):
-  """A replica's rows of a batch: dict; there may be none."""
+  """A replica's rows of a batch: dict; may be empty."""
   parts = {}
   for key, value in features.items():
-    if not value.shape.ndims:  # it is said of the whole batch
+    if not value.shape.ndims:  # it refers to the whole batch
       parts[key] = value
       continue
     size = tf.shape(value)[0]
@@ -154,7 +155,7 @@ def rows_of_replica(features, replica, num_replicas):
 
 
 def replica_dropout_seed(dropout_seed, replica):
-  """(seed, step) whose masks are the replica's own; replica 0 keeps them."""
+  """(seed, step) of the replica's masks; unchanged for replica 0."""
   if dropout_seed is None:
     return None
   seed, step = dropout_seed
@@ -169,15 +170,15 @@ class MirroredTowers(object):
   """
 
   def __init__(self, strategy, tower, features, dropout_seed, variables):
-    """Builds a tower a device.
+    """Builds a tower per device.
 
     Args:
       strategy: `tf.distribute.MirroredStrategy`, whose scope this is in.
       tower: function of (features, dropout_seed) to the loss of each row,
         float `[rows]`, and a function of a loss and variables to gradients.
-      features: dict of tensors, a row an example.
+      features: dict of tensors, one row per example.
       dropout_seed: see `modeling.dropout`.
-      variables: function without arguments to the list of what is trained.
+      variables: function without arguments to the list of trained variables.
     """
     self._strategy = strategy
     self._share = features.get(batch_parts.SHARE)
@@ -187,7 +188,7 @@ class MirroredTowers(object):
       """(loss, gradients) of a replica: its share of those of the batch."""
       replica = int(tf.get_static_value(
           tf.distribute.get_replica_context().replica_id_in_sync_group))
-      # An empty sum is 0, where an empty mean would be no number.
+      # An empty sum is 0, whereas an empty mean would be NaN.
       losses, gradients = tower(
           rows_of_replica(features, replica, num_replicas),
           replica_dropout_seed(dropout_seed, replica))
@@ -209,7 +210,7 @@ class MirroredTowers(object):
     """`optimization.create_train_op` of the towers' summed gradients.
 
     Returns:
-      `optimization.TrainOp`, or `PartsTrainOp` where a batch comes in parts.
+      `optimization.TrainOp`, or `PartsTrainOp` if a batch comes in parts.
     """
     strategy = self._strategy
     optimizer = optimization.create_adam(
@@ -222,7 +223,7 @@ class MirroredTowers(object):
     copies = [strategy.experimental_local_results(grad) for grad in grads]
     loss, sums = self.loss, None
     if self._share is None:
-      # One norm for all: a device that rounds otherwise would drift away.
+      # One norm for all: a device that rounds differently would diverge.
       grad_norm = tf.global_norm([copy[0] for copy in copies])
     else:
       sums = _MirroredSums(strategy, loss, self._share, grads, copies, tvars)
@@ -241,7 +242,7 @@ class MirroredTowers(object):
       return optimizer.update_variable(grad, var, m, v, name)
 
     updates = []
-    # No weight moves before every gradient of every device is there.
+    # No weight changes before every gradient of every device is computed.
     with tf.control_dependencies(
         [loss, grad_norm] if sums else
         [tensor for copy in copies for tensor in _tensors(copy)]):
@@ -260,7 +261,7 @@ class MirroredTowers(object):
 
 
 class _MirroredSums(object):
-  """`train_op.GradientSums` of which each device has a copy.
+  """`train_op.GradientSums` with a copy on each device.
 
   Attributes:
     totals: list of variables, the sums of the gradients.
@@ -281,7 +282,7 @@ class _MirroredSums(object):
           total, lambda total, grad: total.assign_add(
               tf.convert_to_tensor(grad)).op, args=(grad,)))
       if isinstance(on_devices[0], tf.IndexedSlices):
-        # As in a batch without parts, rows count before they are summed up.
+        # As in a batch without parts, rows count before they are summed.
         rows = local_sum(name + "/row_squares", [], tf.float32)
         self._rows.append(rows)
         squares.append(_first(strategy, rows))
@@ -296,7 +297,7 @@ class _MirroredSums(object):
     self._strategy = strategy
 
   def clear(self):
-    """The op that begins the next sums."""
+    """The op that resets the sums."""
     zero = train_op.runtime_zero()
     return tf.group(*[
         self._strategy.extended.update(var, train_op.clear,

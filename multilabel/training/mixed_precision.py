@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Half precision and compilation: --amp and --xla.
 
-With --amp TensorFlow rewrites the session's graphs: products of matrices, and
-what stands between them, are in float16 on GPUs and in bfloat16 on CPUs, where
-the device has units for them. Weights, moments, softmax, sums and the loss
-stay float32. float16 reaches no gradient below 6e-8, so there the loss is
-scaled (Micikevicius et al. 2017, arXiv:1710.03740, section 3.2); bfloat16 has
-float32's range and needs none.
+With --amp, TensorFlow rewrites the session's graphs: matrix products and
+operations between them use float16 on GPUs and bfloat16 on CPUs, if the device
+supports it. Weights, moments, softmax, sums and the loss stay float32. float16
+cannot represent gradients below 6e-8, so there the loss is scaled (Micikevicius
+et al. 2017, arXiv:1710.03740, section 3.2); bfloat16 has float32's range and
+needs none.
 """
 
 import contextlib
@@ -22,18 +22,18 @@ from multilabel.common import command_line
 FLOAT16 = "float16"
 BFLOAT16 = "bfloat16"
 
-# The least NVIDIA GPU that TensorFlow rewrites for has tensor cores.
+# TensorFlow rewrites only for NVIDIA GPUs with tensor cores.
 _LEAST_CAPABILITY = (7, 0)
 _CPU_FLAGS = ("avx512_bf16", "amx_bf16")
 _CPU_REWRITING = "auto_mixed_precision_onednn_bfloat16"
 
 
 def choose_precision(settings):
-  """What --amp makes of this machine: `FLOAT16`, `BFLOAT16`, or None without.
+  """The precision of --amp on this machine: `FLOAT16`, `BFLOAT16` or None.
 
   Raises:
-    ValueError: nothing here computes in half precision, or it does not go with
-      the other flags.
+    ValueError: this machine does not support half precision, or other flags do
+      not allow it.
   """
   if not settings.amp:
     return None
@@ -41,25 +41,25 @@ def choose_precision(settings):
   if capabilities:
     if min(capabilities) < _LEAST_CAPABILITY:
       raise ValueError(
-          "--amp needs GPUs of compute capability %d.%d or more; one here has "
-          "%d.%d." % (_LEAST_CAPABILITY + min(capabilities)))
+          "--amp needs GPUs with compute capability %d.%d or higher; one here "
+          "has %d.%d." % (_LEAST_CAPABILITY + min(capabilities)))
     return FLOAT16
   if not hasattr(tf.ConfigProto().graph_options.rewrite_options,
                  _CPU_REWRITING):
     raise ValueError(
         "--amp found no GPU, and TensorFlow %s has no bfloat16 for CPUs; leave "
-        "it out, or take a newer TensorFlow." % tf.__version__)
+        "it out, or use a newer TensorFlow." % tf.__version__)
   if not command_line.cpu_flags().intersection(_CPU_FLAGS):
     raise ValueError("--amp found no GPU, and this CPU has no bfloat16 (%s); "
                      "leave it out." % " or ".join(_CPU_FLAGS))
   if command_line.onednn_setting() is False:
     raise ValueError("--amp on a CPU needs oneDNN, which "
-                     "TF_ENABLE_ONEDNN_OPTS=%s switches off." %
+                     "TF_ENABLE_ONEDNN_OPTS=%s disables." %
                      os.environ["TF_ENABLE_ONEDNN_OPTS"])
   return BFLOAT16
 
 
-@functools.lru_cache(maxsize=None)  # To ask opens the GPUs.
+@functools.lru_cache(maxsize=None)  # The query opens the GPUs.
 def _gpu_capabilities():
   """Compute capability of each GPU that TensorFlow sees: list of (int, int)."""
   if not tf.config.experimental.list_physical_devices("GPU"):
@@ -77,7 +77,7 @@ def _gpu_capabilities():
 
 
 def configure_session(config, precision):
-  """Has a session rewrite its graphs.
+  """Configures a session to rewrite its graphs.
 
   Args:
     config: `tf.ConfigProto`, which is changed.
@@ -96,7 +96,7 @@ def configure_session(config, precision):
 
 @contextlib.contextmanager
 def compiled(use_xla):
-  """What is built inside is compiled by XLA, if it is asked for."""
+  """Operations built inside are compiled by XLA, if requested."""
   if not use_xla:
     yield
     return
@@ -105,15 +105,15 @@ def compiled(use_xla):
 
 
 class LossScale(object):
-  """The factor of the loss, as large as float16 lets it be.
+  """The loss scale, as large as float16 allows.
 
-  A step whose gradients overflow moves no weight and halves the factor; so many
-  steps without one double it. Both numbers are variables, which checkpoints
-  hold: a resumed run goes on with the factor that it had.
+  A step with overflowing gradients changes no weights and halves the factor; a
+  number of steps without overflow double it. Both numbers are variables in
+  checkpoints: a resumed run continues with the same factor.
 
   Attributes:
-    read: float32 scalar tensor, the factor that this step had: a power of 2,
-      at least 1.
+    read: float32 scalar tensor, the factor of this step: a power of 2, at least
+      1.
   """
 
   INITIAL = 2.0 ** 15
@@ -126,11 +126,11 @@ class LossScale(object):
           trainable=False)
       self._good_steps = tf.get_variable(
           "good_steps", [], tf.int32, tf.zeros_initializer(), trainable=False)
-    # A reference would show what is there after the step.
+    # A reference would show the value after the step.
     self.read = self._value + 0.0
 
   def gradients(self, loss, variables, gradients=tf.gradients):
-    """Gradients of a loss, by way of the scaled one.
+    """Gradients of a loss, computed from the scaled loss.
 
     Args:
       loss: float32 scalar tensor.
@@ -138,9 +138,9 @@ class LossScale(object):
       gradients: function of a loss and a list of variables.
 
     Returns:
-      list, as `gradients` gives it: of the loss itself.
+      list, as from `gradients`, of the unscaled loss.
     """
-    # Powers of 2, so that what neither over- nor underflows keeps its bits.
+    # Powers of 2, so values without over- or underflow keep their bits.
     unscale = 1.0 / self.read
     return [
         None if grad is None else
@@ -149,7 +149,7 @@ class LossScale(object):
         for grad in gradients(loss * self.read, variables)]
 
   def adjust(self, is_finite):
-    """The op that makes the next step's factor.
+    """The op that computes the next step's factor.
 
     Args:
       is_finite: bool scalar tensor, of this step's loss and gradients.

@@ -23,7 +23,7 @@ class GraphSettings(collections.namedtuple("GraphSettings", [
         "pooler", None, None, None, False,
         tf.nn.sigmoid_cross_entropy_with_logits, False, 1.0, None, False,
         False, None, 0.0, 1, 0.0, None])):
-  """What shapes a run's graph beside `model_fn_builder`'s eight arguments.
+  """Settings of a run's graph besides `model_fn_builder`'s eight arguments.
 
   Fields:
     pooling: str, see `head.create_model`.
@@ -38,8 +38,8 @@ class GraphSettings(collections.namedtuple("GraphSettings", [
     recompute_layers: bool, see `layer_training.recomputed_gradients`; needs
       `random_seed`.
     scale_loss: bool, see `mixed_precision.LossScale`.
-    head_plan: `label_head.HeadPlan`, where the label head starts; None: as all
-      variables, by name.
+    head_plan: `label_head.HeadPlan`, how the label head is initialized; None:
+      like all variables, by name.
     ema_decay: float, see `weight_average`; 0: no average.
     dropout_samples: int, see `head.create_model`.
     r_drop: float, see `regularized.make_tower`; 0: one pass.
@@ -106,7 +106,7 @@ def make_tower(bert_config, num_labels, use_one_hot_embeddings, settings):
 
 
 def initialize(init_checkpoint, settings):
-  """Lets the current graph's variables start from a checkpoint; logs it.
+  """Initializes the current graph's variables from a checkpoint; logs it.
 
   Args:
     init_checkpoint: str, checkpoint prefix.

@@ -13,10 +13,10 @@ import tensorflow.compat.v1 as tf
 
 PLUGIN_NAME = "pr_curves"
 
-# Divides where nothing was predicted, or nothing is positive; the plugin's own.
+# The plugin's denominator if nothing was predicted or nothing is positive.
 _MINIMUM_COUNT = 1e-7
 
-# Cells that are counted at once.
+# Cells counted at once.
 _BLOCK = 1 << 20
 
 

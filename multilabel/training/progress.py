@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where training stands, for a person; and the requests to stop."""
+"""Shows the progress of training, and takes requests to stop."""
 
 import signal
 import time
@@ -14,7 +14,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequests(object):
-  """Notes SIGINT and SIGTERM for the next step boundary; a second one kills.
+  """Records SIGINT and SIGTERM for the next step boundary; a second one kills.
 
   Attributes:
     signal_number: int or None.
@@ -24,11 +24,11 @@ class StopRequests(object):
     """Makes a context manager that catches the signals.
 
     Args:
-      is_time_over: function that returns whether the run has had its time, or
-        None: it has all the time.
-      signals: the numbers of those to catch.
-      second_kills: bool, whether a second one ends the process; else it does
-        what the program had it do before.
+      is_time_over: function that returns whether the run is out of time; None:
+        no limit.
+      signals: the signal numbers to catch.
+      second_kills: bool, whether a second one ends the process; otherwise the
+        program's previous handler runs.
     """
     self.signal_number = None
     self._is_time_over = is_time_over
@@ -42,7 +42,7 @@ class StopRequests(object):
         self._is_time_over is not None and self._is_time_over())
 
   def by_signal(self):
-    """Whether a signal says so."""
+    """Whether a signal requested it."""
     return bool(self.signal_number)
 
   def __enter__(self):
@@ -64,7 +64,7 @@ class StopRequests(object):
 
 
 class Observer(object):
-  """What a program wants of a run that trains; this one is a script's."""
+  """A program's hooks into training; this class is for scripts."""
 
   def stop_requests(self, is_time_over):
     """`StopRequests` of the run."""
@@ -87,17 +87,18 @@ class Observer(object):
 
     Args:
       step: int.
-      values: {metric: float}; those of a sample of train begin with `train_`.
+      values: {metric: float}; those of a sample of train have the prefix
+        `train_`.
     """
 
 
 class Progress(object):
-  """One line on a terminal, log lines elsewhere: where training stands."""
+  """Progress: one line on a terminal, log lines elsewhere."""
 
   SMOOTHING = 0.98
 
   def __init__(self, first_step, num_steps, log_steps, batch_size, state=()):
-    """Begins at a step.
+    """Starts at a step.
 
     Args:
       first_step: int.
@@ -150,17 +151,17 @@ class Progress(object):
       logging.info("%s", self._line(step, now))
 
   def _draw(self, step, line):
-    """Shows the line in the place of the one before."""
+    """Shows the line instead of the previous one."""
     del step
     self._screen.show(line, "  ")
 
   def leave_out(self, seconds):
-    """Keeps time that was no training out of the rates."""
+    """Excludes time that was not training from the rates."""
     self._window_start += seconds
 
   @property
   def state(self):
-    """What the shown loss goes on from: list of two floats."""
+    """The state of the displayed loss: list of two floats."""
     return [self._loss, self._weight]
 
   def scalars(self):

@@ -11,25 +11,26 @@ _OTHER_MASKS = 1 << 30
 def make_tower(build, r_drop=0.0, fgm_epsilon=None):
   """The function that builds the model in training, with several passes.
 
-  R-Drop (Wu et al. 2021, "R-Drop: Regularized Dropout for Neural Networks",
-  eq. 4), half of it, so that the learning rate keeps its meaning; x, z are the
-  logits under two dropout masks, p, q their sigmoids, of L labels:
+  R-Drop (Wu et al. 2021, "R-Drop: Regularized Dropout for Neural Networks", eq.
+  4), halved, so that the learning rate keeps its meaning; x, z are the logits
+  under two dropout masks, p, q their sigmoids, of L labels:
 
     (loss(x) + loss(z)) / 2 + r_drop / 2 * d(x, z)
     d(x, z) = (KL(p, q) + KL(q, p)) / 2 = mean of (p - q) (x - z) / 2 over L
 
   FGM (Miyato et al. 2017, "Adversarial Training Methods for Semi-Supervised
   Text Classification", eq. 5 and 6): the mean of that and of the loss with the
-  word vectors of each text moved by fgm_epsilon * g / |g|, where g is the
-  gradient of the text's loss by them, under the same dropout masks. The word
-  vectors are not normalised to deviation 1 first, as they are there.
+  word embeddings of each text shifted by fgm_epsilon * g / |g|, where g is the
+  gradient of the text's loss with respect to them, under the same dropout
+  masks. Unlike in the paper, the word embeddings are not normalized to
+  deviation 1 first.
 
   Args:
     build: function of (features, dropout_seed, change_word_embeddings=) to
       (loss, per-example loss `[batch]`, logits `[batch, L]`); called several
-      times, it shares its variables.
+      times with shared variables.
     r_drop: float of at least 0; 0: a single pass.
-    fgm_epsilon: float of at least 0; None: no moved texts.
+    fgm_epsilon: float of at least 0; None: no adversarial texts.
 
   Returns:
     Function of (features, dropout_seed), see `model_graph.make_tower`.
@@ -59,7 +60,7 @@ def make_tower(build, r_drop=0.0, fgm_epsilon=None):
 
 
 def _other_seed(dropout_seed):
-  """The key of other masks of the same step; None: they are others anyway."""
+  """The key of different masks for the same step; None: they differ anyway."""
   if dropout_seed is None:
     return None
   seed, step = dropout_seed
@@ -80,7 +81,7 @@ def adversarial_move(losses, words, epsilon):
   """epsilon * g / |g| of each text, a constant.
 
   Args:
-    losses: float `[batch]`, each of its own text alone.
+    losses: float `[batch]`, each depending only on its own text.
     words: float `[batch, seq, width]`, the word vectors.
     epsilon: float.
 
@@ -88,7 +89,7 @@ def adversarial_move(losses, words, epsilon):
     float `[batch, seq, width]`; 0 for a text whose gradient is 0.
   """
   gradient, = tf.gradients(losses, [words])
-  # The largest part first: a square of it may be too small for a float.
+  # Scaled by the largest value first: its square may underflow.
   largest = tf.reduce_max(tf.abs(gradient), axis=[1, 2], keepdims=True)
   has_any = tf.logical_and(largest > 0, tf.ones_like(gradient) > 0)
   scaled = gradient / tf.where(largest > 0, largest, tf.ones_like(largest))

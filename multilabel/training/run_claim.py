@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run takes its output directory: locked, compared with what is there."""
+"""A run claims its output directory: locks it and compares it with the
+settings."""
 
 import json
 import os
@@ -25,7 +26,7 @@ from multilabel.training import mirrored
 from multilabel.training import run_setup
 
 
-# Settings that decide a run's weights: a resumed run must have the same.
+# Settings that determine a run's weights: a resumed run must have the same.
 _RUN_SETTINGS = (
     "train_batch_size", "learning_rate", "head_learning_rate",
     "num_train_epochs", "warmup_proportion", "random_seed",
@@ -35,7 +36,7 @@ _RUN_SETTINGS = (
     "fgm_epsilon")
 
 
-# Of these, what a run that is older than the flag had: its default.
+# Defaults of those that older runs did not have.
 _LATER_SETTINGS = ("gradient_accumulation_steps", "layer_decay",
                    "freeze_layers", "amp", "xla", "init_head",
                    "ema_decay", "multi_sample_dropout", "r_drop", "adversarial",
@@ -43,9 +44,9 @@ _LATER_SETTINGS = ("gradient_accumulation_steps", "layer_decay",
 
 
 def run_settings(label_list, parts, settings):
-  """What decides the weights of a run, beyond the model: dict."""
+  """What determines the weights of a run, besides the model: dict."""
   values = {name: settings[name] for name in _RUN_SETTINGS}
-  # For the record. None: as where there was no flag.
+  # For the record. None: as without the flag.
   num_devices = (
       len(cluster_members.read_environment().replicas)
       if settings.distribution == mirrored.CLUSTER else
@@ -82,13 +83,14 @@ def checkpoint_digest(checkpoint):
 
 
 def read_directory(settings):
-  """What is in output_dir: `trained_model.TrainedModel`, None if no run began.
+  """The content of output_dir: `trained_model.TrainedModel`, None without a
+  run.
 
   The caller holds the lock.
 
   Raises:
-    ValueError: there is nothing to evaluate or predict with, or the run that
-      is there must not be resumed.
+    ValueError: there is nothing to evaluate or predict with, or the existing
+      run must not be resumed.
   """
   output_dir = settings.output_dir
   checkpoint_slim.finish_moves(output_dir)
@@ -109,10 +111,10 @@ def read_directory(settings):
     begun = run_lock.begun_files(output_dir)
     if trained is not None or begun:
       raise ValueError(
-          "output_dir %s has a run in it%s and --resume=never; name another "
-          "--output_dir." % (
+          "output_dir %s already has a run%s and --resume=never is set; name "
+          "another --output_dir." % (
               output_dir, "" if trained is not None else
-              " that had just begun (%s)" % ", ".join(begun[:3])))
+              " that has just started (%s)" % ", ".join(begun[:3])))
   return trained
 
 
@@ -125,13 +127,13 @@ def settle(trained, model, label_list, parts, settings, encoder=None):
     label_list: list of str.
     parts: {name: `preparation.DataPart`}.
     settings: `common.settings.Settings`.
-    encoder: dict or None, where the encoder is from, for the record.
+    encoder: dict or None, the origin of the encoder, for the record.
 
   Returns:
-    `trained_model.TrainedModel`: what the directory holds now.
+    `trained_model.TrainedModel`: the new content of the directory.
 
   Raises:
-    ValueError: the directory is of another run.
+    ValueError: the directory is from another run.
   """
   output_dir = settings.output_dir
   compared = {
@@ -163,23 +165,23 @@ def settle(trained, model, label_list, parts, settings, encoder=None):
 
 
 def _forget_other_evaluations(trained, run, output_dir):
-  """Removes best_checkpoint.json if what it compares is no longer measured."""
+  """Removes best_checkpoint.json if its metric is no longer computed."""
   there, here = [values.get("dev_evaluation") or {} for values in (
       trained.settings.get("run") or {}, run)]
   path = os.path.join(output_dir, checkpoint_choice.BEST_CHECKPOINT_FILE)
   if os.path.exists(path) and any(
       there.get(key) != here.get(key)
       for key in ("dev_data", "metric_for_best")):
-    logging.warning("%s is of other evaluations on dev and is removed", path)
+    logging.warning("%s is from other evaluations on dev and is removed", path)
     os.remove(path)
 
 
 def describe_data(parts, data_dir):
-  """What tells a person which data these are; no run is compared by it.
+  """Tells the user which data these are; runs are not compared by it.
 
   Args:
     parts: {name: `preparation.DataPart`}.
-    data_dir: str, or None where the examples are in memory.
+    data_dir: str, or None if the examples are in memory.
 
   Returns:
     {name: {"texts": int, "files": {file name: when it was written, str}}}.
@@ -194,7 +196,7 @@ def describe_data(parts, data_dir):
 
 
 def _data_difference(name, there, here):
-  """The words on a part of the data that has changed; "" if nothing is known.
+  """Describes how a split changed; "" if nothing is known.
   """
   there, here = there.get(name), here.get(name)
   if not there or not here:
@@ -216,24 +218,23 @@ def _check_same_run(trained, model, label_list, compared, here, parts,
       trained, model.bert_config, model.vocab_file, label_list, compared)
   if differences:
     raise ValueError(
-        "output_dir %s was trained with another %s (says %s there); name "
-        "another --output_dir, or make them the same." % (
-            output_dir, "; another ".join(differences),
-            run_lock.SETTINGS_FILE))
+        "output_dir %s was trained with other settings: %s (according to %s "
+        "there); name another --output_dir, or use the same settings." % (
+            output_dir, "; ".join(differences), run_lock.SETTINGS_FILE))
   if not settings.do_train:
     return
   there = dict({name: settings.default(name) for name in _LATER_SETTINGS},
                **(trained.settings.get("run") or {}))
   keys = set(here)
-  # What it starts from is the same by its content, where that was kept.
+  # Initial weights are compared by content, if it was recorded.
   keys.discard("init_checkpoint" if "init_checkpoint_sha256" in there else
                "init_checkpoint_sha256")
   # Batches and steps are the same on any number of devices.
   keys -= {"num_devices", "dropout_bits"}
   devices = [values.get("num_devices") or 1 for values in (there, here)]
   if devices[0] != devices[1]:
-    logging.warning("The run began with %d device%s and goes on with %d: from "
-                    "here its dropout masks are others.", devices[0],
+    logging.warning("The run started with %d device%s and continues with %d: "
+                    "its dropout masks differ from here on.", devices[0],
                     "" if devices[0] == 1 else "s", devices[1])
   if there.get("dropout_bits") != here["dropout_bits"]:
     logging.warning("The run began with another version of this program: from "
@@ -250,15 +251,15 @@ def _check_same_run(trained, model, label_list, compared, here, parts,
       json.dumps(here[key], sort_keys=True)))
              for key in sorted(keys) if there.get(key) != here[key]]
   if changed and settings.resume == "force":
-    logging.warning("--resume=force: going on although these changed: %s",
+    logging.warning("--resume=force: resuming although these changed: %s",
                     "; ".join(changed))
   elif changed:
     raise ValueError(
-        "output_dir %s has a run with another %s (says %s there); name another "
-        "--output_dir, or go on all the same with --resume=force%s." % (
-            output_dir, "; another ".join(changed), run_lock.SETTINGS_FILE,
+        "output_dir %s has a run with other settings: %s (according to %s "
+        "there); name another --output_dir, or resume anyway with "
+        "--resume=force%s." % (
+            output_dir, "; ".join(changed), run_lock.SETTINGS_FILE,
             "" if there.get("num_train_epochs") == here["num_train_epochs"] else
-            " (the learning rate falls to 0 at the end of num_train_epochs: "
-            "with another number the steps that were made are those of neither "
-            "schedule, so a run from the start in another --output_dir is the "
-            "plain way to more epochs)"))
+            " (the learning rate decays to 0 at the end of num_train_epochs, "
+            "so with another number the steps so far fit neither schedule; for "
+            "more epochs, start over in another --output_dir)"))

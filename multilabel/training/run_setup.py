@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run is made of: model, data, labels, decision rule, loss.
+"""The parts of a run: model, data, labels, decision rule, loss.
 
 Each function takes `settings`, a `common.settings.Settings`; those that
 continue from a trained directory take `trained` as well, the
@@ -29,7 +29,7 @@ import processors
 import tokenization
 
 
-# What shapes a loss, beside its name.
+# Parameters of a loss, besides its name.
 LOSS_FLAGS = {
     "weighted": ("pos_weight_cap", "pos_weight_file"),
     "focal": ("focal_gamma", "focal_alpha"),
@@ -51,7 +51,7 @@ Model = collections.namedtuple(
 def choose_model(settings, trained=None):
   """The model that the settings describe, checked: `Model`.
 
-  What no setting says is taken from `trained`.
+  Unset settings are taken from `trained`.
 
   Raises:
     ValueError: settings and files do not fit each other.
@@ -76,15 +76,16 @@ def choose_model(settings, trained=None):
       do_lower_case, settings.init_checkpoint)
   if max_seq_length > bert_config.max_position_embeddings:
     raise ValueError(
-        "--max_seq_length is %d, but the model was made for %d tokens at most "
+        "--max_seq_length is %d, but the model takes at most %d tokens "
         "(max_position_embeddings)." % (
             max_seq_length, bert_config.max_position_embeddings))
   if max_seq_length < 3:
-    raise ValueError("--max_seq_length is %d; [CLS], a token and [SEP] need 3, "
-                     "a pair of texts 4." % max_seq_length)
+    raise ValueError("--max_seq_length is %d; a text needs at least 3 ([CLS], "
+                     "a token, [SEP]), a pair at least 4." % max_seq_length)
   if settings.stride is not None and choose("long_text") != "windows":
     raise ValueError("--stride needs --long_text=windows.")
-  # A directory of another form, which is refused later by name, has 0 there.
+  # A directory with another format, which is rejected later by name, has 0
+  # there.
   stride = choose("stride") or settings.stride
   long_text = encoding.make_long_text(
       choose("long_text"), stride, choose("window_pooling"), max_seq_length)
@@ -93,7 +94,7 @@ def choose_model(settings, trained=None):
 
 
 def as_begun(settings, trained):
-  """Settings in which a run that goes on has the case that it began with."""
+  """Settings in which a resumed run keeps its initial lower-casing."""
   if trained is None or not settings.do_train or settings.is_given(
       "do_lower_case"):
     return settings
@@ -101,14 +102,14 @@ def as_begun(settings, trained):
 
 
 def choose_case(settings, vocab_file):
-  """Whether texts are lower-cased: what was given, else as the vocabulary is.
+  """Whether texts are lower-cased: as given, otherwise from the vocabulary.
 
   Args:
     settings: `common.settings.Settings`.
     vocab_file: str.
 
   Returns:
-    bool. A vocabulary that contradicts it is told in a warning.
+    bool. Warns about a vocabulary that contradicts it.
   """
   by_letters = vocabulary.is_lower_case(tokenization.load_vocab(vocab_file))
   given = settings.do_lower_case
@@ -119,28 +120,27 @@ def choose_case(settings, vocab_file):
     logging.warning(
         "--do_lower_case=%s, but the vocabulary %s has %s: words with capital "
         "letters %s.", str(given).lower(), vocab_file, what,
-        "become [UNK]" if by_letters else "get other tokens than the encoder "
-        "was trained with")
+        "become [UNK]" if by_letters else
+        "are tokenized differently from the encoder's training")
     return given
-  logging.info("The vocabulary %s has %s: taking --do_lower_case=%s.",
+  logging.info("The vocabulary %s has %s: using --do_lower_case=%s.",
                vocab_file, what, str(by_letters).lower())
   return by_letters
 
 
 def resolve_encoder(settings):
-  """Puts what --encoder stands for in the place of the flags.
+  """Replaces --encoder by the flags that it sets.
 
   Args:
     settings: `common.settings.Settings` with `do_train`.
 
   Returns:
-    (settings, what model_settings.json is to say of the encoder: dict; None
-    without --encoder). A run that goes on has the hub's revision that it began
-    with.
+    (settings, entry of the encoder for model_settings.json: dict; None without
+    --encoder). A resumed run keeps its hub revision.
 
   Raises:
-    ValueError: the encoder cannot be had, or one of the flags that it stands
-      for is given, too.
+    ValueError: the encoder is not available, or one of the flags that it sets
+      is also given.
     RuntimeError: see `encoders.resolve`.
   """
   place = settings.encoder
@@ -149,7 +149,7 @@ def resolve_encoder(settings):
   for name in ("bert_config_file", "vocab_file", "init_checkpoint"):
     if settings[name]:
       raise ValueError(
-          "--encoder stands for --%s, too; leave one of them out." % name)
+          "--encoder already sets --%s; use only one of them." % name)
   pinned = _pinned_encoder(settings.output_dir, place)
   encoder = encoders.resolve(pinned or place)
   changes = dict(bert_config_file=encoder.bert_config_file,
@@ -158,22 +158,23 @@ def resolve_encoder(settings):
   if not settings.is_given("do_lower_case"):
     changes["do_lower_case"] = encoder.do_lower_case
   elif settings.do_lower_case != encoder.do_lower_case:
-    logging.warning("--do_lower_case=%s, but the encoder %s is of %s texts.",
+    logging.warning(
+        "--do_lower_case=%s, but the encoder %s was trained on %s texts.",
                     str(settings.do_lower_case).lower(), place,
                     "lower-cased" if encoder.do_lower_case else "cased")
   advised = encoder.advised_pooling
   if advised and not settings.is_given("pooling"):
     changes["pooling"] = advised
-    logging.info("Taking --pooling=%s, as the encoder advises.", advised)
+    logging.info("Using --pooling=%s, as the encoder recommends.", advised)
   elif advised and settings.pooling != advised:
-    logging.info("--pooling=%s, though the encoder advises %s.",
+    logging.info("--pooling=%s, although the encoder recommends %s.",
                  settings.pooling, advised)
   return settings.replace(**changes), {
       "place": place, "form": encoder.form, "revision": encoder.revision}
 
 
 def _pinned_encoder(output_dir, place):
-  """PLACE@REVISION of a run that goes on with a hub's model, or None."""
+  """PLACE@REVISION of a resumed run with a hub model, or None."""
   path = os.path.join(output_dir, run_lock.SETTINGS_FILE)
   if not os.path.isfile(path):
     return None
@@ -200,8 +201,8 @@ def processor_settings(settings):
 def choose_labels(processor, settings, trained=None):
   """All labels in the order of the outputs: list of str.
 
-  Without training, data that have neither a list of labels nor a train file
-  have those of `trained`.
+  Without training, data with neither a list of labels nor a train file have
+  those of `trained`.
   """
   if settings.do_train:
     return processors.get_labels(processor, settings.data_dir)
@@ -210,7 +211,7 @@ def choose_labels(processor, settings, trained=None):
   try:
     return processors.get_labels(processor, settings.data_dir)
   except ValueError as error:
-    # A user's own code fails in its own way; a broken file is another matter.
+    # Errors of user code are reported differently from those of broken files.
     reasons = (error, error.__cause__)
     if not any(isinstance(reason, (processors.MissingFileError,
                                    FileNotFoundError)) for reason in reasons):
@@ -220,7 +221,7 @@ def choose_labels(processor, settings, trained=None):
 
 
 def choose_decision(settings, trained):
-  """How probabilities become labels: what settings say, else the directory.
+  """How probabilities become labels: from settings, otherwise the directory.
 
   Returns:
     `decisions.DecisionRule`; with one of `decisions.TUNED_THRESHOLDS` its
@@ -239,7 +240,7 @@ def choose_decision(settings, trained):
 
 
 def evaluation_rule(settings, decision):
-  """How evaluations while training make labels of probabilities.
+  """How evaluations during training turn probabilities into labels.
 
   Args:
     settings: `common.settings.Settings`.
@@ -259,12 +260,12 @@ def evaluation_rule(settings, decision):
 
 
 def choose_calibration(settings, trained):
-  """The `calibration.Calibration` to begin with, or None.
+  """The initial `calibration.Calibration`, or None.
 
-  With --calibrate another is found on dev.
+  With --calibrate, a new one is fitted on dev.
 
   Raises:
-    ValueError: kept thresholds are of probabilities that are to change.
+    ValueError: stored thresholds belong to probabilities that will change.
   """
   if not settings.is_given("calibrate"):
     return trained.calibration
@@ -273,8 +274,8 @@ def choose_calibration(settings, trained):
       not settings.is_given("threshold") and
       trained.settings["threshold_kind"] != "fixed"):
     raise ValueError(
-        "--calibrate=%s changes the probabilities that the thresholds in "
-        "output_dir %s were found for (%s); give --threshold as well." % (
+        "--calibrate=%s changes the probabilities for which the thresholds in "
+        "output_dir %s were tuned (%s); set --threshold as well." % (
             settings.calibrate, settings.output_dir,
             trained.settings["threshold_kind"]))
   return (None if settings.calibrate == NOT_CALIBRATED else
@@ -282,7 +283,7 @@ def choose_calibration(settings, trained):
 
 
 def threshold_kind(settings, trained):
-  """How the thresholds were found, one of `model_settings.THRESHOLD_KINDS`."""
+  """How the thresholds were chosen, one of `model_settings.THRESHOLD_KINDS`."""
   if not settings.is_given("threshold"):
     return trained.settings["threshold_kind"]
   return (settings.threshold
@@ -290,7 +291,7 @@ def threshold_kind(settings, trained):
 
 
 def loss_parameters(scan, label_list, settings):
-  """What shapes the loss: arguments of `losses.make_loss`."""
+  """Arguments of `losses.make_loss`."""
   values = {"label_smoothing": settings.label_smoothing}
   if settings.loss == "weighted":
     values["pos_weight"] = (
@@ -318,7 +319,7 @@ def loss_parameters(scan, label_list, settings):
 
 
 def make_loss(loss, trained):
-  """The loss that the model of a directory is trained with."""
+  """The training loss of the model of a directory."""
   run = trained.settings.get("run") or {}
   return losses.make_loss(loss, **run.get("loss_parameters", {}))
 
@@ -342,7 +343,7 @@ def plan_start(model, label_list, settings):
     settings: `common.settings.Settings`.
 
   Returns:
-    `label_head.HeadPlan`, or None where the checkpoint has no label head.
+    `label_head.HeadPlan`, or None if the checkpoint has no label head.
 
   Raises:
     ValueError: the checkpoint cannot be read, or does not fit.

@@ -20,13 +20,14 @@ def evaluate(run, records, batch_size, num_labels, window_pooling="max",
     batch_size: int; the result does not depend on it.
     num_labels: int.
     window_pooling: str, see `input_pipeline.pool_windows`.
-    should_stop: function without arguments, asked before each batch, or None.
+    should_stop: function without arguments, called before each batch, or None.
     with_logits: bool, whether the texts' logits are returned as well.
 
   Returns:
     (loss, labels, probabilities): float, the mean over all texts; bool and
     float32 `[num_texts, num_labels]` in the order of the records. With the
-    logits a fourth array, like the probabilities, which are not calibrated.
+    logits, a fourth array like the probabilities, which are then not
+    calibrated.
 
   Raises:
     best_checkpoint.EvaluationStopped: `should_stop` returned True.
@@ -111,11 +112,11 @@ def _logits(run, batches, should_stop):
 
 
 def _check_finite(run, logits):
-  """Returns the logits; FloatingPointError if one is no number."""
+  """Returns the logits; FloatingPointError if one is NaN or infinite."""
   if not np.all(np.isfinite(logits)):
     raise FloatingPointError(
-        "the model of step %d gives probabilities that are not finite; its "
-        "training diverged, try a lower --learning_rate." %
+        "the model of step %d gives NaN or infinite probabilities; its "
+        "training diverged, so try a lower --learning_rate." %
         run.checkpoint_step)
   return logits
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a person should see before the first step: labels, columns, device.
+"""What the user should see before the first step: labels, columns, device.
 
-Nearly every mistake in data shows itself in the list of the labels.
+Almost every mistake in the data shows up in the list of labels.
 """
 
 import os
@@ -16,7 +16,7 @@ from processors.text_lines import list_names
 from processors.text_lines import shown
 
 
-# Up to so many labels are all listed; of more, the ends of the list.
+# Up to this many labels are all listed; of more, only the ends of the list.
 MOST_LABELS = 50
 END_LABELS = 20
 _MAX_WIDTH = 48
@@ -38,7 +38,7 @@ def log_data(parts, label_list, columns=()):
 
 
 def columns_taken(processor, data_dir):
-  """What a processor read as what: list of str; empty where it does not tell.
+  """What a processor read as what: list of str; empty if unknown.
   """
   if data_dir is None or not isinstance(processor, DataProcessor):
     return []
@@ -75,7 +75,7 @@ def data_lines(parts, label_list, columns=()):
 
 
 def data_warnings(parts, label_list):
-  """What is odd about the labels: list of str."""
+  """Oddities of the labels: list of str."""
   warnings = []
   if "train" in parts and len(label_list) > max(
       MOST_LABELS, parts["train"].scan.num_examples // 2):
@@ -142,7 +142,7 @@ def _describe_part(scan):
 
 
 def _short(label):
-  """A label as it can stand in a column: quoted where it needs it, cut."""
+  """A label for a column: quoted if necessary, truncated."""
   text = label if label.isprintable() else shown(label)[1:-1]
   return text if len(text) <= _MAX_WIDTH else text[:_MAX_WIDTH - 3] + "..."
 
@@ -180,7 +180,7 @@ def describe_devices(session):
 
 
 def _device_name(name):
-  """`GPU:0` and, where TensorFlow tells it, what the card is called."""
+  """`GPU:0` and, if TensorFlow knows it, the name of the card."""
   short = name.rpartition("device:")[2]
   try:
     number = int(short.rpartition(":")[2])
@@ -193,7 +193,7 @@ def _device_name(name):
 
 
 def _machine_memory():
-  """Bytes of memory of this machine, or None where the system tells nothing."""
+  """Bytes of memory of this machine, or None if unknown."""
   try:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
   except (AttributeError, ValueError, OSError):

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """One update from several parts of its batch, one part in memory at a time.
 
-The update is that of the whole batch: gradients are summed, each part weighing
-as many examples as it has, then clipped, then applied. The sums are local
-variables, which no checkpoint holds: a run killed between two parts makes the
-whole update again.
+The update equals that of the whole batch: gradients are summed, weighted by the
+number of examples per part, then clipped, then applied. The sums are local
+variables, not in checkpoints: a run killed between two parts repeats the whole
+update.
 """
 
 import collections
@@ -31,14 +31,14 @@ class GradientSums(object):
 
     Args:
       loss: float32 scalar tensor, a part's mean loss times `share`.
-      share: float32 scalar tensor, the part's share of the examples.
+      share: float32 scalar tensor, the part's fraction of the examples.
       gradients: list of the gradients of `loss`; None, tensors, or
         `tf.IndexedSlices`, whose rows count in the norm before they are
         summed up.
       variables: list of the variables they are of.
     """
     self._pairs = []
-    self._loss = local_sum("loss_sum", [2], tf.float32)  # losses and shares
+    self._loss = local_sum("loss_sum", [2], tf.float32)  # losses and fractions
     adding = [tf.assign_add(self._loss, tf.stack([loss, share])).op]
     self._row_squares, squares = [], []
     for gradient, var in zip(gradients, variables):
@@ -59,19 +59,19 @@ class GradientSums(object):
       else:
         squares.append(2.0 * tf.nn.l2_loss(total))
     self.accumulate_op = tf.group(*adding)
-    # Computed anew, not read: a reference may show what is there afterwards.
+    # Recomputed, not read: a reference may show the later value.
     self.loss = self._loss[0] / self._loss[1]
     self.norm = tf.sqrt(tf.add_n([tf.identity(one) for one in squares]))
 
   def apply(self, optimizer, clip_norm, condition=None):
-    """Makes the op that updates the variables and begins the next sums.
+    """Makes the op that updates the variables and resets the sums.
 
     Variables are updated one after the other, so that one clipped gradient is
     in memory at a time.
 
     Args:
       optimizer: `optimization.AdamWeightDecayOptimizer`.
-      clip_norm: float, most norm of all gradients together.
+      clip_norm: float, maximum global norm of the gradients.
       condition: bool scalar tensor or None; where it is false the gradients
         are zeros.
 
@@ -79,7 +79,7 @@ class GradientSums(object):
       The op.
     """
     zero = runtime_zero()
-    # Read before the first of them is set back.
+    # Read before the first of them is reset.
     last = tf.group(self.loss, self.norm, *(
         [] if condition is None else [condition]))
     for total, var in self._pairs:
@@ -120,20 +120,20 @@ def run_update(session, accumulate_fetches, update_fetches):
 
 
 def local_sum(name, shape, dtype, use_resource=None):
-  """A variable of zeros that is no part of a checkpoint."""
+  """A variable of zeros that is not part of a checkpoint."""
   return tf.get_variable(
       name, shape, dtype, tf.zeros_initializer(), trainable=False,
       collections=[tf.GraphKeys.LOCAL_VARIABLES], use_resource=use_resource)
 
 
 def runtime_zero():
-  """A 0 that TensorFlow cannot know before it runs: of constants it would keep
-  an array for each variable that is set back."""
+  """A 0 that TensorFlow cannot fold into a constant, which would need an array
+  for each variable that is reset."""
   return tf.cast(tf.less(tf.train.get_or_create_global_step(), 0), tf.float32)
 
 
 def clear(var, zero):
-  """The op that sets a sum back."""
+  """The op that resets a sum."""
   return tf.assign(var, tf.fill(
       var.shape.as_list(), tf.cast(zero, var.dtype.base_dtype))).op
 
@@ -148,7 +148,7 @@ def create_train_op(loss, init_lr, num_train_steps, num_warmup_steps,
                     skip_nonfinite=False, share=None, variables=None,
                     gradients=tf.gradients, loss_scale=None,
                     after_update=None):
-  """As `create_optimizer`; returns what is worth logging beside the op.
+  """As `create_optimizer`, but also returns values for the log.
 
   Args:
     loss: see `create_optimizer`.
@@ -157,16 +157,16 @@ def create_train_op(loss, init_lr, num_train_steps, num_warmup_steps,
     num_warmup_steps: see `create_optimizer`.
     learning_rate_scale: see `AdamWeightDecayOptimizer`.
     bias_correction: bool, see `AdamWeightDecayOptimizer`.
-    skip_nonfinite: bool, whether a step whose loss or gradient is no number
-      moves nothing but the global step.
+    skip_nonfinite: bool, whether a step with a NaN or infinite loss or gradient
+      changes only the global step.
     share: float scalar tensor, the loss's part of an update of several parts;
       None: it is the update's.
     variables: list of variables to update; default: the trainable ones.
     gradients: function of a loss and a list of variables to their gradients.
-    loss_scale: `mixed_precision.LossScale`, whose steps that are not finite
-      move nothing either, or None.
+    loss_scale: `mixed_precision.LossScale`, whose overflowing steps change
+      nothing either, or None.
     after_update: function from the op that updates the variables to one that
-      does more after it, before the global step moves; None: no more.
+      runs more after it, before the global step changes; None: nothing more.
 
   Returns:
     `TrainOp(train_op, learning_rate, grad_norm)`; the last two are float
@@ -186,8 +186,8 @@ def create_train_op(loss, init_lr, num_train_steps, num_warmup_steps,
     gradients = functools.partial(loss_scale.gradients, gradients=gradients)
   if share is None:
     grads = gradients(loss, tvars)
-    # Pre-training clipped at 1.0, so fine-tuning does. A gather's gradient
-    # counts its rows before they are summed up, as in the original.
+    # Pre-training clipped at 1.0, so fine-tuning does. The gradient of a gather
+    # counts its rows before they are summed, as in the original.
     (grads,
      grad_norm) = tf.clip_by_global_norm(grads,
                                          clip_norm=optimization.CLIP_NORM)

@@ -5,12 +5,12 @@
 
 after update t, 0 being the first: Polyak and Juditsky 1992, with the warm-up of
 `tf.train.ExponentialMovingAverage`, without which a short run's average would
-hold much of the first weights. It is a function of the steps alone, so a
-resumed run has the same.
+contain much of the initial weights. It depends only on the steps, so a resumed
+run has the same.
 
-A checkpoint holds the averages under the names of the weights, so that all that
-predicts and exports takes them, and the weights that training goes on with as
-`<name>/unaveraged`. Evaluation while training is of the averages.
+A checkpoint has the averages under the names of the weights, so prediction and
+export use them, and the weights for further training as `<name>/unaveraged`.
+Evaluation during training uses the averages.
 """
 
 import collections
@@ -26,8 +26,8 @@ class WeightAverage(object):
   """The averages of some variables of the current graph.
 
   Attributes:
-    start_op: op that sets every average to its weight; to be run once, where a
-      run begins.
+    start_op: op that sets every average to its weight; to be run once, at the
+      start of a run.
   """
 
   def __init__(self, variables, decay):
@@ -72,7 +72,8 @@ class WeightAverage(object):
     return tf.group(*updates)
 
   def getter(self, getter, name, **kwargs):
-    """A `custom_getter` of variable scopes that gives averages for weights."""
+    """A `custom_getter` of variable scopes that replaces weights by
+    averages."""
     return self._averages[name] if name in self._averages else getter(
         name, **kwargs)
 

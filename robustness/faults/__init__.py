@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kills, full disks, lost power and corrupt files, against whole runs."""
+"""Injects kills, full disks, power failures and corrupt files into runs."""

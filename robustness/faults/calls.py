@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What forked processes do: the repository's scripts, and parts of them.
 
-Each is called by `zygote.Zygote.run` in a process of its own, which ends as
-the script's process would: exit status, stdout, stderr.
+Each is called by `zygote.Zygote.run` in its own process, which ends as the
+script's process would: exit status, stdout, stderr.
 """
 
 import importlib

@@ -56,7 +56,7 @@ def differences(expected, found):
 
 
 def fingerprint(folder):
-  """What of a folder a program that goes on could notice: str.
+  """What a resumed program could notice of a folder: str.
 
   Of what is left over the names count alone.
   """

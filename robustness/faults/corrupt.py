@@ -81,7 +81,7 @@ class Corrupter(object):
       raise
     for stage, (ended, result) in self._expected.items():
       if ended.status != 0:
-        raise ValueError("undisturbed, %s fails: %s" % (
+        raise ValueError("without faults, %s fails: %s" % (
             stage, _last_line(ended.stderr)))
       self._expected[stage] = result
 
@@ -109,7 +109,7 @@ class Corrupter(object):
       for command in commands:
         ended = self._call(*command)
         if ended.status != status:
-          raise ValueError("the run to be corrupted fails: %s" %
+          raise ValueError("the run to corrupt fails: %s" %
                            _last_line(ended.stderr))
       os.rename(self._here, self._path("%s%d" % (name, number)))
 
@@ -334,7 +334,7 @@ def summary(corruptions):
                                                CRASH))))
   unnamed = [corruption for corruption in corruptions
              if corruption.outcome == ERROR and not corruption.names_file]
-  lines.append("errors that name no file: %d" % len(unnamed))
+  lines.append("errors without a file name: %d" % len(unnamed))
   return lines + ["  " + describe(corruption) for corruption in unnamed[:20]]
 
 
@@ -359,7 +359,7 @@ def main(argv=None):
         done.append(corrupter.corrupt(number))
         if time.time() - shown > 30:
           shown = time.time()
-          print("%d done, %.0f s of processor time" % (
+          print("%d done, %.0f s of CPU time" % (
               len(done), corrupter.seconds), file=sys.stderr)
         if done[-1].outcome in (WRONG, CRASH) or options.only is not None:
           print(describe(done[-1]), file=sys.stderr)

@@ -122,7 +122,7 @@ class Layer(object):
     self._first = []
     for path in (self.root, self._log, self.shadow):
       if len(os.fsencode(path)) >= _TEXT - 1:
-        raise ValueError("%s is too long a path for the file layer." % path)
+        raise ValueError("the path %s is too long for the file layer." % path)
     with open(self._control, "wb") as writer:
       writer.write(b"\0" * _SIZE)
     with open(self._control, "rb+") as both:

@@ -53,8 +53,8 @@ def _run(options):
   changes = dict(flag.partition("=")[::2] for flag in options.flag)
   with work_folder.open_folder(options) as work_dir, storm_module.Storm(
       work_dir, options.seed, _say, changes) as storm:
-    _say("Undisturbed: training %.1f s of processor time, %d calls that "
-         "change files; export %.1f s, %d calls." % sum(
+    _say("Undisturbed: training %.1f s of CPU time, %d calls that change "
+         "files; export %.1f s, %d calls." % sum(
              [(storm.seconds[command], len(storm.operations[command]))
               for command in (storm_module.TRAIN, storm_module.EXPORT)], ()))
     _weather(storm, options)
@@ -68,7 +68,7 @@ def _weather(storm, options):
     kind, _, number = options.only.partition(":")
     rounds = {"kill": storm.kill_round, "power": storm.power_round}
     if kind not in rounds or not number.isdigit():
-      raise ValueError("--only is %s; it must be like kill:12 or power:3." %
+      raise ValueError("--only is %s; it must look like kill:12 or power:3." %
                        options.only)
     rounds[kind](int(number))
     return

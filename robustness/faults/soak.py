@@ -101,7 +101,7 @@ def judge(samples, warm_up=WARM_UP):
 
 
 def soak_training(folder, steps):
-  """Trains so many steps in `folder`/out: whether nothing grew."""
+  """Trains that many steps in `folder`/out; returns whether nothing grew."""
   world = tiny_world.make(os.path.join(folder, "world"))
   often = max(1, steps // 20)
   started = time.time()

@@ -62,7 +62,7 @@ class Counts(object):
       with. left_over: int, rounds that left temporary files.
     differing_bytes: int. stuck, tracebacks: int.
     findings: list of str, one a round that was not as it must be.
-    seconds: float, of processor time.
+    seconds: float, of CPU time.
   """
 
   def __init__(self):
@@ -105,7 +105,7 @@ class Storm(object):
   Attributes:
     counts: `Counts`.
     operations: {TRAIN: list of `Operation`, EXPORT: ...}, undisturbed.
-    seconds: {TRAIN: float, ...}, processor time undisturbed.
+    seconds: {TRAIN: float, ...}, CPU time undisturbed.
   """
 
   def __init__(self, work_dir, seed, say=None, changes=None):
@@ -248,7 +248,7 @@ class Storm(object):
       self._check_sentence(ended, story)
       if lasting and newest and not os.path.exists(
           os.path.join(self._root, "out", newest)):
-        self._find(story, "the last good checkpoint %s is gone" % newest)
+        self._find(story, "the last intact checkpoint %s is missing" % newest)
       seen = compare_folders.fingerprint(self._root)
       # A state that has been gone on from is tried again now and then.
       if seen in self._seen and rng.random() < 0.75:
@@ -342,7 +342,7 @@ class Storm(object):
     lines = [line for line in ended.stderr.splitlines()
              if re.match(r"\w+\.py: \S", line)]
     if len(lines) != 1 or lines[0] != ended.stderr.rstrip().splitlines()[-1]:
-      self._find(story, "it did not end with one sentence")
+      self._find(story, "it did not end with a one-sentence error")
 
   def _is_over(self, command, ended):
     """Whether there is nothing to start again."""

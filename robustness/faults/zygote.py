@@ -22,11 +22,11 @@ ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 
 _PR_SET_PDEATHSIG = 1
 
-# Of processor time: a run takes 2. By the clock that may be any number.
+# Of CPU time: a run takes 2. By the clock that may be any number.
 _MOST_SECONDS = 60
 
-# status: int, as subprocess has it (-9: killed); None: it did not end in
-# time. seconds: float, processor time. stdout, stderr: str.
+# status: int, as subprocess has it (-9: killed); None: it did not end in time.
+# seconds: float, CPU time. stdout, stderr: str.
 Ended = collections.namedtuple(
     "Ended", ["status", "seconds", "stdout", "stderr"])
 
@@ -55,9 +55,9 @@ class Zygote(object):
     Args:
       function: str, `module:name`; its result is the exit status (None: 0).
       *arguments: what it is called with; JSON must be able to hold it.
-      **limits: `kill_after`: float, seconds until SIGKILL, or None;
-        `timeout`: float, seconds until it counts as stuck; with
-        `_MOST_SECONDS` of processor time it does, too.
+      **limits: `kill_after`: float, seconds until SIGKILL, or None; `timeout`:
+        float, seconds until it counts as stuck; with `_MOST_SECONDS` of CPU
+        time it does, too.
 
     Returns:
       `Ended`.
@@ -69,7 +69,7 @@ class Zygote(object):
     self._process.stdin.flush()
     answer = self._process.stdout.readline()
     if not answer:
-      raise RuntimeError("the process that runs are forked from has ended with "
+      raise RuntimeError("the process from which runs are forked ended with "
                          "status %s." % self._process.wait())
     texts = []
     for path in self._paths:
@@ -144,7 +144,7 @@ def _wait(pid, kill_after, timeout):
   """Waits, kills when it is time.
 
   Returns:
-    (exit status, None for one that is stuck; seconds of processor time).
+    (exit status, None for one that is stuck; seconds of CPU time).
   """
   signal.signal(signal.SIGALRM, _raise_late)
   is_stuck = kill_after is None

@@ -102,7 +102,7 @@ def parse_body(data):
   for text in texts:
     for part in text if isinstance(text, tuple) else (text,):
       checks.expect(isinstance(part, str) and len(part) <= 50, "a text", part)
-      part.encode("utf-8")  # what goes on from here must be text
+      part.encode("utf-8")  # what resumes from here must be text
   features = (request if isinstance(request, list)
               else getattr(request, "features", None))
   for row in features or ():

@@ -20,7 +20,7 @@ _Described = collections.namedtuple("_Described", ["probabilities"])
 
 
 def _csv_rows(data, delimiter):
-  """[(line, row)] as csv reads them, or None where it is no CSV file."""
+  """[(line, row)] as csv reads them, or None where it is not a CSV file."""
   try:
     text = data.decode("utf-8-sig")
   except UnicodeDecodeError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts a whole cluster on this machine, to try it.
+"""Starts a cluster on this machine, for testing.
 
   python -m scale.launch.local --workers=2 --ps=1 -- --do_train \
       --output_dir=... (the flags of run_multilabel_classifier.py)
@@ -23,7 +23,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(
 
 
 def free_ports(number):
-  """Ports of 127.0.0.1 that nobody has at the moment: list of int."""
+  """Ports of 127.0.0.1 that are free at the moment: list of int."""
   sockets = []
   for _ in range(number):
     one = socket.socket()
@@ -89,7 +89,7 @@ class LocalCluster(object):
     for (job, task), process in sorted(self.processes.items()):
       if process.poll() and self._restarts:
         self._restarts -= 1
-        print("%s %d ended with status %d and is started again" % (
+        print("%s %d ended with status %d and is restarted" % (
             job, task, process.returncode), file=sys.stderr)
         self._start(job, task)
     return None

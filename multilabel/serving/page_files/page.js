@@ -2,16 +2,16 @@
 
 const TEXTS = {
   en: {
-    title: "Labels of a text", text: "Text", key: "API key",
-    submit: "Label it", hint: "or Ctrl + Enter", labels: "Labels",
+    title: "Label a text", text: "Text", key: "API key",
+    submit: "Label", hint: "or Ctrl + Enter", labels: "Labels",
     labelsNote: "The line is the threshold; labels at or above it are chosen. "
-        + "Pick one to see which words speak for it.",
+        + "Select one to see which words contribute to it.",
     labelsNoteByText: "The labels chosen have the highest expected F1 for this "
-        + "text. Pick one to see which words speak for it.",
+        + "text. Select one to see which words contribute to it.",
     words: label => "Why “" + label + "”",
-    for: "speaks for it", against: "against it",
+    for: "for the label", against: "against it",
     wordsNote: "— how the label’s odds change without the word.",
-    curl: "The same on the command line", copy: "Copy", copied: "Copied",
+    curl: "The same request with curl", copy: "Copy", copied: "Copied",
     working: "Working …", explaining: "Weighing the words …",
     done: (count, milliseconds) => count + (count === 1 ? " label" : " labels")
         + " chosen (" + milliseconds + " ms)",
@@ -19,23 +19,23 @@ const TEXTS = {
         + (threshold ? ", threshold " + threshold : "")
         + (isChosen ? ", chosen" : ""),
     more: count => "Show all " + count, needsKey: "This server needs an API key.",
-    unreachable: "The server does not answer.",
-    most: (good, bad) => (good ? "Most for it: " + good + ". " : "")
-        + (bad ? "Most against it: " + bad + "." : ""),
-    about: (labels, count) => "It knows "
+    unreachable: "The server is not responding.",
+    most: (good, bad) => (good ? "Strongest for: " + good + ". " : "")
+        + (bad ? "Strongest against: " + bad + "." : ""),
+    about: (labels, count) => "This model has "
         + (count === 1 ? "one label: " : count + " labels: ") + labels
         + ".",
     comma: ", ", rest: " …", other: "中文", otherLanguage: "zh",
   },
   zh: {
-    title: "文本的标签", text: "文本", key: "API 密钥",
+    title: "文本打标签", text: "文本", key: "API 密钥",
     submit: "打标签", hint: "或按 Ctrl + Enter", labels: "标签",
     labelsNote: "竖线是阈值，达到阈值的标签会被选中。选择一个标签，查看哪些词支持它。",
     labelsNoteByText: "选中的标签使这段文本的期望 F1 最大。选择一个标签，查看哪些词支持它。",
     words: label => "为什么是“" + label + "”",
     for: "支持", against: "反对",
-    wordsNote: "— 去掉这个词后，该标签的几率如何变化。",
-    curl: "命令行中的同样请求", copy: "复制", copied: "已复制",
+    wordsNote: "— 去掉该词后，此标签的几率（odds）如何变化。",
+    curl: "等价的 curl 命令", copy: "复制", copied: "已复制",
     working: "处理中……", explaining: "正在计算词的权重……",
     done: (count, milliseconds) =>
         "选中 " + count + " 个标签（" + milliseconds + " 毫秒）",
@@ -44,8 +44,8 @@ const TEXTS = {
         + (isChosen ? "，已选中" : ""),
     more: count => "显示全部 " + count + " 个",
     needsKey: "此服务器需要 API 密钥。", unreachable: "服务器没有响应。",
-    most: (good, bad) => (good ? "最支持：" + good + "。" : "")
-        + (bad ? "最反对：" + bad + "。" : ""),
+    most: (good, bad) => (good ? "支持最强：" + good + "。" : "")
+        + (bad ? "反对最强：" + bad + "。" : ""),
     about: (labels, count) => "共 " + count + " 个标签：" + labels + "。",
     comma: "、", rest: "……", other: "English", otherLanguage: "en",
   },
