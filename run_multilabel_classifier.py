@@ -458,7 +458,9 @@ def model_fn_builder(bert_config, num_labels, init_checkpoint, learning_rate,
 
 def main(argv):
   if argv[1:]:
-    raise ValueError("unexpected argument %s; flags begin with --." % argv[1])
+    raise ValueError("unexpected argument %s; flags begin with --%s." % (
+        argv[1], ", and a value follows =, as in --do_train=%s" %
+        argv[1].lower() if argv[1].lower() in ("true", "false") else ""))
   tf.disable_v2_behavior()
   run = finetuning.Finetuning(
       Settings.from_flags(FLAGS, command_line.flag_names()), model_fn_builder)

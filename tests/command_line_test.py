@@ -130,7 +130,8 @@ def test_log_goes_to_stderr(script):
     ("--times=many", "--times=many"),
     ("--do=sing", "value should be one of"),
     ("--name", "Missing value for flag --name"),
-    ("--flagfile=/nowhere", "/nowhere"),
+    ("--flagfile=/nowhere",
+     "--flagfile=/nowhere cannot be opened: No such file or directory (--help"),
 ])
 def test_flags_that_cannot_be_read(argument, message, script):
   status, out, err = run(script, argument)

@@ -554,7 +554,7 @@ def test_foreign_output_dir(bert, data, tmp_path):
         "ece_equal_mass, ece_equal_width, "),
     ({"metric_for_best": "f1/fruit"}, "for short lrap, map"),
     ({"threshold": 1.5}, "--threshold is 1.5; it must be a number from 0 to "
-     "1, or one of tune, tune_macro, tune_per_label"),
+     "1, or one of tune, "),
     ({"threshold": "abc"}, "--threshold is abc; it must be"),
     ({"threshold": "nan"}, "--threshold is nan; it must be"),
     ({"threshold": ""}, "--threshold is ; it must be"),
@@ -597,8 +597,12 @@ def test_mistakes_in_flags(bert, data, tmp_path, flags, words):
 
 def test_an_argument_that_is_no_flag(bert, data, tmp_path):
   line = tiny_bert.arguments(bert, data, tmp_path / "o", do_train=None)
-  assert "unexpected argument true;" in refused(
-      line + ["--do_train", "true"])
+  assert refused(line + ["--do_train", "True"]) == (
+      "unexpected argument True; flags begin with --, and a value follows =, "
+      "as in --do_train=true.")
+  assert refused(line + ["--do_train=maybe"]) == (
+      "flag --do_train=maybe: it must be true or false (--help lists the "
+      "flags)")
 
 
 # Mistakes in the files.

@@ -194,6 +194,14 @@ def test_strange_names_stay_on_one_short_line(tmp_path, name):
   assert len(str(error.value)) < 300 + len(str(path))
 
 
+def test_a_pointer_in_place_of_the_file(tmp_path):
+  path = tmp_path / "model.safetensors"
+  path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"
+                   b"size 5\n")
+  with pytest.raises(ValueError, match="git lfs pull"):
+    safetensors_reader.SafetensorsFile(str(path))
+
+
 def test_no_file_and_not_a_file(tmp_path):
   with pytest.raises(ValueError, match="No such file"):
     safetensors_reader.SafetensorsFile(str(tmp_path / "a"))

@@ -15,6 +15,7 @@ import importlib
 import itertools
 import logging as python_logging
 import os
+import re
 import sys
 import tempfile
 import textwrap
@@ -273,7 +274,7 @@ def run(main, define_flags, description):
   try:
     argv = FLAGS(sys.argv)
   except (flags.Error, EnvironmentError, UnicodeError) as error:
-    _fail("%s (--help lists the flags)" % _sentence(error).rstrip(". "), 2)
+    _fail("%s (--help lists the flags)" % _flag_sentence(error), 2)
   _set_up_logging()
   sys.exit(_exit_status(main, argv))
 
@@ -336,6 +337,16 @@ def _sentence(error):
                         RuntimeError, FloatingPointError)):
     return text or type(error).__name__
   return "%s: %s" % (type(error).__name__, text[:600])
+
+
+def _flag_sentence(error):
+  """What absl says of flags, as a sentence without its full stop."""
+  text = _sentence(error).rstrip(". ")
+  text = re.sub(r": \('Non-boolean argument to boolean flag', .*\)$",
+                ": it must be true or false", text)
+  return re.sub(
+      r"^ERROR:: Unable to open flagfile: \[Errno \d+\] (.*): '(.*)'$",
+      r"--flagfile=\2 cannot be opened: \1", text)
 
 
 def _set_up_logging():

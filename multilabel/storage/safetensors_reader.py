@@ -158,7 +158,11 @@ class SafetensorsFile(object):
     if size < 8:
       raise self._error("the file has %d bytes, too few for a safetensors file",
                         size)
-    length, = struct.unpack("<Q", reader.read(8))
+    start = reader.read(8)
+    if start == b"version ":
+      raise self._error("it is a pointer of Git LFS; fetch the file itself "
+                        "with git lfs pull")
+    length, = struct.unpack("<Q", start)
     if length > size - 8:
       raise self._error(
           "the header says it has %d bytes, but the file has %d; it is "
