@@ -24,6 +24,7 @@ from multilabel.storage import trained_model
 from multilabel.training import loop
 from multilabel.training import model_graph
 from multilabel.training import progress as training_progress
+from multilabel.training import run_setup
 from multilabel.training import scoring
 import run_multilabel_classifier
 
@@ -267,11 +268,14 @@ def poison(source, target, name="bert/pooler/dense/kernel"):
                           write_state=False)
 
 
-def test_nan_weights_to_start_from_stop_before_a_checkpoint(
-    bert, data, tmp_path):
-  poison(os.path.join(bert, "bert_model.ckpt"), tmp_path / "bad.ckpt")
-  status, _, stderr, _ = call(bert, data, tmp_path / "o", pooling="pooler",
-                              init_checkpoint=tmp_path / "bad.ckpt")
+def test_a_loss_that_is_nan_stops_before_a_checkpoint(
+    bert, data, tmp_path, monkeypatch):
+  make_loss = run_setup.make_loss
+  monkeypatch.setattr(
+      run_setup, "make_loss", lambda *args: (
+          lambda labels, logits: np.nan * make_loss(*args)(
+              labels=labels, logits=logits)))
+  status, _, stderr, _ = call(bert, data, tmp_path / "o")
   assert status == 1
   found = re.match(
       r"run_multilabel_classifier.py: training diverged at step 0: loss nan, "
