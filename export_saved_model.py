@@ -451,8 +451,9 @@ def describe(result):
               result.decision.describe(), form, ", ".join(result.signatures),
               "; ".join(differences)))
   if result.decision.is_by_text:
-    text += (" They have no above_threshold: a SavedModel's graph does not "
-             "choose labels by expected F1, so its clients must.")
+    text += (" The signatures have no above_threshold: the graph of a "
+             "SavedModel does not choose labels by expected F1, so its clients "
+             "must.")
   return text
 
 

@@ -90,6 +90,11 @@ def test_labels_by_expected_f1_are_left_to_the_client():
   with tf.Graph().as_default():
     outputs = dict(builder._named(tf.zeros([1, 2])))
   assert sorted(outputs) == ["labels", "probabilities", "scores"]
+  result = export_saved_model.ExportResult(
+      "p", ["text"], "c", 7, decisions.DecisionRule("expected_f1"),
+      encoding.TRUNCATE_HEAD, 0.0, None, None)
+  assert "The signatures have no above_threshold: the graph of a " in (
+      export_saved_model.describe(result))
 
 
 class FakeTrained(object):

@@ -219,6 +219,23 @@ def test_decision_of_the_directory(server, model, tmp_path):
         tmp_path / "b.tsv")) == (0, "", "")
 
 
+def test_labels_by_expected_f1(server, predictor):
+  """The set of the highest expected F1, of the outcomes of three labels."""
+  sets = np.array([[i >> j & 1 for j in range(3)] for i in range(8)])
+  for text in (u"the apple", u"the dog", u"sun"):
+    row, = predictor.predict([text])
+    chance = np.where(sets, row, 1 - row).prod(axis=1)
+    sizes = sets.sum(axis=1)
+    f1 = 2.0 * sets.dot(sets.T) / np.maximum(sizes[:, None] + sizes, 1)
+    f1[0, 0] = 1
+    best = sets[f1.dot(chance).argmax()]
+    status, out, err = server.run(text, "--threshold=expected_f1")
+    assert (status, err) == (
+        0, "decision: the highest expected F1 of each text\n")
+    assert {line.split(None, 1)[1] for line in out.splitlines()[1:]} == {
+        predictor.labels[i] for i in np.flatnonzero(best)}
+
+
 def test_nearest_label_where_each_has_a_threshold(capfdbinary):
   class Two(object):
     """Answers without a model."""
