@@ -343,10 +343,10 @@ def define_flags(flag_values=None):
     flags.DEFINE_string(
         "threshold", "0.5",
         "Minimum probability of a label: a number; tune: the one that "
-        "maximises micro-F1 on dev; tune_macro: macro-F1; tune_samples: the "
+        "maximizes micro-F1 on dev; tune_macro: macro-F1; tune_samples: the "
         "mean F1 per text; tune_per_label: one per label. expected_f1: no "
-        "threshold, but the labels of the highest expected F1 of each text. "
-        "Stored in output_dir; default: what is stored there.")
+        "threshold, but the labels of the highest expected F1 per text. Stored "
+        "in output_dir; default: what is stored there.")
     flags.DEFINE_enum(
         "calibrate", run_setup.NOT_CALIBRATED, [run_setup.NOT_CALIBRATED] +
         list(calibration.KINDS),

@@ -77,7 +77,8 @@ def fetch(language, folder):
   texts = [target[2] for target in found
            if target[:2] == ["Translations", language]]
   if not packages or not texts:
-    raise ValueError("apt-get brought no descriptions in %s; it said: %s" % (
+    raise ValueError(
+        "apt-get returned no descriptions in %s; its output: %s" % (
         language, " / ".join(said.splitlines()[-3:])))
   return packages, texts
 
@@ -175,7 +176,7 @@ def main(argv=None):
                                    description=__doc__.split("\n")[0])
   parser.add_argument("--language", default="en", help="en, zh_CN, de, ja, ...")
   parser.add_argument("--min_count", type=int, default=10,
-                      help="fewest texts of train with a label")
+                      help="minimum number of train texts with a label")
   parser.add_argument("--max_labels", type=int, help="labels to keep")
   parser.add_argument("--output_dir", required=True)
   options = parser.parse_args(argv)

@@ -345,7 +345,7 @@ class DecisionRule(collections.namedtuple(
   def describe(self):
     """Returns the rule in words, for one line of output."""
     if self.is_by_text:
-      words = "the highest expected F1 of each text"
+      words = "the highest expected F1 per text"
     elif np.ndim(self.thresholds) == 0:
       words = "threshold %.4g" % self.thresholds
     else:

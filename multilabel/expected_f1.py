@@ -51,7 +51,7 @@ def choose(probabilities, top_k=None, always_one_label=False):
   probabilities = score_curves.check_probabilities(probabilities)
   num_labels = probabilities.shape[1]
   if top_k is not None and top_k < 1:
-    raise ValueError("top_k is %s; give a number of labels above 0" % top_k)
+    raise ValueError("top_k is %s; it must be above 0" % top_k)
   least, most = int(always_one_label), min(top_k or num_labels, num_labels)
   decided = np.zeros(probabilities.shape, dtype=bool)
   for block in score_curves.row_blocks(*probabilities.shape):

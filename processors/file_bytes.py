@@ -123,8 +123,8 @@ def open_raw(path):
     opener.join(PIPE_SECONDS)
     if not opened:
       os.close(os.open(path, os.O_RDWR))  # lets the thread end
-      raise ValueError("%s: it is a pipe, and nobody has opened it to write "
-                       "for %d s." % (path, PIPE_SECONDS))
+      raise ValueError("%s: it is a pipe that nothing has opened for writing "
+                       "within %d s." % (path, PIPE_SECONDS))
     return opened[0]
   except OSError as error:
     raise ValueError("%s: cannot be read (%s)." % (

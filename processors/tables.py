@@ -164,7 +164,7 @@ def _checked(path, row, cell):
 def _check_start(path, magic, kind):
   """Refuses a file that begins otherwise than its form does."""
   if os.path.lexists(path) and not os.path.isfile(path):
-    raise ValueError("%s: it is not a file, which %s must be." % (path, kind))
+    raise ValueError("%s: it is not a file; %s must be one." % (path, kind))
   try:
     with open(path, "rb") as reader:
       start = reader.read(len(magic))

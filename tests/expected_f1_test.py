@@ -119,10 +119,9 @@ def test_invalid_input(call):
 
 
 def test_the_rule_in_words():
-  assert RULE.describe() == "the highest expected F1 of each text"
+  assert RULE.describe() == "the highest expected F1 per text"
   assert RULE._replace(top_k=3, always_one_label=True).describe() == (
-      "the highest expected F1 of each text, at most 3 labels, at least one "
-      "label")
+      "the highest expected F1 per text, at most 3 labels, at least one label")
   assert np.isnan(RULE.threshold_of_each(3)).tolist() == [True] * 3
   assert decisions.parse_threshold("expected_f1") == "expected_f1"
   assert decisions.parse_threshold("0.25") == 0.25

@@ -126,7 +126,7 @@ def test_an_input_file_that_nobody_writes(tmp_path, monkeypatch, form):
   monkeypatch.setattr(file_bytes, "PIPE_SECONDS", 0.2)
   path = str(tmp_path / "pipe")
   os.mkfifo(path)
-  with pytest.raises(ValueError, match="nobody has opened it|it is not a file"):
+  with pytest.raises(ValueError, match="nothing has opened|it is not a file"):
     list(unlabelled.read_texts(path, form))
   holder = socket.socket(socket.AF_UNIX)
   os.remove(path)
@@ -218,7 +218,7 @@ def test_notes_are_not_replaced(copy, data, tmp_path, name):
   tiny_bert.write_text(path, NOTES[name])
   message = refused(run_multilabel_classifier, again(
       copy, folder, do_eval=True, do_test=True, do_predict=True))
-  assert "%s is there and no training run wrote it" % path in message
+  assert "%s exists and is not from a training run" % path in message
   assert tiny_bert.read_text(path) == NOTES[name]
 
 
@@ -241,7 +241,7 @@ def test_a_report_of_somebody_s_stays(copy, data):
   status, _, stderr, log = tiny_bert.call(
       run_multilabel_classifier, again(copy, data, do_eval=True))
   assert (status, stderr) == (0, "")
-  assert ["No report.html: %s is there and is no report of a run; move it "
+  assert ["No report.html: %s exists and is not a report of a run; move it "
           "away." % path] == [
               line for line in log if "report.html" in line]
   assert "Mine" in tiny_bert.read_text(path)
@@ -257,9 +257,9 @@ def test_a_report_of_somebody_s_stays(copy, data):
 
 @pytest.mark.parametrize("changes, words", [
     ({"num_hidden_layers": 1000}, "it lacks bert/encoder/layer_1/"),
-    ({"hidden_size": 32}, "has shape [3, 16] there and [3, 32] here"),
-    ({"vocab_size": 4000}, "word_embeddings has shape [32, 16] there"),
-    ({"intermediate_size": 64}, "has shape [16, 32] there and [16, 64] here"),
+    ({"hidden_size": 32}, "has shape [3, 16] in the checkpoint but"),
+    ({"vocab_size": 4000}, "word_embeddings has shape [32, 16] in"),
+    ({"intermediate_size": 64}, "has shape [16, 32] in the checkpoint but"),
 ])
 def test_sizes_that_the_checkpoint_has_not(copy, data, monkeypatch, changes,
                                            words):

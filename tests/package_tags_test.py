@@ -80,5 +80,5 @@ def test_a_language_that_the_mirror_does_not_have(
   assert package_tags.main(["--language=xx",
                             "--output_dir=%s" % (tmp_path / "o")]) == 2
   assert capsys.readouterr().err == (
-      "apt-get brought no descriptions in xx; it said: E: nothing\n")
+      "apt-get returned no descriptions in xx; its output: E: nothing\n")
   assert not (tmp_path / "o").exists()

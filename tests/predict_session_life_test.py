@@ -98,7 +98,7 @@ BROKEN = [
      "bert/encoder/layer_1/output/LayerNorm/gamma"),
     (dict(tiny_model.random_weights(3, 5),
           output_bias=np.zeros([4], np.float32)),
-     "output_bias has shape [4] there and [3] here"),
+     "output_bias has shape [4] in the checkpoint but [3] in the model"),
     ({name: value for name, value in tiny_model.random_weights(3, 5).items()
       if name != "output_weights"}, "lacks output_weights, shape [3, 16]"),
 ]

@@ -688,7 +688,7 @@ def test_mistakes_in_the_model(bert, data, tmp_path, name, replacement, words):
 
 
 @pytest.mark.parametrize("factor, words", [
-    (np.nan, "has weights that are NaN or infinite in bert/embeddings/word_"),
+    (np.nan, "has NaN or infinite weights in bert/embeddings/word_"),
     (0, "has only zeros in bert/embeddings/word_embeddings")])
 def test_weights_that_nothing_can_start_from(bert, data, tmp_path, factor,
                                              words):

@@ -340,8 +340,8 @@ def test_expected_f1_is_the_rule_of_everything(copy, data):
   log = run(data, copy, do_predict=True, threshold="expected_f1",
             always_one_label=True)
   assert read_settings(copy) == ("expected_f1", "fixed", None, True)
-  assert any(line.endswith(", the highest expected F1 of each text, at least "
-                           "one label *****") for line in log)
+  assert any(line.endswith(", the highest expected F1 per text, at least one "
+                           "label *****") for line in log)
   run(data, copy, do_eval=True, do_test=True,
       report=importlib.util.find_spec("matplotlib") is not None)
   for part in ("dev", "test"):
@@ -361,7 +361,7 @@ def test_expected_f1_is_the_rule_of_everything(copy, data):
         {label for label, is_on in zip(tiny_bert.LABELS, row) if is_on}
         for row in wanted]
   card = tiny_bert.read_text(os.path.join(copy, model_card.CARD_FILE))
-  assert "Labels are given by the highest expected F1 of each text, at " in card
+  assert "Labels are chosen by the highest expected F1 per text, at " in card
   assert "| label | F1 on" in card
   page = os.path.join(copy, "report.html")
   if os.path.exists(page):

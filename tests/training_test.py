@@ -400,7 +400,7 @@ def test_a_checkpoint_of_another_model_is_refused(trained, tmp_path):
       model_graph.GraphSettings(pooling="mean"))
   with pytest.raises(ValueError, match=(
       r"does not fit this model: bert/encoder/layer_0/intermediate/dense/"
-      r"kernel has shape \[16, 32\] there and \[16, 64\] here")):
+      r"kernel has shape \[16, 32\] in the checkpoint but \[16, 64\] in")):
     loop.Run(model_fn, trained)
 
 

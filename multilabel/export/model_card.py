@@ -118,15 +118,15 @@ def _labels_section(trained, results):
   if len(trained.labels) > _MOST_LABELS:
     text += "\n\nand %d more." % (len(trained.labels) - _MOST_LABELS)
   if decision.is_by_text:
-    return "%s\n\nLabels are given by %s." % (text, decision.describe())
+    return "%s\n\nLabels are chosen by %s." % (text, decision.describe())
   rule = "\n\nA label is predicted if its probability is at least its threshold"
   if decision.top_k:
     rule += ", up to %d labels per text" % decision.top_k
   if decision.always_one_label:
     rule += "; a text without any label gets the most probable one"
-  kind = {"tune": "one that maximises micro-F1 on dev",
+  kind = {"tune": "one that maximizes micro-F1 on dev",
           "tune_macro": "one that maximizes macro-F1 on dev",
-          "tune_samples": "one that maximises the mean F1 per text on dev",
+          "tune_samples": "one that maximizes the mean F1 per text on dev",
           "tune_per_label": "tuned on dev, separately for each label"}.get(
               trained.settings["threshold_kind"], "fixed")
   return "%s%s. Thresholds: %s." % (text, rule, kind)

@@ -207,7 +207,7 @@ def load_index(path):
       raise ValueError(" ".join(str(error).split()) or type(error).__name__)
   if not isinstance(index, np.ndarray) or index.ndim != 2 or (
       index.dtype.kind != "i"):
-    raise ValueError("it holds no table of whole numbers")
+    raise ValueError("it is not a table of integers")
   return index
 
 
@@ -510,8 +510,8 @@ class RecordFile(object):
     try:
       feature = tf.train.Example.FromString(data).features.feature
     except Exception:  # DecodeError, whose module varies
-      raise ValueError("record file %s is broken: what stands at byte %d is no "
-                       "tf.train.Example." % (self._path, offset))
+      raise ValueError("record file %s is broken: the data at byte %d are not "
+                       "a tf.train.Example." % (self._path, offset))
     length = sum(feature["input_mask"].int64_list.value)
     values = {key: list(feature[key].int64_list.value) for key in (
         "input_ids", "input_mask", "segment_ids")}

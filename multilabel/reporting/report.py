@@ -55,7 +55,7 @@ def write(output_dir, command=None):
   """
   path = os.path.join(output_dir, REPORT_FILE)
   if os.path.lexists(path) and not page.is_document(path):
-    raise ValueError("%s is there and is no report of a run; move it away." %
+    raise ValueError("%s exists and is not a report of a run; move it away." %
                      path)
   charts.require_matplotlib()
   run = scored.ScoredRun(run_files.read(output_dir))

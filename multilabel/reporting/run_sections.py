@@ -158,8 +158,8 @@ def _rule_of_evaluations(best):
   """How evaluations while training gave labels: a sentence."""
   threshold = (best.get("rule") or {}).get("threshold", 0.5)
   if threshold in decisions.TUNED_THRESHOLDS:
-    return "Thresholds: found on dev at each evaluation (%s)." % threshold
-  return "Labels are given by %s." % (
+    return "Thresholds: tuned on dev at each evaluation (%s)." % threshold
+  return "Labels are chosen by %s." % (
       decisions.DecisionRule(threshold).describe())
 
 

@@ -49,7 +49,7 @@ def _check_is_checkpoint(path):
   for name in glob.glob(glob.escape(path) + ".*"):
     if re.search(r"\.(index|data-\d+-of-\d+)\Z", name) and not (
         os.path.isfile(name)):
-      raise ValueError("%s is not a file; a checkpoint's are." % name)
+      raise ValueError("%s is not a file, so the checkpoint is invalid." % name)
   has_index = tf.io.gfile.exists(path + ".index")
   if not has_index and not tf.io.gfile.exists(path):
     hint = ""
@@ -75,7 +75,7 @@ def _check_is_checkpoint(path):
 
 
 # What the files beside a trained checkpoint have to be.
-OWN_FILES = ("%s and %s of the directory must be those that it was trained "
+OWN_FILES = ("%s and %s in the directory must be the ones it was trained "
              "with" % (model_settings.BERT_CONFIG_FILE,
                        model_settings.LABELS_FILE))
 
@@ -258,7 +258,8 @@ def check_sizes(checkpoint, bert_config, num_labels, hint):
     if there is None and "/encoder/" in name:
       problem = "it lacks %s, shape %s" % (name, shape)
     elif there is not None and list(there) != shape:
-      problem = "%s has shape %s there and %s here" % (name, list(there), shape)
+      problem = "%s has shape %s in the checkpoint but %s in the model" % (
+          name, list(there), shape)
     else:
       continue
     raise ValueError("checkpoint %s does not fit this model: %s; %s." % (
@@ -296,11 +297,11 @@ def _check_tensors(checkpoint, dtypes):
           "init_checkpoint %s has %s as %s, but the model needs %s." %
                        (checkpoint, name, dtype, wanted.name))
     if not np.isfinite(value).all():
-      raise ValueError("init_checkpoint %s has weights that are NaN or "
-                       "infinite in %s; take another one." % (
+      raise ValueError("init_checkpoint %s has NaN or infinite weights in %s; "
+                       "use another one." % (
                            checkpoint, name))
     if name.endswith("/word_embeddings") and not value.any():
-      raise ValueError("init_checkpoint %s has only zeros in %s; take another "
+      raise ValueError("init_checkpoint %s has only zeros in %s; use another "
                        "one." % (checkpoint, name))
 
 

@@ -26,7 +26,7 @@ def check(output_dir, names):
     path = os.path.join(output_dir, name)
     if os.path.lexists(path) and not is_own(path):
       raise ValueError(
-          "%s is there and no training run wrote it: move it away, or name "
+          "%s exists and is not from a training run: move it away, or name "
           "another --output_dir." % path)
 
 

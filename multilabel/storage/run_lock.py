@@ -86,8 +86,9 @@ def _check_links(output_dir):
     where = os.path.realpath(path)
     if name == LOCK_FILE or not where.startswith(home):
       raise ValueError(
-          "output_dir %s: %s is a symbolic link to %s, which a run would write "
-          "to; put the file itself there." % (output_dir, name, where))
+          "output_dir %s: %s is a symbolic link to %s, which a run would "
+          "overwrite; replace it by the file itself." % (
+              output_dir, name, where))
 
 
 def _has_own_lock(output_dir):

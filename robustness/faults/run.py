@@ -36,8 +36,9 @@ def main(argv=None):
                       help="number of disks that are full from some call on "
                            "(default: %(default)s)")
   parser.add_argument("--flag", action="append", default=[],
-                      metavar="NAME=VALUE", help="flag of the training, such "
-                      "as ema_decay=0.9; may be given several times")
+                      metavar="NAME=VALUE",
+                      help="flag of the training, such as ema_decay=0.9; may "
+                           "be repeated")
   parser.add_argument("--only", metavar="KIND:NUMBER",
                       help="repeat one round, such as kill:12 or power:3")
   work_folder.add_flags(parser)
