@@ -34,7 +34,7 @@ def table():
   """[(flags of an option, column, "yes" or "no")] of the document."""
   section = tiny_bert.read_text(os.path.join(
       tiny_bert.ROOT, "docs", "scale.md")).partition(
-          "## What goes together")[2].partition("\n## ")[0]
+          "## Which options can be combined")[2].partition("\n## ")[0]
   rows = [[cell.strip() for cell in line.strip("|").split("|")]
           for line in section.splitlines() if line.startswith("|")]
   assert rows[0][1:] == list(COLUMNS)
@@ -71,7 +71,7 @@ def test_what_goes_together(machine, option, column, cell, tmp_path):
     status, _, stderr, _ = tiny_bert.call(run_multilabel_classifier, arguments)
     assert status == 2 and stderr.count("\n") == 1
     assert option[-1].partition("=")[0] in stderr
-    assert "does not go with" in stderr
+    assert "cannot be combined with" in stderr
     assert not os.path.exists(output_dir)
     return
   values = absl_flags.FlagValues()
