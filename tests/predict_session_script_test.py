@@ -231,7 +231,7 @@ def test_labels_by_expected_f1(server, predictor):
     best = sets[f1.dot(chance).argmax()]
     status, out, err = server.run(text, "--threshold=expected_f1")
     assert (status, err) == (
-        0, "decision: the highest expected F1 of each text\n")
+        0, "decision: the highest expected F1 per text\n")
     assert {line.split(None, 1)[1] for line in out.splitlines()[1:]} == {
         predictor.labels[i] for i in np.flatnonzero(best)}
 
