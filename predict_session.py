@@ -54,7 +54,7 @@ class SessionPredictor(predictor.Predictor):
 
     Args:
       model_dir: str, `--output_dir` of a training run.
-      batch_size: int, texts a `session.run`.
+      batch_size: int, texts per `session.run`.
       device: str, "/cpu:0", "/gpu:0", ...; None: TensorFlow chooses.
       inter_op_threads: int, operations that run side by side; None:
         TensorFlow's number.

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kills, corrupt files, strange input and long loads, against the programs."""
+"""Robustness tests: kills, corrupt files, fuzzing and long loads."""

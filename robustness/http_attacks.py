@@ -4,8 +4,8 @@
   python -m robustness.http_attacks --model_dir=DIR
 
 Each row starts a server, attacks it, and counts how many of 100 well-behaved
-clients are served meanwhile: a new connection each, ten seconds for an answer.
-Ends with 1 if a row was not held. All traffic stays on 127.0.0.1.
+clients are served meanwhile: a new connection each, ten seconds for a response.
+Exits with 1 if a row fails. All traffic stays on 127.0.0.1.
 """
 
 import collections
@@ -32,10 +32,10 @@ from robustness import http_client
 
 FLAGS = flags.FLAGS
 
-# Seconds within which a good client must have its answer.
+# Seconds within which a well-behaved client must get its response.
 PATIENCE = 10
 
-# Bytes of memory beyond which a row is not held.
+# Bytes of memory beyond which a row fails.
 MAX_GROWTH = 1 << 30
 
 TEXT = "a few words"
@@ -51,7 +51,7 @@ Row = collections.namedtuple("Row", [
 
 
 class Crowd(object):
-  """Many connections that one thread keeps open and feeds."""
+  """Many connections, kept open and fed by one thread."""
 
   def __init__(self, port, number, data, reads=False):
     """Opens them.
@@ -60,9 +60,9 @@ class Crowd(object):
       port: int.
       number: int.
       data: bytes that each sends as far as the server reads.
-      reads: bool, whether what comes back is read, and forgotten.
+      reads: bool, whether responses are read and discarded.
     """
-    # As many files as the system lets a process open.
+    # As many files as a process may open.
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     self._reads = reads
@@ -118,7 +118,7 @@ class Crowd(object):
 
 
 class Good(object):
-  """Clients that behave: eight at a time, over some seconds."""
+  """Well-behaved clients: eight at a time, over some seconds."""
 
   def __init__(self, port, number, tls=None, at_a_time=8, pause=0.4):
     self.number = number
@@ -211,7 +211,7 @@ def under(name, start, attack, clients, tls=None, pause=0.4, **options):
     `Row`.
   """
   with start(**options) as (port, process):
-    # So that all has been used once.
+    # So that everything has been used once.
     Good(port, 8, tls, pause=pause).run()
     with Memory(process) as memory:
       with attack(port):
@@ -247,7 +247,7 @@ def bodies(port, number, body):
 
 @contextlib.contextmanager
 def resets(port, number):
-  """Connections that ask and are torn down before the answer."""
+  """Connections that send a request and are reset before the response."""
   for _ in range(number):
     with contextlib.closing(socket.create_connection(
         ("127.0.0.1", port), PATIENCE)) as sock:
@@ -258,7 +258,7 @@ def resets(port, number):
 
 
 def ends_in_order(start, requests):
-  """SIGTERM while bodies are half sent: all are answered, the port is closed.
+  """SIGTERM while bodies are half sent: all get a response, the port is closed.
   """
   with start() as (port, process):
     Good(port, 8).run()

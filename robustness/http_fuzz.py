@@ -3,10 +3,10 @@
 
   python -m robustness.http_fuzz --requests=20000
 
-hypothesis makes requests: good ones with a part replaced, left out or doubled,
-JSON of any kind, bytes of any kind, wrong lengths, other methods, paths and
-headers. Each must be answered in time, with JSON, and not with status 5xx;
-now and then a good request must still have its one right answer.
+hypothesis generates requests: valid ones with a part replaced, removed or
+duplicated, arbitrary JSON, arbitrary bytes, wrong lengths, other methods, paths
+and headers. Each must get a response in time, with JSON, and without status
+5xx; from time to time, a valid request must still get its correct response.
 """
 
 from multilabel.common import command_line
@@ -31,7 +31,7 @@ from robustness import http_client
 
 FLAGS = flags.FLAGS
 
-# Seconds within which an answer must have begun.
+# Seconds within which a response must start.
 HANG = 20
 
 ROW = {"input_ids": [2, 5, 3], "input_mask": [1, 1, 1],
@@ -196,7 +196,7 @@ def exchange(port, pieces):
 
 
 def check(request, answer, seconds):
-  """Raises AssertionError for an answer that must not be; returns its status.
+  """Raises AssertionError for an invalid response; returns its status.
   """
   if seconds > HANG / 2:
     raise AssertionError("%.1f s until a response" % seconds)
@@ -228,7 +228,7 @@ def run(port, number, seed=0):
     Counter of status (int, or "closed" for no answer).
 
   Raises:
-    AssertionError: an answer must not be; hypothesis shows the request.
+    AssertionError: an invalid response; hypothesis shows the request.
   """
   statuses = collections.Counter()
   control = http_client.post(*GOOD[2])

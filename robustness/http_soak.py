@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps a server busy for long and looks whether it stays right and small.
+"""Keeps a server busy for long, and checks its responses and memory.
 
   python -m robustness.http_soak --requests=100000
 
-Texts of mixed lengths come from the model's vocabulary; their answers are
-computed before by the predictor and compared with what the server says. A
-share of the requests is malformed. Ends with 1 if an answer was wrong, of
-status 5xx, or missing, or if the memory grew.
+Texts of mixed lengths come from the model's vocabulary; the predictor computes
+the expected responses in advance. Some requests are malformed. Exits with 1 if
+a response was wrong, had status 5xx, or was missing, or if memory grew.
 """
 
 from multilabel.common import command_line
@@ -31,8 +30,8 @@ from robustness import http_client
 
 FLAGS = flags.FLAGS
 
-# Largest difference of a probability: batches of other texts are computed in
-# another order.
+# Largest difference of a probability: different batches are computed in a
+# different order.
 TOLERANCE = 1e-5
 
 MALFORMED = [
@@ -74,7 +73,7 @@ def make_texts(words, count, rng):
 
 
 def make_cases(predictor, texts, rng):
-  """Good requests of each form and what the predictor says: list of `Case`."""
+  """Valid requests of each form and the predictor's results: list of `Case`."""
   cases = []
   for text, windows in zip(texts, predictor.encode(texts)):
     forms = [(PATHS[0], {"texts": [text]}),
@@ -122,7 +121,7 @@ class Soak(object):
     self.largest = 0.0
 
   def run(self, clients):
-    """Sends all; returns when the last answer has come."""
+    """Sends all; returns after the last response."""
     threads = [threading.Thread(target=self._client, args=(number,))
                for number in range(clients)]
     for thread in threads:
@@ -146,7 +145,7 @@ class Soak(object):
         self.largest = max(self.largest, difference)
 
   def _ask(self, client, case):
-    """(what came of a case, largest difference of a probability)."""
+    """(outcome of a case, largest difference of a probability)."""
     try:
       status, body = client.send(case.request)
     except (OSError, EOFError):

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What micro-batching gives many clients of one predictor.
+"""What many clients of one predictor gain from micro-batching.
 
   python -m robustness.predictor_clients --model_dir=demo_work/output
 
 Each of that many threads asks for one text after another, as fast as it is
 answered: once by a `session.run` of its own, once through a `MicroBatcher`;
 for comparison, one client alone asks both ways. All four take turns in slices
-of a few seconds, so that a machine that others use is as slow for each.
+of a few seconds, so that other load affects them equally.
 """
 
 from multilabel.common import command_line
@@ -64,7 +64,7 @@ def read_texts(path, most_words):
 
 
 def run_slice(ask, texts, clients, slice_seconds, way):
-  """Lets clients ask for some seconds and adds what they saw to `way`."""
+  """Runs clients for some seconds and adds the measurements to `way`."""
   end = time.perf_counter() + slice_seconds
   counts = []
 
@@ -72,7 +72,7 @@ def run_slice(ask, texts, clients, slice_seconds, way):
     count = 0
     while time.perf_counter() < end:
       start = time.perf_counter()
-      # Each begins at another text.
+      # Each starts at a different text.
       ask(texts[(number * 997 + count) % len(texts)])
       way.seconds.append(time.perf_counter() - start)
       count += 1

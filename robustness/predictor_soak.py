@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps a predictor busy for long, and opens and closes many: nothing grows.
+"""Keeps a predictor busy for long, and opens and closes many.
 
   python -m robustness.predictor_soak --calls=100000 --opens=200
 
-Texts of random lengths, 1 to 8 a call, are compared with what the first calls
-said of them. Then predictors are opened, asked and closed. Ends with 1 if an
-answer changed, if the memory of the second half is more than 3% above that of
-the first, or if threads or files stay behind.
+Texts of random lengths, 1 to 8 per call, are compared with the results of the
+first calls. Then predictors are opened, used and closed. Ends with 1 if a
+result changed, if the memory of the second half is more than 3% above that of
+the first, or if threads or files leak.
 """
 
 from multilabel.common import command_line
@@ -27,7 +27,7 @@ from robustness.faults import soak
 
 FLAGS = flags.FLAGS
 
-# Batches of other texts are computed in another order.
+# Different batches are computed in a different order.
 TOLERANCE = 1e-5
 
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Past one machine: Beam pipelines and launchers."""
+"""Beyond one machine: Beam pipelines and launchers."""

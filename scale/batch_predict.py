@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Labels texts of any number with a trained directory, over Apache Beam.
+r"""Labels any number of texts with a trained directory, on Apache Beam.
 
   python -m scale.batch_predict --model_dir=DIR --input='texts/*.jsonl' \
       --output=labelled/part.jsonl
   python -m scale.batch_predict ... -- --direct_num_workers=4 \
       --direct_running_mode=multi_processing
 
-What follows a bare -- is for Beam: the runner and its options. Without one the
-pipeline runs in this process. Needs the extra `beam`.
+Arguments after a bare -- are for Beam: the runner and its options. Without a
+runner, the pipeline runs in this process. Needs the extra `beam`.
 
-Shards are called labelled/part-00000-of-00004.jsonl. A row of them has `id`
-(the row's number where it has none), `file`, `row` (number in the file, from
-1), `text`, `text_pair` if there is one, `labels` (most probable first) and
+Shards are called labelled/part-00000-of-00004.jsonl. A row of them has `id` (or
+the row's number if it has none), `file`, `row` (number in the file, from 1),
+`text`, `text_pair` if there is one, `labels` (most probable first) and
 `probabilities` (label: probability). Rows that cannot be read are in
 labelled/part.bad-00000-of-00001.jsonl: `file`, `line`, `row`, `reason`.
 """
@@ -43,7 +43,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 _SUFFIXES = (".jsonl", ".avro", ".parquet")
 
-# Beam's "DirectRunner" looks on the network for another runner first.
+# Beam's "DirectRunner" first looks for another runner on the network.
 _RUNNER_HERE = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 
 
@@ -111,9 +111,9 @@ def check_flags(flag_values):
 
 def import_beam(debug):
   """Imports Beam, ready for workers; ValueError if it is not installed."""
-  if not debug:  # what Beam says of clouds that it cannot reach
+  if not debug:  # Beam's messages about clouds that it cannot reach
     python_logging.getLogger().setLevel(python_logging.ERROR)
-  # Workers that are processes of their own find our modules.
+  # So that workers in separate processes find our modules.
   os.environ["PYTHONPATH"] = os.pathsep.join(
       [ROOT] + [path for path in [os.environ.get("PYTHONPATH")] if path])
   try:
@@ -152,7 +152,8 @@ def check_output(beam_predict, prefix, suffix, bad_prefix):
 
 
 def pipeline_options(apache_beam, arguments, debug):
-  """`PipelineOptions` of what follows --; ValueError if Beam refuses it."""
+  """`PipelineOptions` from the arguments after --; ValueError if Beam rejects
+  them."""
   defaults = ["--runner=" + _RUNNER_HERE]
   if not debug:
     defaults.append("--default_sdk_harness_log_level=ERROR")
@@ -228,7 +229,7 @@ def main(argv):
 
 
 def split_arguments(argv):
-  """(arguments of our own, those that follow a bare --) of `main`'s argv."""
+  """(our arguments, those after a bare --) of `main`'s argv."""
   given = sys.argv[1:]
   behind = given[given.index("--") + 1:] if "--" in given else []
   own = argv[1:len(argv) - len(behind)] if behind else argv[1:]
@@ -273,7 +274,7 @@ def run_pipeline(apache_beam, beam_arguments, debug, build):
 
 
 def _reason(lines):
-  """The line of a worker's traceback that tells the exception."""
+  """The line of a worker's traceback with the exception."""
   for line in reversed(lines):
     if re.match(r"[A-Za-z_][\w.]*(Error|Exception)\b", line):
       return line.strip()

@@ -38,8 +38,8 @@ def plan_shards(path, num_shards, num_examples, fingerprint):
 class ReadChunks(beam.DoFn):
   """(part, its shards) to (shard, number of the chunk, rows), in order.
 
-  A fingerprint is of all examples in their order, and a processor reads them
-  in that order: it is one worker that reads a part.
+  The fingerprint covers all examples in order, and a processor reads them in
+  order, so one worker reads a split.
   """
 
   def __init__(self, source):
@@ -89,8 +89,7 @@ class Encode(beam.DoFn):
 class WriteShard(beam.DoFn):
   """Writes a whole shard to its file, which appears complete or not at all.
 
-  What is written depends on the shard alone, so that a second try writes the
-  same.
+  The content depends only on the shard, so a retry writes the same.
   """
 
   def process(self, element):
@@ -111,7 +110,7 @@ class WriteShard(beam.DoFn):
 
 def build(pipeline, parts, source, vocab_file, do_lower_case, max_seq_length,
           long_text):
-  """Adds the whole of it to a pipeline.
+  """Adds all steps to a pipeline.
 
   Args:
     pipeline: `beam.Pipeline`.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Beam pipeline of `scale.batch_predict`: files to labelled rows.
 
-Files are cut into blocks, the blocks are spread over the workers, and a worker
-reads, predicts and writes what is in a block without another exchange.
+Files are split into blocks, the blocks are distributed to the workers, and a
+worker reads, predicts and writes a block without further exchange.
 """
 
 import json
@@ -31,7 +31,7 @@ _NOT_NEEDED = (".tf_record", ".tf_record.json", ".tf_record.index.npy")
 
 
 def open_file(path):
-  """Opens a file of any file system that Beam knows, as it is: no unpacking."""
+  """Opens a file on any file system that Beam supports, without unpacking."""
   return filesystems.FileSystems.open(
       path,
       compression_type=filesystems.CompressionTypes.UNCOMPRESSED)
@@ -79,7 +79,7 @@ class ReadBlock(beam.DoFn):
 
 
 class SessionModelHandler(base.ModelHandler):
-  """RunInference's way to a predictor of either kind.
+  """The handler of RunInference for a predictor of either kind.
 
   RunInference loads it once per process, for all threads of it.
   """
@@ -93,14 +93,14 @@ class SessionModelHandler(base.ModelHandler):
       model_dir: str, `--output_dir` of a training run; on a file system that
         TensorFlow's runtime does not know (`gs://`, `hdfs://`), each process
         makes a copy.
-      batch_size: int, texts a `session.run`.
+      batch_size: int, texts per `session.run`.
       settings: dict, `threshold`, `top_k`, `always_one_label`; what is None,
         or absent, is the directory's.
       intra_op_threads: int, as for `SessionPredictor`.
       verify_checkpoint: bool, as for `SessionPredictor`.
       probabilities: "all"; "labels", those of the labels alone; or int, the
         most probable ones.
-      rows_together: int, rows that are predicted and named at a time.
+      rows_together: int, rows that are predicted and described at a time.
     """
     super().__init__()
     self._model_dir = model_dir
@@ -154,7 +154,7 @@ def _record(row, result):
 
 
 class _LocalFolder(object):
-  """A copy of a directory that is somewhere else; goes with its last user."""
+  """A local copy of a remote directory; removed with its last user."""
 
   def __init__(self, folder):
     # The object is kept by the process, and removes the folder at its end.
@@ -246,7 +246,7 @@ def _bad_to_json(bad):
 
 def build(pipeline, paths, form, options, handler, prefix, suffix, bad_prefix,
           num_shards=0, block_bytes=input_blocks.BLOCK_BYTES):
-  """Adds the whole of it to a pipeline.
+  """Adds all steps to a pipeline.
 
   Args:
     pipeline: `beam.Pipeline`.

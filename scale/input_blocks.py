@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files cut into blocks that many workers read, each row with its number.
+"""Splits files into blocks for many workers, with row numbers.
 
-`cut` reads a file once, fast, and says where blocks of whole rows begin;
-`read_block` reads one of them. A bad row becomes a `BadRow` with the reason,
-and what follows is read anyway. Knows nothing of Beam.
+`cut` reads a file once, quickly, and finds blocks of whole rows; `read_block`
+reads one of them. A bad row becomes a `BadRow` with the reason, and the
+following rows are still read. Independent of Beam.
 """
 
 import collections
@@ -55,7 +55,7 @@ def guess_form(path):
   """Returns one of `FORMS` by a file's ending; "text" for all others.
 
   Raises:
-    ValueError: it is a form that cannot be cut into blocks.
+    ValueError: it is a format that cannot be split into blocks.
   """
   if path.lower().endswith(".avro"):
     return "avro"
@@ -278,7 +278,7 @@ _FAILED = object()
 
 
 def _with_errors(block, pairs):
-  """Passes pairs on; where a packed file breaks, (reason, _FAILED) ends them.
+  """Yields pairs; if a packed file is broken, ends with (reason, _FAILED).
   """
   try:
     for pair in pairs:
@@ -398,7 +398,7 @@ def _cut_table(path, form, open_file, processor, delimiter, block_bytes):
 
 
 def _is_blank(row, width):
-  """Whether a row, None for a bad one, is a blank line; such are passed over.
+  """Whether a row, None for a bad one, is a blank line, to be skipped.
   """
   return row is not None and (not row or (
       width > 1 and len(row) == 1 and row[0].isspace()))

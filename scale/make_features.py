@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Makes the record files of a training run in shards, over Apache Beam.
+r"""Makes the record files of a training run in shards, on Apache Beam.
 
   python -m scale.make_features --num_shards=100 --flagfile=run.flags \
       -- --runner=...
 
-takes the flags of run_multilabel_classifier.py, reads the parts that they ask
-for (--do_train, --do_eval, --do_test, --do_predict), and writes into
+takes the flags of run_multilabel_classifier.py, reads the splits that they
+require (--do_train, --do_eval, --do_test, --do_predict), and writes into
 --output_dir what the run itself would write, in shards
 train.tf_record-00000-of-00100. The run with the same flags finds them there.
-Called again after it was stopped, it makes the shards that are missing.
+Started again after an interruption, it makes the missing shards.
 
-The data, the vocabulary and --output_dir are on a file system that all workers
-see at the same place. What follows a bare -- is for Beam. Needs the extra
-`beam`.
+The data, the vocabulary and --output_dir must be on a file system that all
+workers mount at the same path. Arguments after a bare -- are for Beam. Needs
+the extra `beam`.
 """
 
 from multilabel.common import command_line
@@ -53,7 +53,7 @@ def define_flags():
 
 
 def plan(parts, label_list, model, flag_values):
-  """What is to be written: list of (part, list of `Shard`).
+  """The shards to write: list of (part, list of `Shard`).
 
   Raises:
     ValueError: there are records of other data, settings or number of shards.

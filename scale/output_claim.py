@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps two jobs from writing into one output, on any file system of Beam's.
+"""Keeps two jobs from writing to the same output, on any Beam file system.
 
-Each job writes its own claim beside the output, then looks whether there is
-another one. Of two that begin at once none misses the other's.
+Each job writes its own claim beside the output, then checks for others. If two
+start at once, neither misses the other's claim.
 """
 
 import contextlib
@@ -65,7 +65,7 @@ def _make_folder(prefix):
 
 
 def _describe(path):
-  """Who made a claim, as far as it can be read."""
+  """The owner of a claim, as far as it can be read."""
   try:
     with filesystems.FileSystems.open(
         path, compression_type=filesystems.CompressionTypes.UNCOMPRESSED

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The build backend: setuptools, with all of the project inside one package.
 
-In the repository modules stand side by side and say `import modeling`. In the
-wheel they stand in `bert_multilabel`, where the same line has to say
+In the repository, modules are side by side and say `import modeling`. In the
+wheel they are in `bert_multilabel`, where the same line has to be
 `from bert_multilabel import modeling`. The lines are rewritten while the wheel
 is built; one that cannot be rewritten fails the build.
 """
@@ -27,7 +27,7 @@ class BuildError(Exception):
 def modules():
   """The files of the package: {path in the repository: path in the package}.
 
-  Those of the root, and all in `ROOMS`; what is beside them is not installed.
+  Those of the root, and all in `ROOMS`; anything else is not installed.
   """
   found = {}
   for name in sorted(os.listdir(ROOT)):

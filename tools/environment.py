@@ -3,16 +3,16 @@
 
   python3 tools/environment.py --tf=2.21 --extra=demo
 
-finds a Python that has wheels of that TensorFlow, makes `.venvs/tf2.21-demo`
+finds a Python with wheels for that TensorFlow, creates `.venvs/tf2.21-demo`
 with it, installs the requirements of `pyproject.toml` with the extra, and
 prints the path of the environment's Python. The project itself is not
-installed: its scripts run from the repository root. An environment that is
-ready is left alone, without the network; one that is not is made again.
+installed: its scripts run from the repository root. A finished environment is
+reused, without the network; an unfinished one is recreated.
 
 Where `requirements/` has a list for the extra and the TensorFlow, exactly that
-is installed, each file checked by its sha256; BERT_UNLOCKED=1 takes what
-`pyproject.toml` allows instead. BERT_GPU=1 takes TensorFlow with its GPU
-libraries. Needs nothing but a Python from 3.7 on.
+is installed, each file checked by its sha256; BERT_UNLOCKED=1 uses what
+`pyproject.toml` allows instead. BERT_GPU=1 installs TensorFlow with its GPU
+libraries. Needs only Python 3.7 or newer.
 """
 
 import argparse
@@ -29,7 +29,8 @@ import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-# Version part of the requirement, and Pythons with wheels, the preferred first.
+# Version part of the requirement, and Pythons with wheels, in order of
+# preference.
 TENSORFLOWS = {
     "2.21": ("==2.21.*", ("3.11", "3.12", "3.10", "3.13")),
     "2.15": ("==2.15.1", ("3.11", "3.10", "3.9")),
@@ -138,7 +139,7 @@ def read_requirements(extras):
 
 
 def run_pip(python, *arguments):
-  """Runs pip; what it says goes to stderr, on a terminal with its progress."""
+  """Runs pip; its output goes to stderr, on a terminal with its progress."""
   status = subprocess.call(
       [python, "-m", "pip"] + list(arguments) +
       ([] if sys.stderr.isatty() else ["-qq"]), stdin=subprocess.DEVNULL,
@@ -152,7 +153,7 @@ def run_pip(python, *arguments):
 
 
 def make(folder, tf_version, commands, content):
-  """Makes an environment, or finds it ready; returns its Python's path.
+  """Creates an environment, or reuses it; returns the path of its Python.
 
   Args:
     folder: str, replaced unless it was finished with the same `content`.
@@ -207,7 +208,7 @@ def ensure(extra, tf_version=DEFAULT_TF):
       return make(folder, tf_version,
                   [["--require-hashes", "--only-binary=:all:", "-r", lock]],
                   [pinned, reader.read()])
-  # With the stand-in for tensorflow, nobody can ask for another version.
+  # With the placeholder for tensorflow, another version cannot be requested.
   lines = [pinned] + read_requirements(extras) + [
       "tensorflow" + TENSORFLOWS[tf_version][0]] * (
           pinned.startswith("tensorflow-cpu"))

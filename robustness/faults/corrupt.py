@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that lie: corruptions of a trained directory, and what comes of them.
+"""Corrupts files of a trained directory, and checks what happens.
 
   python -m robustness.faults.corrupt --corruptions=500 --seed=1
 
-Each time one file of a trained directory, its features, or an export is
-changed (bits, a cut tail, zeros, more bytes, another file in its place), and
-one of four readers is asked: the predictor, evaluation and prediction of
+Each time, one file of a trained directory, its features, or an export is
+changed (flipped bits, truncation, zeros, extra bytes, a different file), and
+one of four readers is tried: the predictor, evaluation and prediction of
 run_multilabel_classifier.py, the rest of an interrupted training, the export.
-It may say so in one sentence, or give the very result that it gives
-undisturbed; the exit status is 1 if another result came without an error.
+It must either fail with one sentence, or return exactly the undisturbed result;
+the exit status is 1 if it returned a different result without an error.
 """
 
 import argparse
@@ -36,7 +36,7 @@ ERROR, UNCHANGED, WRONG, CRASH = "error", "unchanged", "wrong", "crash"
 # The step at which the training that `RESUME` ends was interrupted.
 _STOPPED_AT = 10
 
-# What a run writes and does not read is seldom worth a corruption.
+# Files that are written but not read are rarely corrupted.
 _OUTPUTS = re.compile(
     r"(^|/)(events\.|eval_results|eval_predictions|test_results|"
     r"test_predictions|\.)")
@@ -130,7 +130,7 @@ class Corrupter(object):
   # Corruptions.
 
   def corrupt(self, number):
-    """Makes one corruption and asks a reader: `Corruption`."""
+    """Makes one corruption and tries a reader: `Corruption`."""
     rng = random.Random("%d corruption %d" % (self._seed, number))
     stage = rng.choices(self._stages, [_WEIGHTS[stage] for stage in
                                        self._stages])[0]
@@ -191,7 +191,7 @@ class Corrupter(object):
     return what
 
   def _swap(self, name, folder, before, rng):
-    """Exchanges two files, alike if there are such."""
+    """Swaps two files, similar ones if possible."""
     names = sorted(set(self._choose_files(folder)) - {name})
     alike = [other for other in names if re.sub(r"\d+|train|dev|test", "", (
         other)) == re.sub(r"\d+|train|dev|test", "", name)]
@@ -315,7 +315,7 @@ def _last_line(text):
 
 
 def describe(corruption):
-  """One line for people."""
+  """One readable line."""
   return "%d %s: %s, %s: %s %s" % (
       corruption.number, corruption.stage, corruption.file, corruption.change,
       corruption.outcome.upper(), corruption.said)

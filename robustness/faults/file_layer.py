@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The driver's side of file_layer.c: builds it, arms it, reads its log.
+"""The Python side of file_layer.c: builds it, arms it, reads its log.
 
   layer = file_layer.Layer(folder, root)
   process = subprocess.Popen(..., env=dict(os.environ, **layer.environment()))
@@ -76,7 +76,7 @@ def build():
   folder = CACHE
   try:
     os.makedirs(folder, exist_ok=True)
-    # It keeps itself out of the repository.
+    # It excludes itself from the repository.
     with open(os.path.join(folder, ".gitignore"), "w") as writer:
       writer.write("*\n")
   except EnvironmentError:
@@ -135,7 +135,7 @@ class Layer(object):
             "FAULTS_CONTROL": self._control}
 
   def arm(self, fault=NO_FAULT, power=False):
-    """Begins to count at 0, with one fault to come.
+    """Starts counting at 0, with one pending fault.
 
     Args:
       fault: `Fault`.
@@ -156,7 +156,7 @@ class Layer(object):
     self._memory[0:4] = struct.pack("=I", 1)
 
   def _keep_all(self):
-    """Keeps what is there, as if it had been synced: lines for the log."""
+    """Treats existing files as synced: lines for the log."""
     lines = []
     for folder, subfolders, names in os.walk(self.root):
       parent = str(os.stat(folder).st_ino)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder as it may be after a loss of power, from a log of the layer.
+"""A possible state of the folder after a power failure, from a log of the
+layer.
 
-A disk keeps a file's bytes when the file was synced, and a name when its
-folder was. Of what came after that, anything may be there: a folder has the
-first few of its changes of names, a file its old bytes, none, a part, zeros,
-or all.
+A disk keeps a file's bytes when the file was synced, and a name when its folder
+was. Later changes may or may not be there: a folder has the first few of its
+name changes, a file its old bytes, none, a part, zeros, or all.
 """
 
 import os
@@ -77,7 +77,7 @@ def _choose(changes, rng):
         folders.append(folder)
     for folder in folders:
       there.update(folder.changes[:rng.randint(0, len(folder.changes))])
-  # What was moved into a folder is nowhere if the folder is not.
+  # Files moved into a folder are lost if the folder is.
   for change in reversed(changes):
     if change in there and change.target is not None:
       there.update(other for other in changes
@@ -86,7 +86,7 @@ def _choose(changes, rng):
 
 
 def write_state(log, shadow, root, rng):
-  """Makes a folder what it may be after power was lost at the log's end.
+  """Puts a folder into a possible state after a power failure at the log's end.
 
   Args:
     log: `Layer.log()` of processes that are dead.
@@ -95,7 +95,7 @@ def write_state(log, shadow, root, rng):
     rng: `random.Random`, which chooses one of the many states.
 
   Returns:
-    list of str, what was lost, for people.
+    list of str, what was lost, readable.
   """
   top, changes = replay(log, shadow, root)
   there = _choose(changes, rng)

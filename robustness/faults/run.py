@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A storm over a small training: kills, failing calls, full disks, lost power.
+"""Injects kills, failing calls, full disks and power failures into a small run.
 
   python -m robustness.faults.run --kills=100 --every_index --power_cuts=50
 
-Each round begins the same commands (training with evaluation and prediction,
-then the export) in a fresh folder, hurts them, starts them again until they
-end, and compares every byte of what they leave with the undisturbed run. The
-exit status is 1 if a byte differs, a folder is stuck or a traceback is shown.
+Each round starts the same commands (training with evaluation and prediction,
+then the export) in a fresh folder, injects faults, restarts them until they
+finish, and compares every byte of the result with the undisturbed run. The exit
+status is 1 if a byte differs, a folder is stuck or a traceback is shown.
 """
 
 import argparse

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Long life: a training of many steps, a predictor of many calls and opens.
+"""Soak test: many training steps, many predictor calls and opens.
 
   python -m robustness.faults.soak --steps=20000 --calls=100000 --opens=50
 
-Trains a tiny BERT in a process that is looked at from outside each time it logs
-a line, then keeps a predictor of it busy (`robustness.predictor_soak`). The
-exit status is 1 if the memory of the second half is more than 3% above that of
-the first, if threads or files stay behind, or if an answer changed. The server
-has `robustness.http_soak`.
+Trains a tiny BERT in a process that is sampled from outside each time it logs a
+line, then keeps its predictor busy (`robustness.predictor_soak`). The exit
+status is 1 if the memory of the second half is more than 3% above that of the
+first, if threads or files leak, or if a result changed. The server has
+`robustness.http_soak`.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from robustness.faults import work_folder
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 
 MOST_GROWTH = 0.03
-# Of the samples, the share in which a program reaches its size.
+# Fraction of the samples in which a program reaches its size.
 WARM_UP = 0.1
 
 # kilobytes of resident memory, threads, open files: int.
@@ -44,7 +44,8 @@ def sample(pid):
 
 
 def watch(command, pattern):
-  """Runs a program, and looks at it at each line of stderr with a pattern.
+  """Runs a program, and samples it at each line of stderr that matches a
+  pattern.
 
   Args:
     command: list of str.
@@ -70,11 +71,11 @@ def watch(command, pattern):
 
 
 def judge(samples, warm_up=WARM_UP):
-  """Whether nothing grew, and a line that says how it went.
+  """Whether nothing grew, and a summary line.
 
   Args:
     samples: list of `Sample`, in order.
-    warm_up: float, the share of them that is left out.
+    warm_up: float, the fraction of them to leave out.
 
   Returns:
     (bool, str).

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rounds of a storm: a run is hurt, started again until it ends, compared."""
+"""Rounds of fault injection: a run is disturbed, restarted until it finishes,
+compared."""
 
 import collections
 import errno
@@ -18,7 +19,7 @@ from robustness.faults import zygote
 
 TRAIN, EXPORT = "run_multilabel_classifier", "export_saved_model"
 
-# What hurts most, by the names and kinds of operations.
+# The most critical operations, by name and kind.
 _GROUPS = (
     ("records", lambda op: "tf_record" in op.name),
     ("renames", lambda op: op.kind in ("rename", "fsync")),
@@ -53,15 +54,15 @@ _MOST_STARTS = 6
 
 
 class Counts(object):
-  """What a storm has come to.
+  """The results of all rounds.
 
   Attributes:
     kills, power_cuts, restarts, rounds, skipped: int; `skipped` are the
-      restarts that were not made since the same state had been gone on from.
+      restarts skipped because a run had already resumed from the same state.
     faults: Counter by name. passed: Counter, those that a run ended well
       with. left_over: int, rounds that left temporary files.
     differing_bytes: int. stuck, tracebacks: int.
-    findings: list of str, one a round that was not as it must be.
+    findings: list of str, one per failed round.
     seconds: float, of CPU time.
   """
 
@@ -79,7 +80,7 @@ class Counts(object):
                 self.findings)
 
   def lines(self):
-    """For people: list of str."""
+    """Readable lines: list of str."""
     faults = ", ".join("%s %d" % item for item in sorted(self.faults.items()))
     passed = ", ".join("%s %d" % item for item in sorted(self.passed.items()))
     return [
@@ -100,7 +101,7 @@ class Counts(object):
 
 
 class Storm(object):
-  """A small training, its undisturbed result, and rounds that disturb it.
+  """A small run, its undisturbed result, and rounds that disturb it.
 
   Attributes:
     counts: `Counts`.
@@ -250,7 +251,7 @@ class Storm(object):
           os.path.join(self._root, "out", newest)):
         self._find(story, "the last intact checkpoint %s is missing" % newest)
       seen = compare_folders.fingerprint(self._root)
-      # A state that has been gone on from is tried again now and then.
+      # A state from which a run has resumed is tried again only sometimes.
       if seen in self._seen and rng.random() < 0.75:
         self.counts.skipped += 1
         return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tiny BERT, small data that it can learn, and the flags of a short run."""
+"""A tiny BERT, small learnable data, and the flags of a short run."""
 
 import io
 import json

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder that a program here works in, and the flags of it."""
+"""The work folder of the programs here, and its flags."""
 
 import contextlib
 import os
@@ -19,7 +19,8 @@ def add_flags(parser):
 
 @contextlib.contextmanager
 def open_folder(options):
-  """Makes the folder that the flags name; it is gone in the end unless --keep.
+  """Makes the folder that the flags name; it is removed at the end unless
+  --keep.
 
   Args:
     options: what the parser of `add_flags` returned.

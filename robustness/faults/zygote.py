@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A process that has imported TensorFlow, and forks one for each run.
 
-Importing takes seconds of each process, forking some milliseconds, so that
-hundreds of runs can be started and killed in minutes. `Zygote` is the driver's
-side; this file, run as a program, is the other. `calls` has what they call.
+Importing takes each process seconds, forking only milliseconds, so hundreds of
+runs can be started and killed in minutes. `Zygote` is the driver's side; this
+file, run as a program, is the other. `calls` has the functions to call.
 """
 
 import collections
@@ -54,7 +54,7 @@ class Zygote(object):
 
     Args:
       function: str, `module:name`; its result is the exit status (None: 0).
-      *arguments: what it is called with; JSON must be able to hold it.
+      *arguments: its arguments, as JSON values.
       **limits: `kill_after`: float, seconds until SIGKILL, or None; `timeout`:
         float, seconds until it counts as stuck; with `_MOST_SECONDS` of CPU
         time it does, too.

@@ -16,7 +16,7 @@ import sys
 import tempfile
 
 
-# What strangers' bytes reach; measured line by line.
+# Code reached by untrusted bytes; coverage is measured by line.
 _INSTRUMENTED = [
     "convert_checkpoint", "modeling", "multilabel", "predict_session",
     "processors", "run_multilabel_classifier", "tokenization", "json"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a target says when something is wrong, and files for its cases."""
+"""Findings of a target, and files for its cases."""
 
 import atexit
 import os
@@ -11,7 +11,7 @@ _FOLDER = []
 
 
 class Finding(AssertionError):
-  """A case that the code should have handled otherwise."""
+  """A case that the code should have handled differently."""
 
 
 def expect(condition, what, *values):
@@ -21,7 +21,7 @@ def expect(condition, what, *values):
 
 
 def check_sentence(error, path=None):
-  """Checks an error that a user is to see.
+  """Checks an error for the user.
 
   Args:
     error: the exception.

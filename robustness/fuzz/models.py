@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Targets: what models consist of, written by strangers."""
+"""Targets: untrusted files of models."""
 
 import struct
 

@@ -57,7 +57,7 @@ def parse_flags(data):
   """The first byte chooses the script; the rest is its arguments, a line each.
   """
   name = _SCRIPTS[data[0] % len(_SCRIPTS)] if data else _SCRIPTS[0]
-  # As Python hands over arguments that are not UTF-8.
+  # The way Python passes arguments that are not UTF-8.
   arguments = [argument.replace("\0", "") for argument in
                data[1:].decode("utf-8", "surrogateescape").split("\n")[:20]]
   if any("flagfile" in argument for argument in arguments):

@@ -45,7 +45,7 @@ def _csv_rows(data, delimiter):
 
 
 def _is_table(rows, delimiter, content):
-  """Whether nothing about a table is odd, so that it must be read as it is."""
+  """Whether a table is regular, so that it must be read unchanged."""
   if not rows or not rows[0][1] or re.search(b"\r(?!\n)", content):
     return False
   if delimiter == "\t" and b'"' in content:
@@ -98,7 +98,8 @@ def read_delimited(data):
 
 
 def _read_examples(task, rows, options):
-  """The examples of train are the rows' texts, or there is a sentence."""
+  """The examples of train are the rows' texts, or there is an error
+  sentence."""
   processor = processors.create_processor(task, options=options)
   try:
     labels = processors.get_labels(processor, checks.folder())
@@ -180,7 +181,7 @@ def read_jsonl(data):
                     "the error is behind the broken line", str(error), data)
   else:
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-      return  # UTF-16, which nobody here reads otherwise
+      return  # UTF-16, which is not read otherwise
     checks.expect(expected is not None and len(rows) == len(expected),
                   "other lines than json's", rows, expected)
   for number, (line, name, text_a, text_b, labels) in enumerate(rows):

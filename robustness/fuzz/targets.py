@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The targets by name, what each starts from, and what it is made of.
+"""The targets by name, with their seeds and tokens.
 
-A target is a function of bytes. It ends quietly for input that is read rightly
-or refused in one sentence, and raises for all else.
+A target is a function of bytes. It returns for input that is read correctly or
+rejected in one sentence, and raises otherwise.
 """
 
 import collections

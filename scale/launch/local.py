@@ -5,7 +5,7 @@
       --output_dir=... (the flags of run_multilabel_classifier.py)
 
 Chief, workers and ps are processes on free ports of 127.0.0.1. One that dies,
-other than the chief, is started again; the exit status is the chief's.
+other than the chief, is restarted; the exit status is the chief's.
 """
 
 import argparse
@@ -82,7 +82,7 @@ class LocalCluster(object):
       log.close()
 
   def watch(self):
-    """Starts again who died; returns the chief's exit status, or None."""
+    """Restarts dead processes; returns the chief's exit status, or None."""
     status = self.processes["chief", 0].poll()
     if status is not None:
       return status
@@ -95,7 +95,7 @@ class LocalCluster(object):
     return None
 
   def stop(self, seconds=30):
-    """Gives the others some seconds to end by themselves."""
+    """Gives the others some seconds to end."""
     end = time.monotonic() + seconds
     for process in self.processes.values():
       while process.poll() is None and time.monotonic() < end:
