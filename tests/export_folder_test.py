@@ -30,7 +30,8 @@ def test_version_is_never_overwritten(made, tmp_path, unchecked):
   (tmp_path / "5").mkdir()
   (tmp_path / "5" / "saved_model.pb").write_bytes(b"mine")
   message = error_of(export_saved_model.export, made[0], str(tmp_path), 5)
-  assert "version 5 is in" in message and "not overwritten" in message
+  assert "version 5 already exists in" in message
+  assert "not overwritten" in message
   assert (tmp_path / "5" / "saved_model.pb").read_bytes() == b"mine"
 
 

@@ -392,7 +392,7 @@ def test_script(made, tmp_path, unchecked):
     (["--model_dir={model}", "--export_dir={export}/3"],
      "is itself an export"),
     (["--model_dir={model}", "--export_dir={export}", "--version=3"],
-     "version 3 is in"),
+     "version 3 already exists in"),
 ])
 def test_mistakes(arguments, message, made, result, tmp_path):
   status, stdout, stderr, _ = call(*[argument.format(

@@ -227,7 +227,7 @@ def test_too_few_open_files():
           "granian_server.allowed_connections(10)\n")
   done = subprocess.run([sys.executable, "-c", code], cwd=fake_server.ROOT,
                         stderr=subprocess.PIPE)
-  assert b"ValueError: the system allows a process 512 open files" in (
+  assert b"ValueError: the system allows 512 open files per process" in (
       done.stderr)
 
 
