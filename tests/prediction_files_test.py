@@ -106,7 +106,7 @@ def test_lone_surrogates_are_replaced(tmp_path):
     (line_of(labels=[["a"]]),
      "\"labels\" has ['a'], which is not among the labels of \"probabilities\" "
      "('a', 'b')."),
-    (line_of(labels=["b", "a", "b"]), "\"labels\" holds 'b' twice."),
+    (line_of(labels=["b", "a", "b"]), "\"labels\" has 'b' twice."),
     (line_of(true_labels=["a"]),
      "the line has some \"true_labels\", line 1 has no: give true labels on "
      "all lines or on none."),
@@ -165,7 +165,7 @@ def test_unknown_true_label(tmp_path):
   with pytest.raises(ValueError) as error:
     prediction_files.read(path)
   assert str(error.value) == (
-      "%s:1: \"true_labels\" holds 'q', which is not among the labels of "
+      "%s:1: \"true_labels\" has 'q', which is not among the labels of "
       "\"probabilities\" ('a', 'b')." % path)
 
 

@@ -25,8 +25,8 @@ from multilabel.storage import event_files
      "jsonl:2: a probability is not"),
     ({"probabilities": {"a": 0.5, "b": "x"}},
         "jsonl:2: not a valid prediction"),
-    ({"true_labels": ["c"]}, 'jsonl:2: "c" is not among the labels'),
-    ({"labels": ["c"]}, 'jsonl:2: "c" is not among the labels'),
+    ({"true_labels": ["c"]}, 'jsonl:2: "c" is not a label of the run'),
+    ({"labels": ["c"]}, 'jsonl:2: "c" is not a label of the run'),
 ])
 def test_a_broken_prediction_is_named_with_its_line(tmp_path, change, message):
   path = tmp_path / "p.jsonl"

@@ -552,7 +552,7 @@ def test_foreign_output_dir(bert, data, tmp_path):
     ({"metric_for_best": "accuracy"},
         "there is no metric accuracy; choose from brier_score, coverage_error, "
         "ece_equal_mass, ece_equal_width, "),
-    ({"metric_for_best": "f1/fruit"}, "for short lrap, map"),
+    ({"metric_for_best": "f1/fruit"}, "or the short names lrap, map"),
     ({"threshold": 1.5}, "--threshold is 1.5; it must be a number from 0 to "
      "1, or one of tune, "),
     ({"threshold": "abc"}, "--threshold is abc; it must be"),
