@@ -9,6 +9,7 @@ train, evaluate on dev, predict on test.
 from multilabel.common import command_line
 
 if __name__ == "__main__":
+  command_line.use_onednn_for_batches()
   command_line.quiet_tensorflow()
 
 # pylint: disable=g-import-not-at-top
