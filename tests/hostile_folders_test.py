@@ -63,6 +63,12 @@ def again(folder, data, **flags):
       {"task_name": "jsonl", "data_dir": data, "output_dir": folder}, **flags))
 
 
+def best(folder):
+  """The checkpoint that predicts: str, its prefix."""
+  return os.path.join(folder, atomic_files.read_json(os.path.join(
+      folder, "best_checkpoint.json"))["checkpoint"])
+
+
 def put_pipe(path):
   os.remove(path)
   os.mkfifo(path)
@@ -73,10 +79,9 @@ def put_pipe(path):
 
 @pytest.mark.parametrize("name", [
     "model_settings.json", "bert_config.json", "vocab.txt", "labels.txt",
-    "best_checkpoint.json", "model.ckpt-180.index", "model.ckpt-180.json",
-    "model.ckpt-180.data-00000-of-00001"])
+    "best_checkpoint.json", ".index", ".json", ".data-00000-of-00001"])
 def test_pipes_in_a_trained_directory(copy, data, tmp_path, name):
-  put_pipe(os.path.join(copy, name))
+  put_pipe(os.path.join(copy, name) if name[0] != "." else best(copy) + name)
   lines = [
       (predict_session, ["--model_dir=" + copy, "--output_file=%s" % (
           tmp_path / "o.jsonl"), "--input_file=" + __file__]),
@@ -94,7 +99,7 @@ def test_pipes_in_a_trained_directory(copy, data, tmp_path, name):
 def test_pipes_where_a_run_would_write(copy, data, name):
   put_pipe(os.path.join(copy, name))
   if name == "checkpoint":  # it is only looked at where others do not tell
-    put_pipe(os.path.join(copy, "model.ckpt-180.json"))
+    put_pipe(best(copy) + ".json")
   assert copy in refused(run_multilabel_classifier,
                          again(copy, data, do_eval=True))
 
