@@ -262,7 +262,7 @@ def test_changed_data_are_read_anew(copy, tmp_path):
     ("labels.txt", u"fruit\nfruit\n", "labels.txt:2: label 'fruit' is already"),
     ("labels.txt", u"", "labels.txt is empty"),
     ("labels.txt", None, "labels.txt"),  # a folder
-    ("labels.txt", u"fruit\nzebra\n", "another labels"),
+    ("labels.txt", u"fruit\nzebra\n", "only here: zebra"),
     ("train.jsonl", u'{"text": ', "train.jsonl:1: broken JSON"),
 ])
 def test_broken_labels_are_not_those_of_the_model(copy, tmp_path, name,
@@ -667,8 +667,8 @@ def test_pairs_need_four_tokens(bert, tmp_path):
     ("bert_config.json", (u'"hidden_size": 16', u'"hidden_size": 17'),
      "hidden"),
     ("bert_config.json", (u'"hidden_size": 16', u'"hidden_size": 32'),
-     "has bert/embeddings/LayerNorm/beta of shape [16], but "
-     "bert/embeddings/LayerNorm/beta of shape [32] is asked for"),
+     "[16], but the model needs bert/embeddings/LayerNorm/beta with shape "
+     "[32]"),
     ("bert_config.json", (u'"num_hidden_layers": 1',
                           u'"num_hidden_layers": 2'),
      "has 1 layer, but bert_config_file says num_hidden_layers is 2"),
