@@ -178,7 +178,7 @@ def test_losses_of_several_passes_go_with_several_devices(
   plain = run("plain")
   for flags, parts in (
       ({"r_drop": 5.0}, 1),
-      ({"adversarial": "fgm", "multi_sample_dropout": 3}, 2)):
+      ({"adversarial": "fgm", "multi_sample_dropout": 3, "r_drop": 2.0}, 2)):
     names = ["%s-%d" % (sorted(flags)[0], number) for number in (1, 2)]
     one = run(names[0], **flags)
     two = run(names[1], num_devices=2, gradient_accumulation_steps=parts,

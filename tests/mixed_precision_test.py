@@ -147,11 +147,14 @@ def test_bfloat16_learns_nearly_the_same(bert, data, plain, tmp_path):
               {name: plain[name] for name in trained}, 0.02)
 
 
-def test_xla_learns_the_same_without_dropout(bert, data, tmp_path, monkeypatch):
+@pytest.mark.parametrize("parts", [1, 2])
+def test_xla_learns_the_same_without_dropout(bert, data, tmp_path, monkeypatch,
+                                             parts):
   # Its random numbers are other ones.
   monkeypatch.setattr(modeling, "dropout", lambda tensor, *unused: tensor)
   found = []
-  for name, flags in (("plain", {}), ("xla", {"xla": True})):
+  for name, flags in (("plain", {}), ("xla", {
+      "xla": True, "gradient_accumulation_steps": parts})):
     status, _, stderr, _ = call(bert, data, tmp_path / name,
                                 num_train_epochs=1, **flags)
     assert (status, stderr) == (0, "")
