@@ -55,6 +55,17 @@ def test_input_fn_builder_reads_once_in_order():
   assert "label_ids" not in full[0]
 
 
+@pytest.mark.filterwarnings("ignore:To make it possible to preserve")
+def test_no_tuner_that_closing_a_session_would_wait_for():
+  with tf.Graph().as_default():
+    options = input_pipeline.input_fn_builder(
+        [], 16, False, False)({"batch_size": 2}).options()
+  if hasattr(options, "autotune"):
+    assert options.autotune.enabled is False
+  else:
+    assert options.experimental_optimization.autotune is False
+
+
 def test_file_based_input_fn_trains_from_any_step(tmp_path):
   path = tmp_path / "r"
   write(path, [example(i) for i in range(11)])

@@ -249,6 +249,19 @@ def _input_fn(open_records, seq_length, is_training, drop_remainder,
         lambda: generate(params["batch_size"], params.get("first_step", 0),
                          num_parts), types, shapes)
     # The next batch is made while the graph works on this one.
-    return dataset.prefetch(2)
+    return _without_tuning(dataset.prefetch(2))
 
   return input_fn
+
+
+def _without_tuning(dataset):
+  """Switches off tf.data's tuner, which has nothing to tune here.
+
+  Its thread sleeps for up to a minute, and closing the session waits for it.
+  """
+  options = tf.data.Options()
+  if hasattr(options, "autotune"):
+    options.autotune.enabled = False
+  else:  # TensorFlow 1.15
+    options.experimental_optimization.autotune = False
+  return dataset.with_options(options)
