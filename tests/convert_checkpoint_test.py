@@ -677,7 +677,7 @@ def test_a_folder_of_somebody_s_stays(tmp_path, name, inside):
   folder.mkdir(parents=True)
   if inside:
     (folder / inside).write_text(u"years")
-  with pytest.raises(ValueError, match="holds .*conversion-"):
+  with pytest.raises(ValueError, match="contains .*conversion-"):
     convert(make_hf_dir(tmp_path / "hf"), tmp_path / "out")
   assert os.listdir(str(folder)) == ([inside] if inside else [])
 

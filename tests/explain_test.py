@@ -356,7 +356,7 @@ def test_many_labels_are_not_all_listed():
   # pylint: disable=protected-access
   message = occlusion._name_labels(
       "lable 499", ["label %d" % i for i in range(500)])
-  assert message.startswith("there are 500, among them label 499, ")
+  assert message.startswith("there are 500, including label 499, ")
   assert len(message) < 70
 
 

@@ -303,7 +303,7 @@ def test_packages_that_are_missing(made, tmp_path, monkeypatch):
   for name in ("tensorflow_text", "onnx"):
     monkeypatch.setitem(sys.modules, name, None)
   for arguments, message in (
-      ({"raw_text": True}, "--raw_text needs tensorflow-text"),
+      ({"raw_text": True}, "--raw_text needs the tensorflow-text that"),
       ({"onnx": True}, "ONNX needs the packages onnx and onnxruntime")):
     with pytest.raises(ValueError, match=message) as raised:
       export_saved_model.export(made, str(tmp_path), **arguments)

@@ -89,7 +89,7 @@ def test_a_replacement_that_dies_at_once_ends_the_server():
     wait_until(lambda: http_client.children(one.process) not in ([], before))
     os.kill(http_client.children(one.process)[0], signal.SIGKILL)
     assert one.process.wait(30) == 1
-    assert b"RuntimeError: the processes that serve end as soon as" in (
+    assert b"RuntimeError: the worker processes exit as soon as" in (
         one.process.stderr.read())
 
 

@@ -287,7 +287,8 @@ def test_dropout_of_the_head(encoder, pooling):
       mask = session.run(modeling.dropout(tf.ones([3, WIDTH]), 0.1, seed))
   kept = mask[mask != 0]
   assert 0 < len(kept) < mask.size
-  np.testing.assert_allclose(kept, 1 / 0.9, rtol=1e-6)
+  # The rate is a multiple of 2 ** -16.
+  np.testing.assert_allclose(kept, 1 / 0.9, rtol=1e-5)
   vectors = {"pooler": encoder[1], "cls": encoder[0][:, 0],
              "mean": mean_over_tokens(encoder[0])}[pooling]
   check(run(is_training=True, config=make_config(dropout=0.0),

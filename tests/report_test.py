@@ -324,7 +324,7 @@ def test_five_hundred_labels_stay_readable_and_small(tmp_path, monkeypatch):
   assert table.count("<tr data-name=") == 500
   searches = [a["data-rows"] for tag, a in page.elements if tag == "input"]
   assert searches == ["#all-labels tbody tr", "#all-mistakes > details"]
-  assert "The 25 most frequent of 500 labels are shown" in page.text
+  assert "Showing the 25 most frequent of 500 labels" in page.text
 
 
 def test_mistakes_are_the_surest_ones(plain):

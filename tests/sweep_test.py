@@ -311,7 +311,7 @@ def test_a_signal_stops_the_run_and_the_command_goes_on(work):
   _, stderr = process.communicate(timeout=60)
 
   assert process.returncode == 143
-  assert b"the same command goes on from there" in stderr
+  assert b"the same command resumes" in stderr
   assert len(list((work / "out").glob("*/saved"))) == 1
   status, out, err, _ = run_sweep(work, "--grid=learning_rate=0.25")
   assert status == 0, err

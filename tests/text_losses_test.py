@@ -162,7 +162,8 @@ def test_run(name, data, tmp_path):
         os.path.join(output_dir, "eval_results.txt")).splitlines())
     assert float(results["micro_f1"]) > 0.7
     found.append(float(results["loss"]))
-  assert found[0] == pytest.approx(found[1], rel=0.05)
+  # Parts have other dropout masks.
+  assert found[0] == pytest.approx(found[1], rel=0.2)
   parameters = json.loads(tiny_bert.read_text(os.path.join(
       output_dir, "model_settings.json")))["run"]["loss_parameters"]
   rows = [json.loads(line) for line in tiny_bert.read_text(os.path.join(
