@@ -165,6 +165,7 @@ def evaluations_of(output_dir):
       os.path.join(str(output_dir), "best_checkpoint.json")))["evaluations"]]
 
 
+@pytest.mark.newest
 def test_losses_of_several_passes_go_with_several_devices(
     plain_bert, data, tmp_path, values, fixed_dropout):
   """And with parts; the last batch has one text, so a device has none."""

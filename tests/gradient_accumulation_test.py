@@ -138,6 +138,7 @@ def test_an_update_equals_one_gradient_of_all_rows(use_resource):
     np.testing.assert_allclose(other, one, rtol=2e-6, atol=1e-6)
 
 
+@pytest.mark.newest
 def test_a_run_in_parts_goes_on_as_if_never_stopped(berts, data, tmp_path,
                                                     monkeypatch):
   flags = dict(gradient_accumulation_steps=4, save_checkpoints_steps=3,

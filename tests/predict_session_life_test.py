@@ -409,7 +409,8 @@ def count_threads():
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="no /proc")
-@pytest.mark.parametrize("options", [{}, {"inter_op_threads": 4}])
+@pytest.mark.parametrize("options", [
+    {}, pytest.param({"inter_op_threads": 4}, marks=pytest.mark.slow)])
 def test_nothing_stays_of_closed_predictors(options, folder):
   graphs, counts = [], []
   for _ in range(10):

@@ -515,7 +515,8 @@ def test_config_of_another_size(copy):
 @pytest.mark.parametrize("change, parts", [
     (lambda text: text + u"one more\n", ["labels.txt", "4", "3"]),
     (lambda text: text.partition(u"\n")[2], ["labels.txt", "2", "3"]),
-    (lambda text: u"fruit\nfruit\nparty time\n", ["labels.txt", "no duplicates"]),
+    (lambda text: u"fruit\nfruit\nparty time\n",
+     ["labels.txt", "no duplicates"]),
     (lambda text: u"fruit\n\nparty time\n", ["labels.txt", "empty"]),
     (lambda text: u"", ["labels.txt"]),
 ])

@@ -97,6 +97,7 @@ def test_a_layer_is_built_after_the_gradient_of_its_output():
   assert not (read & inner) - kept
 
 
+@pytest.mark.newest
 def test_a_run_makes_the_same_weights(tmp_path):
   bert = tiny_bert.make_bert(tmp_path / "bert")
   data = tiny_bert.make_data(tmp_path / "data", (19, 10, 5))

@@ -66,6 +66,7 @@ def test_without_such_a_step_no_bit_is_another(bert, data, tmp_path):
               weights_of(tmp_path / "ready", 9))
 
 
+@pytest.mark.newest
 def test_such_steps_are_skipped_and_counted(bert, data, tmp_path, monkeypatch):
   spoil(monkeypatch, [2, 5, 7])
   folder = tmp_path / "o"

@@ -106,7 +106,8 @@ def test_evaluation_and_prediction_are_of_the_averages(run, data):
 
 
 @pytest.mark.parametrize("flags", [
-    {"gradient_accumulation_steps": 2, "freeze_layers": 0},
+    pytest.param({"gradient_accumulation_steps": 2, "freeze_layers": 0},
+                 marks=pytest.mark.slow),
     {"recompute_layers": True, "skip_nonfinite": 2}])
 def test_a_killed_run_goes_on_to_equal_bits(flags, bert, data, tmp_path):
   found = tiny_bert.check_goes_on_to_equal_bits(
