@@ -129,6 +129,7 @@ class Training(object):
     from multilabel.features import input_pipeline
     from multilabel.features import record_file
     from multilabel.training import loop
+    from multilabel.training import scoring
     import processors
     from benchmarks import training_order
     from multilabel.training import model_graph
@@ -136,7 +137,7 @@ class Training(object):
     import tokenization
     tf.disable_v2_behavior()
     command_line.keep_freed_memory()  # as the script does
-    self._training, self._job = loop, job
+    self._training, self._scoring, self._job = loop, scoring, job
     folder = os.path.join(job["work_dir"], job["model"])
     work = os.path.join(folder, "training")
     os.makedirs(work, exist_ok=True)
@@ -175,7 +176,7 @@ class Training(object):
     inference = self._run.inference
     return [self._run.session.run(
         inference.per_example_loss,
-        self._training.feed_dict(inference, self._batch))]
+        self._scoring.feed_dict(inference, self._batch))]
 
   def run(self):
     first = self._run.checkpoint_step
