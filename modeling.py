@@ -40,8 +40,8 @@ import tensorflow.compat.v1 as tf
 # The value in the original's tf.contrib layer_norm; checkpoints depend on it.
 LAYER_NORM_EPSILON = 1e-12
 
-# A dropout mask compares that many random bits per element: a rate is rounded
-# to a multiple of 2^-16. Another number here makes other masks of a seed.
+# Random bits per element of a dropout mask: rates are rounded to multiples of
+# 2^-16. A different number here gives different masks for the same seed.
 DROPOUT_BITS = 16
 
 # A configuration has a few hundred bytes, or a few MB if it names thousands of

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a person sees on a terminal: one line drawn over, and nothing raw.
+"""Output for terminals: a progress line that is overwritten, and safe text.
 
-Names of labels, texts and files are other people's: a control character among
-them would move the cursor, change the settings of the terminal or hide what
-stands before it.
+Names of labels, texts and files come from others: a control character in them
+could move the cursor, change the settings of the terminal or hide text.
 """
 
 import logging as python_logging
@@ -15,22 +14,22 @@ import unicodedata
 from absl import logging
 
 
-# Control characters and marks of direction: they move a terminal's cursor,
-# change its settings, or show a text in another order than it has.
+# Control characters and direction marks: they move a terminal's cursor, change
+# its settings, or show a text in a different order.
 _UNSAFE = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f"
                      "\u2028-\u202e\u2066-\u2069]")
 
 
 def printable(text):
-  r"""Returns a text (str) with control characters and direction marks shown.
+  r"""Returns a text (str) with control characters and direction marks escaped.
 
-  As `\u001b`, which JSON reads as the character itself.
+  They become `\u001b` and the like, which JSON reads as the same characters.
   """
   return _UNSAFE.sub(lambda match: "\\u%04x" % ord(match.group()), text)
 
 
 def cut(text, columns):
-  """The beginning of a text (str) that is so many columns wide at most."""
+  """The beginning of a text (str), at most `columns` columns wide."""
   width = 0
   for number, char in enumerate(text):
     if not unicodedata.combining(char):
@@ -41,19 +40,19 @@ def cut(text, columns):
 
 
 class Formatter(python_logging.Formatter):
-  """Records of a log in which no control character is left."""
+  """Formats log records and escapes their control characters."""
 
   def format(self, record):
     return printable(super(Formatter, self).format(record))
 
 
 class Line(object):
-  """A line that a terminal shows until the next record of the log.
+  """A line that a terminal shows until the next log record.
 
-  A context manager; at its end, the line is taken off.
+  A context manager; it clears the line at its end.
 
   Attributes:
-    is_terminal: bool, whether stderr is one; else nothing is to be shown.
+    is_terminal: bool, whether stderr is a terminal; if not, show nothing.
   """
 
   def __init__(self):
@@ -61,12 +60,13 @@ class Line(object):
     self._is_drawn = False
 
   def show(self, text, separator=None):
-    """Shows a text in place of the one before.
+    """Replaces the line by a text.
 
     Args:
-      text: str. A terminal that is narrower shows its beginning: a longer line
-        could not be drawn over.
-      separator: str, what stands between its parts; only whole ones are shown.
+      text: str. A narrower terminal shows only its beginning, because a wrapped
+        line could not be overwritten.
+      separator: str between the parts of the text; a part that does not fit is
+        left out.
     """
     text = printable(text)
     width = shutil.get_terminal_size().columns - 1
@@ -78,14 +78,14 @@ class Line(object):
     sys.stderr.flush()
 
   def keep(self):
-    """Leaves the line where it is; what comes next has a line of its own."""
+    """Keeps the line; further output starts on a new one."""
     if self._is_drawn:
       self._is_drawn = False
       sys.stderr.write("\n")
       sys.stderr.flush()
 
   def _clear(self, unused_record=None):
-    """Takes the line off; as a filter of the log, it lets all records pass."""
+    """Clears the line; as a log filter, it passes every record."""
     if self._is_drawn:
       self._is_drawn = False
       sys.stderr.write("\r\033[K")

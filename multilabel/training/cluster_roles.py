@@ -171,7 +171,7 @@ class _WorkerSessions(tf.train.SessionCreator):
         pass
       session.close()
       wait.pause(member.cluster.describe("chief", 0) +
-          " to initialize the ps", 1.0)
+                 " to initialize the ps", 1.0)
 
 
 def work(member, output_dir):

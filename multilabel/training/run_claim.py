@@ -237,8 +237,8 @@ def _check_same_run(trained, model, label_list, compared, here, parts,
                     "its dropout masks differ from here on.", devices[0],
                     "" if devices[0] == 1 else "s", devices[1])
   if there.get("dropout_bits") != here["dropout_bits"]:
-    logging.warning("The run began with another version of this program: from "
-                    "here its dropout masks are others.")
+    logging.warning("The run started with another version of this program: "
+                    "its dropout masks differ from here on.")
   data = [trained.settings.get("data") or {},
           describe_data(parts, settings.data_dir)]
   words = {"train_data": _data_difference("train", *data)}
